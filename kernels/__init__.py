@@ -1,0 +1,1 @@
+"""The number formats and the products that patched Megatron sources call."""

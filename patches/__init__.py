@@ -1,0 +1,1 @@
+"""What quantctl inserts into a Megatron tree: one module a patch."""

@@ -1,0 +1,99 @@
+"""The command line: finds a command's module only when it is called, so that `--help` and `check` stay light."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from quantctl.errors import QuantctlError
+
+COMMANDS = {
+    "check": "show every selector: value, file:line, the tree's version and git state",
+    "patch": "insert the selectors into a stock tree, all set to none",
+    "set": "change selectors (patches a stock tree first)",
+    "restore": "back to the bytes before quantctl first touched the tree",
+    "log": "the operations on the tree",
+    "exec": "run a command on a staged tree with its own selectors, and prove what it used",
+    "list": "the registry: models, datasets, modes, training configs",
+    "run": "build and run one training script",
+    "generate": "write the 60 training scripts",
+}
+
+EXIT_DIFFERS, EXIT_REFUSED, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are the `command` objects of quantctl.commands.<name>."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"quantctl.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--megatron",
+    type=click.Path(path_type=Path),
+    help="The tree: a directory that holds megatron/core. Default: MEGATRON_LM_PATH, else the nearest parent of the "
+    "current directory that is a tree, else the installed megatron-core.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+@click.version_option(package_name="quantctl")
+@click.pass_context
+def cli(ctx: click.Context, megatron: Path | None, as_json: bool) -> None:
+    """Choose, prove and compare the number formats of Megatron's matrix products."""
+    ctx.obj = {"megatron": megatron, "json": as_json}
+
+
+def _report_bug() -> None:
+    click.echo(traceback.format_exc(), err=True)
+    click.echo(
+        "quantctl: this is a bug in quantctl. Please report the lines above with the command: "
+        + " ".join(["quantctl", *sys.argv[1:]]),
+        err=True,
+    )
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with 0, 1 (differs), 2 (refused), 3 (a bug here) or 130 (interrupted)."""
+    status = 0
+    try:
+        status = cli.main(standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except QuantctlError as error:
+        click.echo(f"quantctl: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        status = EXIT_REFUSED
+    except click.ClickException as error:
+        error.show()
+        status = EXIT_REFUSED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("quantctl: interrupted", err=True)
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+    except Exception:
+        _report_bug()
+        status = EXIT_BUG
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

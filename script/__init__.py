@@ -1,0 +1,1 @@
+"""Models, datasets, modes and training configs, and the scripts made from them."""
