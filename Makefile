@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
+TYPED := .cache/typed
 
 .PHONY: run test lint format generate clean
 
@@ -15,8 +17,10 @@ test: $(STAMP) lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/quantctl generate --check
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/quantctl
+	ln -s $(CURDIR)/quantctl/* $(CURDIR)/kernels $(CURDIR)/patches $(CURDIR)/script $(TYPED)/quantctl/
+	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p quantctl
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

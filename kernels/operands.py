@@ -1,0 +1,52 @@
+"""What the operands of a product and of its two gradient products are, by the spec's `bwd`.
+
+quantized: each gradient product quantizes its operands along its own reduction axis. dequantized: it uses the operands
+of the forward, and the gradient as it is (straight-through). high_precision: everything as it is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from quantctl.kernels import hits
+from quantctl.kernels.philox import Draw
+from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.spec import FormatSpec, canonical, parse
+
+
+@lru_cache(maxsize=64)
+def _resolve(text: str, site: str) -> tuple[FormatSpec, str]:
+    return parse(text, site), canonical(text, site)
+
+
+def resolve(text: str, site: str) -> FormatSpec:
+    """The spec of selector value `text` at `site`; QuantctlError if it is unknown."""
+    return _resolve(text, site)[0]
+
+
+def count(site: str, product: str, text: str) -> None:
+    """Count a product whose selector is not none."""
+    spec, name = _resolve(text, site)
+    if not spec.is_none:
+        hits.count(site, product, name)
+
+
+def forward_operand_in_backward(
+    x: Tensor, spec: FormatSpec, own_axis: int, forward_axis: int, forward_draw: Draw | None
+) -> Tensor:
+    """Operand `x` of the forward as the gradient product that reduces along `own_axis` takes it.
+
+    forward_axis and forward_draw are those of the forward: with bwd=dequantized they give the very same values again.
+    """
+    if spec.bwd == "quantized":
+        return quantize_dequantize(x, spec, own_axis)
+    if spec.bwd == "dequantized":
+        return quantize_dequantize(x, spec, forward_axis, rng=forward_draw)
+    return x
+
+
+def gradient_operand(grad: Tensor, spec: FormatSpec, own_axis: int) -> Tensor:
+    """The incoming gradient as the gradient product that reduces along `own_axis` takes it."""
+    return quantize_dequantize(grad, spec, own_axis) if spec.bwd == "quantized" else grad

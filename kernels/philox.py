@@ -1,0 +1,93 @@
+"""Philox4x32-10, a counter-based generator, in integer torch operations: the noise of stochastic rounding.
+
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11, section 3.
+An element's noise is a function of (seed, rank, call, index of the element) alone: no state on the device,
+the same on every device, and a backward that keeps the call's Draw sees what its forward saw.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_WORD = 0xFFFFFFFF
+_WORDS = 4
+# int64 counters handled at a time: ten rounds over a chunk that stays in the cache
+_CHUNK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one stochastic quantization draws from: equal draws give equal noise."""
+
+    seed: int
+    """64-bit key: the run's seed."""
+    call: int
+    """Which quantization of this process: 0, 1, 2, ... (64 bits)."""
+    rank: int = 0
+    """Data-parallel replicas share a seed; the rank keeps their noise independent. Below 2^16."""
+
+
+_calls_made = 0
+
+
+def next_draw() -> Draw:
+    """The draw of the next stochastic quantization in this process."""
+    global _calls_made
+    draw = Draw(torch.initial_seed(), _calls_made, int(os.environ.get("RANK", "0")))
+    _calls_made += 1
+    return draw
+
+
+def calls_made() -> int:
+    """How many draws this process took: a checkpoint keeps it, and `set_calls_made` continues there."""
+    return _calls_made
+
+
+def set_calls_made(count: int) -> None:
+    """Continue as if `count` draws had been taken; 0 after torch.manual_seed repeats a run in one process."""
+    global _calls_made
+    _calls_made = count
+
+
+def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Ten rounds over four int64 tensors that hold 32-bit words; four tensors of 32-bit words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # the product may wrap around int64: its two words stay right (arithmetic modulo 2^64)
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = (p1 >> 32 & _WORD).bitwise_xor_(c1).bitwise_xor_(k0), p1.bitwise_and_(_WORD)
+        c2, c3 = (p0 >> 32 & _WORD).bitwise_xor_(c3).bitwise_xor_(k1), p0.bitwise_and_(_WORD)
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return [c0, c1, c2, c3]
+
+
+def _words(draw: Draw, first: int, count: int, device: torch.device) -> Tensor:
+    """Words of the counters first..first+count-1, [count, 4]: word i % 4 of counter i // 4 is element i's."""
+    index = torch.arange(first, first + count, dtype=torch.int64, device=device)
+    counter = [
+        index & _WORD,
+        (index >> 32) | (draw.rank << 16),
+        torch.full_like(index, draw.call & _WORD),
+        torch.full_like(index, draw.call >> 32 & _WORD),
+    ]
+    return torch.stack(philox4x32(counter, (draw.seed & _WORD, draw.seed >> 32 & _WORD)), dim=-1)
+
+
+def uniform(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
+    """fp32 multiples of 2^-24 in [0, 1), uniform; element i in row-major order of `shape` has index i."""
+    counters = -(-shape.numel() // _WORDS)
+    noise = [
+        (_words(draw, first, min(_CHUNK, counters - first), device) >> 8).to(torch.float32).mul_(2.0**-24)
+        for first in range(0, counters, _CHUNK)
+    ]
+    if not noise:
+        return torch.empty(shape, device=device)
+    return torch.cat(noise).flatten()[: shape.numel()].view(shape)

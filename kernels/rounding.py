@@ -1,0 +1,65 @@
+"""Rounding to a grid whose step may differ for every value, in fp32, exact for every rule.
+
+A format decides the step (a power of two) of each value; the rules below are the same for all formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+EXPONENT_MASK = 0x7F800000
+MANTISSA_BITS = 23
+MANTISSA_MASK = 0x7FFFFF
+BIAS = 127
+
+
+def binade(x: Tensor) -> Tensor:
+    """2^floor(log2 |x|) of fp32 `x`, taken from the bits: 0 for subnormals and zero, Inf for Inf and NaN.
+
+    A logarithm would be wrong next to powers of two: log2 rounds their predecessors up.
+    """
+    return (x.view(torch.int32) & EXPONENT_MASK).view(torch.float32)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent as fp32 from int32 exponents in -127..127, built from the bits (2^-127 is a subnormal)."""
+    return ((exponent + BIAS) << MANTISSA_BITS).clamp_min(1 << (MANTISSA_BITS - 1)).view(torch.float32)
+
+
+def _nearest(y: Tensor, noise: Tensor | None) -> Tensor:
+    return y.round_()  # half to even (IEEE 754 roundTiesToEven)
+
+
+def _away(y: Tensor, noise: Tensor | None) -> Tensor:
+    # trunc(2 * fraction) is +-1 from one half on; adding 0.5 to y instead would round 0.5 - 2^-25 up
+    whole = y.trunc()
+    return y.sub_(whole).mul_(2).trunc_().add_(whole)
+
+
+def _stochastic(y: Tensor, noise: Tensor | None) -> Tensor:
+    # up with probability `fraction`: y has 24 significant bits, so for |y| >= 1 the fraction is a multiple
+    # of 2^-23 and the 24-bit noise makes this exact; below 1 the probability is off by less than 2^-24
+    assert noise is not None
+    whole = y.trunc()
+    fraction = y - whole
+    return whole.add_(fraction.sign() * (fraction.abs() > noise))
+
+
+ROUNDINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+    "nearest": _nearest,
+    "away": _away,
+    "stochastic": _stochastic,
+}
+
+
+def round_to_step(x: Tensor, step: Tensor, how: str, noise: Tensor | None = None) -> Tensor:
+    """`x` rounded to a multiple of `step`, a new fp32 tensor of the same shape.
+
+    x: fp32; step: fp32 powers of two, broadcastable, with |x| < 2^23 steps; how: a key of ROUNDINGS;
+    noise: fp32 uniform multiples of 2^-24 in [0, 1) of x's shape, for stochastic only. Signed zeros stay,
+    NaN and Inf become NaN. Division and product are exact, because steps are powers of two.
+    """
+    return ROUNDINGS[how](x / step, noise).mul_(step)

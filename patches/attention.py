@@ -1,0 +1,59 @@
+"""Selectors `qk` and `pv`: the two products of Megatron's unfused attention.
+
+Their gradients are plain autograd in stock Megatron; on the quantized branch they belong to the autograd functions of
+quantctl.kernels.attention.
+"""
+
+from __future__ import annotations
+
+from quantctl.patches.patch import Edit, Kind, Patch
+
+from quantctl.selectors import ATTENTION
+
+_HEADER = """
+# quantctl: number formats of the attention products; 'none' is the stock product.
+# Change them with `quantctl set --qk SPEC --pv SPEC`, or here; `quantctl check` shows them.
+custom_quant_type_qk = 'none'
+custom_quant_type_pv = 'none'
+"""
+
+_QK = """
+if custom_quant_type_qk == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import attention as quantctl_attention
+
+    matmul_result = quantctl_attention.qk(
+        Q,
+        KT,
+        SCALE,
+        custom_quant_type_qk,
+    )
+"""
+
+_PV = """
+if custom_quant_type_pv == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import attention as quantctl_attention
+
+    context = quantctl_attention.pv(P, V, custom_quant_type_pv)
+"""
+
+PATCH = Patch(
+    name="attention",
+    file=ATTENTION,
+    why="selectors for the products Q K^T and P V",
+    releases="0.10 - 0.19",
+    header=_HEADER,
+    mark=b"custom_quant_type_qk",
+    edits=(
+        Edit(
+            Kind.REPLACE,
+            "DotProductAttention.forward",
+            "matmul_result = torch.baddbmm(BUFFER, Q, KT, beta=0.0, alpha=SCALE)",
+            _QK,
+        ),
+        Edit(Kind.REPLACE, "DotProductAttention.forward", "context = torch.bmm(P, V)", _PV),
+    ),
+)

@@ -1,0 +1,102 @@
+"""Selectors `linear` and `lm_head`: the three products of every linear layer of Megatron's local layers.
+
+Both autograd functions behind ColumnParallelLinear and RowParallelLinear choose their products by `ctx.quant_type`,
+which forward reads from the selector. The original statements stay on the `none` branch. The weight gradient is
+quantized at one place, right behind prepare_input_tensors_for_wgrad_compute, because every variant of it (fused into
+main_grad or plain) comes later; the bias gradient keeps the unquantized output gradient.
+
+The functions do not know whose product they compute, so `lm_head` travels as an argument from
+ColumnParallelLinear.forward, which looks at the tag that quantctl.patches.lm_head puts on a model's output layer.
+"""
+
+from __future__ import annotations
+
+from quantctl.patches.patch import Edit, Kind, Patch
+
+from quantctl.selectors import LAYERS
+
+_HEADER = """
+# quantctl: number formats of the linear layers' products; 'none' is the stock product.
+# Change them with `quantctl set --linear SPEC --lm-head SPEC`, or here; `quantctl check` shows them.
+custom_quant_type_linear = 'none'
+custom_quant_type_lm_head = 'none'
+"""
+
+_TRAINED = "LinearWithGradAccumulationAndAsyncCommunication"
+_FROZEN = "LinearWithFrozenWeight"
+
+_FPROP = """
+ctx.quant_site = 'lm_head' if lm_head else 'linear'
+ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear
+if ctx.quant_type == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import linear as quantctl_linear
+
+    output = quantctl_linear.fprop(ctx, X, weight)
+"""
+
+_DGRAD = """
+if ctx.quant_type == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import linear as quantctl_linear
+
+    grad_input = quantctl_linear.dgrad(ctx, DY, weight)
+"""
+
+_WGRAD = """
+if ctx.quant_type != 'none':
+    from quantctl.kernels import linear as quantctl_linear
+
+    unquantized_grad_output = grad_output
+    grad_output, total_input = quantctl_linear.wgrad_operands(ctx, grad_output, total_input)
+"""
+
+_BIAS_GRAD = """
+if ctx.quant_type == 'none':
+    ORIGINAL_STATEMENT
+else:
+    grad_bias = unquantized_grad_output.sum(dim=0) if use_bias else None
+"""
+
+PATCH = Patch(
+    name="linear",
+    file=LAYERS,
+    why="selectors for the products of linear layers and of the output layer",
+    releases="0.12 - 0.16",
+    header=_HEADER,
+    mark=b"custom_quant_type_linear",
+    edits=(
+        Edit(Kind.PARAMETER, f"{_FROZEN}.forward", "", "lm_head=False"),
+        Edit(Kind.REPLACE, f"{_FROZEN}.forward", "output = torch.matmul(X, weight.t())", _FPROP),
+        Edit(Kind.REPLACE, f"{_FROZEN}.backward", "grad_input = DY.matmul(weight)", _DGRAD, count=(1, 2)),
+        Edit(Kind.RETURN_ELEMENT, f"{_FROZEN}.backward", "", "None"),
+        Edit(Kind.PARAMETER, "linear_with_frozen_weight", "", "lm_head: bool = False"),
+        Edit(Kind.LIST_ELEMENT, "linear_with_frozen_weight", "args", "lm_head"),
+        Edit(Kind.PARAMETER, f"{_TRAINED}.forward", "", "lm_head=False"),
+        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "output = torch.matmul(X, weight.t())", _FPROP),
+        Edit(Kind.REPLACE, f"{_TRAINED}.backward", "grad_input = DY.matmul(weight)", _DGRAD),
+        Edit(
+            Kind.AFTER,
+            f"{_TRAINED}.backward",
+            "grad_output, total_input = prepare_input_tensors_for_wgrad_compute(grad_output, total_input)",
+            _WGRAD,
+        ),
+        Edit(
+            Kind.REPLACE,
+            f"{_TRAINED}.backward",
+            "grad_bias = grad_output.sum(dim=0) if use_bias else None",
+            _BIAS_GRAD,
+        ),
+        Edit(Kind.RETURN_ELEMENT, f"{_TRAINED}.backward", "", "None", count=(2,)),
+        Edit(Kind.PARAMETER, "linear_with_grad_accumulation_and_async_allreduce", "", "lm_head: bool = False"),
+        Edit(Kind.LIST_ELEMENT, "linear_with_grad_accumulation_and_async_allreduce", "args", "lm_head"),
+        Edit(
+            Kind.ARGUMENT,
+            "ColumnParallelLinear.forward",
+            "self._forward_impl",
+            "lm_head=getattr(self, 'is_lm_head', False)",
+        ),
+    ),
+)

@@ -1,0 +1,57 @@
+"""What a patch is: plain data, so that listing and checking patches loads no syntax tree library.
+
+Patterns are Python statements compared by structure; names in capitals stand for any expression and may be used in the
+inserted code (see quantctl.edit.pattern). ORIGINAL_STATEMENT in inserted code is the statement that was matched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What an edit does with its anchor and its code."""
+
+    REPLACE = "put code in place of the statement"
+    AFTER = "insert code behind the statement"
+    FIRST = "insert code as the function's first statement"
+    PARAMETER = "add a parameter behind the last positional one"
+    LIST_ELEMENT = "append an element to the list assigned to the name"
+    RETURN_ELEMENT = "append an element to each returned tuple"
+    ARGUMENT = "append an argument to the call of the callee"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change inside the function named `scope` (`Class.method` or `function`)."""
+
+    kind: Kind
+    scope: str
+    anchor: str
+    """The statement pattern, name or callee that is looked for; empty where the function itself is the anchor."""
+    code: str
+    """What is inserted."""
+    _: KW_ONLY
+    count: tuple[int, ...] = (1,)
+    """How many matches are acceptable."""
+
+    def __str__(self) -> str:
+        return f"{self.scope}: {self.kind.value}" + (f" `{self.anchor}`" if self.anchor else "")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Code inserted into one file of a tree."""
+
+    name: str
+    file: str
+    """Relative to the tree."""
+    why: str
+    releases: str
+    """The megatron-core releases it was written for; its anchors decide whether it fits others."""
+    mark: bytes
+    """What a patched file holds and a stock one does not."""
+    edits: tuple[Edit, ...]
+    header: str = ""
+    """Comment and module-level constants, put below the file's imports."""

@@ -1,0 +1,144 @@
+"""The history of a tree: each operation is a commit under refs/quantctl/ that holds the files before and after it.
+
+In a git checkout the commits live in the user's repository, beside its branches and never on them; a tree outside git
+(site-packages, an unpacked wheel) or with a read-only .git has them in a bare repository in the state directory.
+Index, HEAD, stash and working files of the user are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from quantctl import git
+from quantctl.paths import digest, state_dir
+from quantctl.tree import CORE, Tree
+
+_DATA = "quantctl-operation: "
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of an operation; `before` and `after` are git blobs."""
+
+    path: str
+    before: str
+    after: str
+    mode: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One change of a tree, as its commit tells it."""
+
+    id: str
+    time: int
+    """Seconds since the epoch."""
+    kind: str
+    """patch, set, restore or save."""
+    command: str
+    selectors: dict[str, str]
+    """What the tree's selectors say after it; empty when it holds none."""
+    files: tuple[FileRecord, ...]
+    megatron: str
+    quantctl: str
+
+    @property
+    def short(self) -> str:
+        return self.id[:10]
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Where the history of one tree is kept."""
+
+    repository: git.Git
+    ref: str
+    state: Path
+    """Folder of the lock and the journal."""
+
+    def operations(self) -> list[Operation]:
+        """Newest first."""
+        if self.repository.ref(self.ref) is None:
+            return []
+        log = self.repository.text("log", "--first-parent", "--format=%H %ct%n%B%x1e", self.ref, "--")
+        return [_parse(entry.strip("\n")) for entry in log.split("\x1e") if entry.strip()]
+
+    def head(self) -> str | None:
+        return self.repository.ref(self.ref)
+
+    def since_stock(self) -> list[Operation]:
+        """The operations since the tree was last as its owner made it, newest first."""
+        recent = []
+        for operation in self.operations():
+            if operation.kind == "restore":
+                break
+            recent.append(operation)
+        return recent
+
+    def record(self, operation: Operation) -> Operation:
+        """Write the operation's commit on top of the history, without moving the ref; returns it with its id."""
+        entries = {f"{side}/{f.path}": getattr(f, side) for f in operation.files for side in ("before", "after")}
+        data = asdict(operation)
+        for derived in ("id", "time"):
+            del data[derived]
+        values = "".join(f"{role}: {value}\n" for role, value in operation.selectors.items())
+        message = f"{operation.command}\n\n{values or 'no selectors'}\n{_DATA}{json.dumps(data)}\n"
+        commit = self.repository.write_commit(self.repository.write_tree(entries), message, self.head())
+        return Operation(**{**operation.__dict__, "id": commit})
+
+
+def _parse(entry: str) -> Operation:
+    header, *lines = entry.splitlines()
+    commit, time = header.split()
+    data = json.loads(next(line for line in lines if line.startswith(_DATA))[len(_DATA) :])
+    data["files"] = tuple(FileRecord(**record) for record in data["files"])
+    return Operation(id=commit, time=int(time), **data)
+
+
+def original_files(operations: Sequence[Operation]) -> dict[str, FileRecord]:
+    """Per path the first record of `operations` (newest first): its `before` is what the owner had."""
+    return {record.path: record for operation in operations for record in operation.files}
+
+
+def written_files(operations: Sequence[Operation]) -> dict[str, FileRecord]:
+    """Per path the last record of `operations` (newest first): its `after` is what quantctl left."""
+    return {record.path: record for operation in reversed(operations) for record in operation.files}
+
+
+def _in_checkout(tree: Tree, top: Path) -> Backup | None:
+    """The user's repository, or None when it cannot be written to."""
+    repository = git.Git(top)
+    folders = repository.text("rev-parse", "--absolute-git-dir", "--git-common-dir").splitlines()
+    own, common = (Path(top, folder).resolve() for folder in folders)
+    if not (os.access(own, os.W_OK) and os.access(common / "objects", os.W_OK)):
+        return None
+    worktree = "main" if own == common else own.name
+    inside = os.path.relpath(tree.root, top.resolve())
+    name = "tree" if inside == "." else re.sub(r"[^A-Za-z0-9]+", "-", inside).strip("-") + "-" + digest(inside)
+    return Backup(repository, f"refs/quantctl/{worktree}/{name}", own / "quantctl" / name)
+
+
+def _in_state_dir(tree: Tree) -> Backup:
+    bare = state_dir() / "backups.git"
+    if not (bare / "HEAD").exists():
+        bare.mkdir(parents=True, exist_ok=True)
+        git.Git(bare).run("init", "--bare", "--quiet", ".")
+    name = digest(str(tree.root))
+    return Backup(git.Git(bare), f"refs/quantctl/trees/{name}", state_dir() / "trees" / name)
+
+
+def checkout_of(tree: Tree) -> Path | None:
+    """The working tree that owns the tree's files; None for site-packages, also those inside a checkout."""
+    top = git.toplevel(tree.root)
+    return None if top is None or git.is_ignored(top, tree.root / CORE) else top
+
+
+def backup_of(tree: Tree) -> Backup:
+    """Where the history of `tree` is, or will be, kept."""
+    top = checkout_of(tree)
+    return (_in_checkout(tree, top) if top is not None else None) or _in_state_dir(tree)

@@ -1,0 +1,49 @@
+"""One change of a tree from the command line: plan it, show it, and write it as one recorded operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from quantctl import output
+from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
+from quantctl.selectors import SELECTORS
+from quantctl.state import TreeState, plan, read_state, values_after
+from quantctl.transaction import Change, open_tree
+from quantctl.tree import Tree
+
+
+def _changes(state: TreeState, values: Mapping[str, str]) -> list[Change]:
+    return [Change(file, state.sources[file].raw, after) for file, after in plan(state, values).items()]
+
+
+def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
+    rows = []
+    for role, place in after.selectors.items():
+        old = before.selectors[role].value if role in before.selectors else "(stock)"
+        says = place.value if old == place.value else f"{old} -> {place.value}"
+        rows.append([role, says, f"{SELECTORS[role].file}:{place.line}"])
+    click.echo(output.columns(rows))
+
+
+def change_tree(tree: Tree, values: Mapping[str, str], *, kind: str, dry: bool, show_diff: bool, as_json: bool) -> bool:
+    """Patch the tree where needed and set `values`; True if that changes (or, with `dry`, would change) anything."""
+    output.say(f"tree: {describe(tree)}")
+    if dry:
+        changes = _changes(read_state(tree.root), values)
+        if show_diff:
+            for change in changes:
+                click.echo(unified_diff(change.path, change.before, change.after), nl=False)
+        return bool(changes)
+    with open_tree(tree) as session:
+        before = read_state(tree.root)
+        changes = _changes(before, values)
+        operation = session.apply(changes, kind, command_line(), values_after(before, values))
+        after = read_state(tree.root)
+    if as_json:
+        output.data({"tree": tree.root, "operation": operation and operation.id, "selectors": after.values()})
+    else:
+        _show_values(tree, before, after)
+        show_recorded(operation)
+    return operation is not None

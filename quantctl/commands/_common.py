@@ -1,0 +1,70 @@
+"""What several commands share: the tree in use, the selector options, the words for a change."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from quantctl import output
+from quantctl.backup import Operation
+from quantctl.errors import QuantctlError
+from quantctl.modes import MODES, mode_selectors
+from quantctl.selectors import SELECTORS
+from quantctl.spec import FORMATS, canonical
+from quantctl.tree import Tree, find_tree
+
+_OPTION_HELP = f"Format spec, e.g. none, {', '.join(FORMATS)}, mxfp8:scale=floor."
+
+
+def tree_in_use(ctx: click.Context) -> Tree:
+    """The tree that the options, the environment and the directory choose."""
+    return find_tree(ctx.obj["megatron"])
+
+
+def describe(tree: Tree) -> str:
+    return f"{tree.root} (megatron-core {tree.version()}, {tree.found_by})"
+
+
+def selector_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--mode and one option a selector; `chosen_values` reads them."""
+    for role in reversed(SELECTORS):
+        command = click.option(f"--{role.replace('_', '-')}", role, metavar="SPEC", help=_OPTION_HELP)(command)
+    return click.option(
+        "--mode", type=click.Choice(list(MODES)), metavar="MODE", help="A named mode; see quantctl list."
+    )(command)
+
+
+def chosen_values(mode: str | None, specs: Mapping[str, str | None]) -> dict[str, str]:
+    """Role to canonical spec: what the mode says, then what the single options say.
+
+    Raises QuantctlError for an unknown spec and when nothing was chosen.
+    """
+    values = mode_selectors(mode) if mode else {}
+    values |= {role: canonical(spec, role) for role, spec in specs.items() if spec is not None}
+    if not values:
+        options = ", ".join(f"--{role.replace('_', '-')}" for role in SELECTORS)
+        raise QuantctlError("no selector was given", f"give --mode, or one of {options}")
+    return values
+
+
+def command_line() -> str:
+    """The command as the user typed it, for the operation log."""
+    return shlex.join(["quantctl", *sys.argv[1:]])
+
+
+def unified_diff(path: str, before: bytes, after: bytes) -> str:
+    """A diff that patch(1) understands; bytes that are no UTF-8 are shown escaped."""
+    old, new = (raw.decode("utf-8", "backslashreplace").splitlines(keepends=True) for raw in (before, after))
+    return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"))
+
+
+def show_recorded(operation: Operation | None) -> None:
+    if operation is None:
+        output.say("nothing to change: the tree already says this")
+    else:
+        output.say(f"operation {operation.short} recorded; back to the original bytes: quantctl restore")

@@ -1,0 +1,54 @@
+"""`quantctl exec`: run a command on a staged tree with its own selectors, and prove what it used."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from quantctl import output
+from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.errors import QuantctlError
+
+
+@click.command(short_help="run a command on a staged tree", context_settings={"ignore_unknown_options": False})
+@selector_options
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run leaves its files; default runs/<time>.")
+@click.option("--prune", is_flag=True, help="Remove the staged trees that no run holds.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ...")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    mode: str | None,
+    run_dir: Path | None,
+    prune: bool,
+    arguments: tuple[str, ...],
+    **specs: str | None,
+) -> None:
+    """Copy the tree, set these selectors in the copy, run CMD on it.
+
+    \b
+    quantctl exec --mode FA_linear_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
+
+    The tree itself is not touched, and a later `set` does not change the run. PYTHONPATH and MEGATRON_LM_PATH name the
+    copy; Python files of the tree on the command line are replaced by their copies. The run directory gets
+    manifest.json, log.txt and proof.json. Exit status: the command's own, or 1 when it succeeded without having used
+    the formats that its selectors name.
+    """
+    from quantctl import stage
+
+    if prune:
+        for path in stage.prune():
+            click.echo(f"removed  {path}")
+        if not arguments:
+            return
+    if not arguments:
+        raise QuantctlError("no command was given", "write it behind --: quantctl exec --mode bf16 -- python train.py")
+    values = chosen_values(mode, specs)
+    tree = tree_in_use(ctx)
+    output.say(f"tree: {describe(tree)}")
+    from quantctl.execution import execute
+
+    default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    ctx.exit(execute(tree, values, arguments, run_dir or default))

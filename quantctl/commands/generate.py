@@ -1,0 +1,85 @@
+"""`quantctl generate`: write the training scripts, or say which of them are not what the tables make."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from quantctl.errors import QuantctlError
+
+MODE = 0o755
+
+
+def _present(folder: Path, names: set[str]) -> set[Path]:
+    """The scripts that lie under `folder`, relative to it, in the models' folders only."""
+    return {path.relative_to(folder) for name in names for path in (folder / name).glob("*.sh")}
+
+
+def _differences(folder: Path, wanted: dict[Path, str]) -> dict[Path, str]:
+    """Relative path -> missing, differs, not executable or extra."""
+    found = _present(folder, {path.parts[0] for path in wanted})
+    problems = dict.fromkeys(found - wanted.keys(), "extra")
+    for path, text in wanted.items():
+        if path not in found:
+            problems[path] = "missing"
+        elif (folder / path).read_bytes() != text.encode():
+            problems[path] = "differs"
+        elif not os.access(folder / path, os.X_OK):
+            problems[path] = "not executable"
+    return dict(sorted(problems.items()))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write `path` in one step: a reader, or a killed command, never sees half a script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+        os.chmod(temporary, MODE)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 and name the files that differ, miss or are extra.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder to write to. Default: the script folder of this installation.",
+)
+@click.pass_context
+def command(ctx: click.Context, check: bool, output: Path | None) -> None:
+    """Write the 60 training scripts from the tables and the template."""
+    from quantctl.script.render import FOLDER, render_all
+
+    folder = output or FOLDER
+    wanted = render_all()
+    problems = _differences(folder, wanted)
+    if check:
+        for path, problem in problems.items():
+            click.echo(f"{problem}: {folder / path}")
+        click.echo(f"{len(wanted)} scripts expected in {folder}, {len(problems)} problems", err=True)
+        if problems:
+            click.echo("  run `quantctl generate`; extra files are yours to delete", err=True)
+            ctx.exit(1)
+        return
+    changed = [path for path, problem in problems.items() if problem != "extra"]
+    try:
+        for path in changed:
+            _write(folder / path, wanted[path])
+            click.echo(str(folder / path))
+    except OSError as error:
+        raise QuantctlError(
+            f"cannot write {error.filename or folder}: {error.strerror}",
+            "the scripts before it are complete; choose a folder you may write to with --output DIR",
+        ) from None
+    extra = [path for path, problem in problems.items() if problem == "extra"]
+    for path in extra:
+        click.echo(f"not one of the scripts, left alone: {folder / path}", err=True)
+    click.echo(f"{len(changed)} written, {len(wanted) - len(changed)} already up to date in {folder}", err=True)

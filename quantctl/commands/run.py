@@ -1,0 +1,74 @@
+"""`quantctl run`: the shipped script of a model, dataset and mode, with settings given as options."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from quantctl.launch import environment, script_path
+
+# option -> the script's environment variable
+SETTINGS = {
+    "training_config": "TRAINING_CONFIG",
+    "run_dir": "RUN_DIR",
+    "checkpoint": "CHECKPOINT_PATH",
+    "tensorboard": "TENSORBOARD_LOGS_PATH",
+    "tokenizer": "TOKENIZER",
+    "data": "DATA_PATH",
+    "dtype": "DTYPE",
+    "seed": "SEED",
+    "iterations": "TRAIN_ITERS",
+}
+
+
+@click.command()
+@click.option("--model", required=True, help="For the choices see `quantctl list`.")
+@click.option("--dataset", required=True)
+@click.option("--quantization", required=True, help="One of the ten modes.")
+@click.option("--training-config", help="standard (default), fast or smoke.")
+@click.option("--run-dir", help="Where manifest, log and proof go.")
+@click.option("--checkpoint", help="Folder that checkpoints are read from and written to.")
+@click.option("--tensorboard", help="Folder of the TensorBoard events.")
+@click.option("--tokenizer", help="Hugging Face tokenizer: a folder or a name.")
+@click.option("--data", help="Megatron's indexed dataset, without .bin.")
+@click.option("--dtype", help="bf16 (default), fp16 or fp32.")
+@click.option("--seed", type=int)
+@click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps.")
+@click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")
+@click.argument("trailing", nargs=-1, type=click.UNPROCESSED, metavar="[-- MEGATRON FLAGS...]")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    dataset: str,
+    quantization: str,
+    dry_run: bool,
+    trailing: tuple[str, ...],
+    **options: str | int | None,
+) -> None:
+    """Run one training script. An option wins over the environment variable that the script reads."""
+    script = script_path(model, dataset, quantization)
+    settings = {SETTINGS[name]: None if value is None else str(value) for name, value in options.items()}
+    megatron: Path | None = ctx.obj["megatron"]
+    settings["MEGATRON_LM_PATH"] = None if megatron is None else str(megatron)
+    settings["DRY_RUN"] = "1" if dry_run else None
+    argv = ["bash", str(script), "--", *trailing]
+    variables = environment(settings)
+    if dry_run and ctx.obj["json"]:
+        dry = subprocess.run(argv, env=variables, stdout=subprocess.PIPE, text=True)
+        if dry.returncode:
+            ctx.exit(dry.returncode)
+        click.echo(
+            json.dumps({"script": str(script), "command": shlex.split(dry.stdout.replace(" \\\n", " "))}, indent=2)
+        )
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # the script takes this process's place, so that signals and the exit status are the training's own
+    os.execvpe(argv[0], argv, variables)

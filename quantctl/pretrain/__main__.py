@@ -1,0 +1,83 @@
+"""`python -m quantctl.pretrain FLAGS`: train a dense GPT model with the Megatron tree that Python imports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from quantctl.errors import QuantctlError
+from quantctl.exits import exit_with
+from quantctl.pretrain.arguments import parse
+
+
+def _import_megatron() -> tuple[str, Path]:
+    """Version and folder of the tree in use. Raises QuantctlError when there is none."""
+    # said once for each of four modules, of fused kernels that are not used here
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise QuantctlError("the embedded trainer needs PyTorch", "pip install 'quantctl[megatron]'") from error
+    try:
+        import megatron.core
+    except ImportError as error:
+        raise QuantctlError(
+            f"the embedded trainer needs megatron-core, which does not import: {error}",
+            "pip install 'quantctl[megatron]', or put a Megatron-LM checkout on PYTHONPATH",
+        ) from error
+    return megatron.core.__version__, Path(megatron.core.__file__).parent
+
+
+def _describe(args: argparse.Namespace, state: Any, datasets: tuple[Any, Any, Any], device: Any, tree: str) -> None:
+    import torch
+
+    from quantctl.pretrain.model import parameter_count
+    from quantctl.pretrain.parallel import say
+
+    train = datasets[0]
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    dtype = "bf16, fp32 master weights and gradients" if args.bf16 else "fp32"
+    source = "mock data" if args.mock_data else " ".join(args.data_path)
+    tokens = args.train_iters * args.global_batch_size * args.seq_length
+    say(
+        f"quantctl.pretrain\n  tree        {tree}\n"
+        f"  device      {device.type} ({where}), tensor parallel {args.tensor_model_parallel_size}\n"
+        f"  dtype       {dtype}\n"
+        f"  parameters  {parameter_count(state.model, args):,}\n"
+        f"  vocabulary  {train.config.tokenizer.vocab_size:,} (padded {args.padded_vocab_size:,})\n"
+        f"  data        {source}: {len(train):,} samples of {args.seq_length} tokens\n"
+        f"  to train    {args.train_iters:,} iterations, {tokens:,} tokens"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, build, load, train. Raises QuantctlError for everything a user can put right."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    version, folder = _import_megatron()
+
+    from quantctl.pretrain import checkpoint, parallel
+    from quantctl.pretrain.data import build_datasets
+    from quantctl.pretrain.loop import State, Trainer
+    from quantctl.pretrain.model import build_model
+    from quantctl.pretrain.optimizer import MasterAdamW
+    from quantctl.pretrain.schedule import build_schedule
+    from quantctl.pretrain.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(args)
+    device = parallel.start(args)
+    datasets = build_datasets(args, tokenizer)
+    model = build_model(args, device)
+    optimizer = MasterAdamW(model, args)
+    state = State(model, optimizer, build_schedule(args, optimizer))
+    _describe(args, state, datasets, device, f"megatron-core {version}, {folder}")
+    if args.load:
+        checkpoint.load(args, state)
+    Trainer(args, state, datasets, device).train()
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,136 @@
+"""From a command line to checked arguments. Every refusal names the flag and what to do next."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from quantctl.errors import QuantctlError
+from quantctl.pretrain.flags import FLAGS, REFUSED, REQUIRED
+
+FULL_SET = "the embedded trainer takes a subset of Megatron-LM's flags; the full set is that of Megatron-LM's pretrain_gpt.py"
+POSITIVE = (
+    "num-layers hidden-size ffn-hidden-size num-attention-heads num-query-groups kv-channels seq-length "
+    "max-position-embeddings micro-batch-size global-batch-size train-iters lr-decay-iters rotary-base "
+    "tensor-model-parallel-size vocab-size make-vocab-size-divisible-by log-interval tensorboard-log-interval "
+    "eval-interval save-interval exit-interval distributed-timeout-minutes"
+).split()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise QuantctlError(message, "python -m quantctl.pretrain --help lists the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m quantctl.pretrain", description=__doc__, epilog=FULL_SET + ".", allow_abbrev=False
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for flag in FLAGS.values():
+        group = groups.setdefault(flag.group, parser.add_argument_group(flag.group))
+        help_ = flag.does.replace("%", "%%")
+        if flag.type is bool:
+            group.add_argument(flag.option, action="store_true", help=help_)
+        else:
+            group.add_argument(
+                flag.option, type=flag.type, default=flag.default, choices=flag.choices, nargs=flag.nargs, help=help_
+            )
+    return parser
+
+
+def _refuse_unknown(argv: Sequence[str]) -> None:
+    for word in argv:
+        option = word.partition("=")[0]
+        if not option.startswith("--") or option in FLAGS or option == "--help":
+            continue
+        for prefix, reason in REFUSED.items():
+            if option.startswith(prefix):
+                raise QuantctlError(f"{option} is refused by the embedded trainer", reason)
+        near = difflib.get_close_matches(option, FLAGS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise QuantctlError(f"{option} is not a flag of the embedded trainer", hint + FULL_SET)
+
+
+def _require(holds: bool, message: str, hint: str) -> None:
+    if not holds:
+        raise QuantctlError(message, hint)
+
+
+def _fill(args: argparse.Namespace) -> None:
+    """Derived defaults, as Megatron-LM's validate_args computes them."""
+    if args.ffn_hidden_size is None:
+        # a gated MLP has three matrices in place of two: 2/3 of the width, rounded to a multiple of 64
+        wide = 4 * args.hidden_size
+        args.ffn_hidden_size = int(wide * 2 / 3) // 64 * 64 if args.swiglu else wide
+    if args.kv_channels is None:
+        args.kv_channels = args.hidden_size // args.num_attention_heads
+    if not args.group_query_attention:
+        args.num_query_groups = args.num_attention_heads
+    if args.global_batch_size is None:
+        args.global_batch_size = args.micro_batch_size
+    if args.lr_decay_iters is None:
+        args.lr_decay_iters = args.train_iters
+    if args.lr_warmup_fraction is not None:
+        args.lr_warmup_iters = args.lr_warmup_fraction * args.lr_decay_iters
+    if args.recompute_activations and args.recompute_granularity is None:
+        args.recompute_granularity = "selective"
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in POSITIVE:
+        value = getattr(args, FLAGS[f"--{name}"].dest)
+        _require(value is None or value > 0, f"--{name} is {value}", "give a number above zero")
+    tensor_parallel = args.tensor_model_parallel_size
+    for name, by, divisor in (
+        ("num-attention-heads", "--num-query-groups", args.num_query_groups),
+        ("num-attention-heads", "--tensor-model-parallel-size", tensor_parallel),
+        ("num-query-groups", "--tensor-model-parallel-size", tensor_parallel),
+        ("ffn-hidden-size", "--tensor-model-parallel-size", tensor_parallel),
+        ("global-batch-size", "--micro-batch-size", args.micro_batch_size),
+    ):
+        value = getattr(args, FLAGS[f"--{name}"].dest)
+        _require(value % divisor == 0, f"--{name} {value} is not divisible by {by} {divisor}", "change one of them")
+    _require(
+        args.max_position_embeddings >= args.seq_length,
+        f"--max-position-embeddings {args.max_position_embeddings} is below --seq-length {args.seq_length}",
+        "raise it, or shorten the samples",
+    )
+    _require(
+        args.lr_warmup_iters < args.lr_decay_iters,
+        f"--lr-warmup-iters {args.lr_warmup_iters} is not below --lr-decay-iters {args.lr_decay_iters}",
+        "shorten the warmup, or train longer (--lr-decay-iters defaults to --train-iters)",
+    )
+    _require(
+        0 <= args.min_lr <= args.lr and 0 <= args.lr_warmup_init <= args.lr,
+        f"--min-lr {args.min_lr} and --lr-warmup-init {args.lr_warmup_init} must lie between 0 and --lr {args.lr}",
+        "change one of them",
+    )
+    _require(
+        bool(args.data_path) != args.mock_data,
+        "give --data-path or --mock-data, " + ("not both" if args.data_path else "neither was given"),
+        "a dataset to try: --data-path $(python -m quantctl.corpus)/text_document",
+    )
+    _require(
+        args.save_interval is None or args.save is not None,
+        "--save-interval without --save",
+        "say with --save DIR where the checkpoints go",
+    )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Checked arguments with derived defaults filled in. Raises QuantctlError; prints and exits on --help only."""
+    _refuse_unknown(argv)
+    args = _parser().parse_args(list(argv))
+    missing = [f"--{name}" for name in REQUIRED if getattr(args, FLAGS[f"--{name}"].dest) is None]
+    _require(not missing, f"missing: {' '.join(missing)}", "Megatron-LM needs them too; they have no default")
+    _require(
+        args.transformer_impl == "local",
+        f"--transformer-impl {args.transformer_impl}: the embedded trainer runs the local layers only",
+        "quantctl's selectors act in the local layers and nowhere else: pass --transformer-impl local",
+    )
+    _fill(args)
+    _check(args)
+    return args

@@ -1,0 +1,124 @@
+"""Samples: Megatron's GPTDataset over an indexed dataset, read in the order that the seed gives."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from quantctl.errors import QuantctlError
+from quantctl.pretrain.tokenizer import Tokenizer
+
+Batch = dict[str, torch.Tensor]
+
+
+def _check_files(data_path: list[str]) -> None:
+    prefixes = data_path if len(data_path) == 1 else data_path[1::2]
+    for prefix in prefixes:
+        for suffix in (".bin", ".idx"):
+            if not Path(prefix + suffix).is_file():
+                raise QuantctlError(
+                    f"--data-path {prefix}: {prefix}{suffix} does not exist",
+                    "give the prefix of an indexed dataset, without .bin or .idx",
+                )
+
+
+@contextlib.contextmanager
+def _one_builder(args: argparse.Namespace) -> Iterator[None]:
+    """Only one run at a time writes sample indices: Megatron writes them in place and a second run would read half."""
+    if args.mock_data or dist.get_rank() != 0:
+        yield
+        return
+    from filelock import FileLock
+
+    folder = Path(args.data_cache_path or Path(args.data_path[-1]).parent / "cache")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".quantctl.lock")
+        lock.acquire()
+    except OSError as error:
+        raise QuantctlError(
+            f"the sample indices cannot be written to {folder}: {error}", "give a folder with --data-cache-path"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sample_counts(args: argparse.Namespace) -> tuple[int, int, int]:
+    """Samples needed for training, validation (once more at the end) and test, as Megatron-LM counts them."""
+    evaluation = args.eval_iters * args.global_batch_size
+    validations = args.train_iters // args.eval_interval + 1
+    return args.train_iters * args.global_batch_size, validations * evaluation, evaluation
+
+
+def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any, Any, Any]:
+    """Training, validation and test dataset; None for a part that --split leaves empty.
+
+    Raises QuantctlError for missing files, an unusable split or a dataset without a whole sample.
+    """
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+    from megatron.core.datasets.utils import get_blend_from_list
+
+    blend: dict[str, Any] = {}
+    if not args.mock_data:
+        _check_files(args.data_path)
+        blend = {"blend": get_blend_from_list(args.data_path), "split": args.split}
+    try:
+        config = GPTDatasetConfig(
+            random_seed=args.seed,
+            sequence_length=args.seq_length,
+            path_to_cache=args.data_cache_path,
+            tokenizer=tokenizer,
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+            **blend,
+        )
+    except (AssertionError, ValueError) as error:
+        raise QuantctlError(f"--split {args.split}: {error}", "give three numbers such as 990,10,0") from error
+    with _one_builder(args):
+        datasets = BlendedMegatronDatasetBuilder(
+            MockGPTDataset if args.mock_data else GPTDataset, list(sample_counts(args)), lambda: True, config
+        ).build()
+    for name, dataset in zip(("training", "validation", "test"), datasets, strict=True):
+        if dataset is not None and len(dataset) == 0:
+            raise QuantctlError(
+                f"the {name} part of --data-path holds no sample of --seq-length {args.seq_length} tokens",
+                "give more text, a shorter sequence or another --split",
+            )
+    return datasets
+
+
+class Samples:
+    """A dataset read in order, in micro batches on a device, from sample `consumed` on; it wraps at the end."""
+
+    def __init__(self, dataset: Any, args: argparse.Namespace, device: torch.device, consumed: int = 0) -> None:
+        self.dataset = dataset
+        self.size = args.micro_batch_size
+        self.vocabulary = args.padded_vocab_size
+        self.device = device
+        self.consumed = consumed
+
+    def next(self) -> Batch:
+        """tokens, labels, position_ids [b, s] int64 and loss_mask [b, s] fp32. Raises QuantctlError on foreign tokens."""
+        rows = [self.dataset[(self.consumed + i) % len(self.dataset)] for i in range(self.size)]
+        self.consumed += self.size
+        batch = {
+            name: torch.stack([row[name] for row in rows]) for name in ("tokens", "labels", "loss_mask", "position_ids")
+        }
+        largest = int(max(batch["tokens"].max(), batch["labels"].max()))
+        if largest >= self.vocabulary:
+            raise QuantctlError(
+                f"--data-path holds token {largest}, and the padded vocabulary has {self.vocabulary}",
+                "the dataset was made with another tokenizer: give that one as --tokenizer-model",
+            )
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,149 @@
+"""What a run says: Megatron-LM's log lines on stdout and its scalars in TensorBoard event files.
+
+Line formats and tags are those of training_log and evaluate_and_print_results in megatron/training/training.py, so
+that tools made for Megatron-LM read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from datetime import datetime
+from typing import Any
+
+import torch.distributed as dist
+
+from quantctl.errors import QuantctlError
+from quantctl.pretrain.model import flops_per_sample
+from quantctl.pretrain.parallel import is_last_rank
+
+
+def print_rank_0(text: str) -> None:
+    """A line of Megatron-LM's on stdout, once."""
+    if dist.get_rank() == 0:
+        print(text, flush=True)
+
+
+class Stopwatch:
+    """Seconds of training, without those of validation and saving."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.since: float | None = None
+
+    def start(self) -> None:
+        self.since = time.perf_counter()
+
+    def stop(self) -> None:
+        assert self.since is not None
+        self.total += time.perf_counter() - self.since
+        self.since = None
+
+    def elapsed(self) -> float:
+        return self.total + (0.0 if self.since is None else time.perf_counter() - self.since)
+
+    def reset(self) -> None:
+        self.total = 0.0
+        if self.since is not None:
+            self.start()
+
+
+class Scalars:
+    """The event file of the last rank; nothing without --tensorboard-dir."""
+
+    def __init__(self, directory: str | None) -> None:
+        self.writer: Any = None
+        if directory is None or not is_last_rank():
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise QuantctlError("--tensorboard-dir needs the tensorboard package", "pip install tensorboard") from error
+        self.writer = SummaryWriter(log_dir=directory, max_queue=1000)
+
+    def add(self, tag: str, value: float, iteration: int, samples: int | None = None) -> None:
+        """`tag` over iterations and, where `samples` is given, `tag vs samples` over samples."""
+        if self.writer is None:
+            return
+        self.writer.add_scalar(tag, value, iteration)
+        if samples is not None:
+            self.writer.add_scalar(f"{tag} vs samples", value, samples)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class TrainingLog:
+    """Collects iterations and writes one line every --log-interval, and one after the first iteration."""
+
+    def __init__(self, args: argparse.Namespace, scalars: Scalars) -> None:
+        self.args = args
+        self.scalars = scalars
+        self.watch = Stopwatch()
+        self.first = True
+        self.loss = 0.0
+        self.iterations = 0
+
+    def add(self, iteration: int, samples: int, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Record one iteration: `samples` consumed so far, the mean `loss` of its tokens, `grad_norm` before clipping."""
+        args = self.args
+        self.loss += loss
+        self.iterations += 1
+        if iteration % args.tensorboard_log_interval == 0:
+            for tag, value in (
+                ("learning-rate", learning_rate),
+                ("batch-size", args.global_batch_size),
+                ("lm loss", loss),
+                ("loss-scale", 1.0),
+                ("grad-norm", grad_norm),
+            ):
+                self.scalars.add(tag, value, iteration, samples)
+        due = iteration % args.log_interval == 0
+        if due or self.first:
+            self._write(iteration, samples, learning_rate, grad_norm)
+        self.first = False
+        if due:
+            self.loss, self.iterations = 0.0, 0
+            self.watch.reset()
+
+    def _write(self, iteration: int, samples: int, learning_rate: float, grad_norm: float) -> None:
+        args = self.args
+        seconds = self.watch.elapsed() / self.iterations
+        teraflops = flops_per_sample(args) * args.global_batch_size / (seconds * 1e12 * dist.get_world_size())
+        if args.log_timers_to_tensorboard and not self.first:
+            self.scalars.add("iteration-time", seconds, iteration)
+            if args.log_throughput:
+                self.scalars.add("throughput", teraflops, iteration)
+        if not is_last_rank():
+            return
+        loss = self.loss / self.iterations
+        line = f" [{datetime.now():%Y-%m-%d %H:%M:%S.%f}] iteration {iteration:8d}/{args.train_iters:8d} |"
+        line += f" consumed samples: {samples:12d} |"
+        line += f" elapsed time per iteration (ms): {seconds * 1000.0:.1f} |"
+        if args.log_throughput:
+            line += f" throughput per GPU (TFLOP/s/GPU): {teraflops:.1f} |"
+        line += f" learning rate: {learning_rate:.6E} |"
+        line += f" global batch size: {args.global_batch_size:5d} |"
+        if loss > 0.0:  # false for NaN: Megatron-LM leaves the field out
+            line += f" lm loss: {loss:.6E} |"
+        line += f" loss scale: 1.0 | grad norm: {grad_norm:.3f} |"
+        line += " number of skipped iterations:   0 | number of nan iterations:   0 |"
+        print(line, flush=True)
+
+
+def validation_line(
+    args: argparse.Namespace, scalars: Scalars, iteration: int, samples: int, loss: float, where: str = ""
+) -> None:
+    """The block of a validation (`where` empty) or of the one after training (` on validation set`)."""
+    perplexity = math.exp(min(20, loss)) if not math.isnan(loss) else math.nan
+    if not where:
+        scalars.add("lm loss validation", loss, iteration, samples)
+        if args.log_validation_ppl_to_tensorboard:
+            scalars.add("lm loss validation ppl", perplexity, iteration, samples)
+    if not is_last_rank():
+        return
+    line = f" validation loss at iteration {iteration}{where} | lm loss value: {loss:.6E} | lm loss PPL: {perplexity:.6E} | "
+    rule = "-" * (len(line) + 1)
+    print(rule, line, rule, sep="\n", flush=True)

@@ -1,0 +1,90 @@
+"""The proof of a run: which products ran in which format, counted by every rank, held against the selectors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantctl.spec import NONE, canonical
+
+Calls = dict[str, dict[str, dict[str, int]]]
+"""Site -> spec -> product (fprop, dgrad, wgrad) -> number of calls."""
+
+_BYPASS = (
+    "the run did not go through Megatron's local layers: is --transformer-impl transformer_engine (the default of "
+    "Megatron-LM) in effect? Selectors act with --transformer-impl local only"
+)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is written to proof.json."""
+
+    ok: bool
+    problems: list[str]
+    selectors: dict[str, str]
+    calls: Calls
+    """Summed over ranks."""
+    ranks: list[int]
+    """Ranks that imported megatron.core from the staged tree."""
+
+
+def clear(run_dir: Path) -> None:
+    """Forget an earlier attempt: a proof speaks of one attempt only."""
+    shutil.rmtree(run_dir / "proof", ignore_errors=True)
+    (run_dir / "proof.json").unlink(missing_ok=True)
+    (run_dir / "proof").mkdir(parents=True)
+
+
+def _records(run_dir: Path, pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run_dir / "proof").glob(pattern))]
+
+
+def _sum(records: list[dict[str, Any]]) -> Calls:
+    total: Calls = {}
+    for record in records:
+        for site, specs in record["calls"].items():
+            for spec, products in specs.items():
+                sums = total.setdefault(site, {}).setdefault(spec, {})
+                for product, count in products.items():
+                    sums[product] = sums.get(product, 0) + count
+    return total
+
+
+def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool) -> list[str]:
+    if not imported:
+        return ["no process of the run imported megatron.core from the staged tree"]
+    found = []
+    for site, value in selectors.items():
+        wanted = canonical(value, site)
+        seen = calls.get(site, {})
+        if wanted != NONE and not any(seen.get(wanted, {}).values()):
+            found.append(f"{site} should have run in {wanted}, but no such product was called; {_BYPASS}")
+        for other in seen.keys() - {wanted}:
+            found.append(f"{site} ran in {other}, but its selector says {wanted}")
+    return found
+
+
+def merge(run_dir: Path, selectors: Mapping[str, str]) -> Proof:
+    """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json."""
+    imports = _records(run_dir, "import-*.json")
+    calls = _sum(_records(run_dir, "rank*.json"))
+    problems = _problems(selectors, calls, bool(imports))
+    ranks = sorted({record["rank"] for record in imports})
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks)
+    (run_dir / "proof.json").write_text(json.dumps(asdict(proof), indent=2) + "\n")
+    return proof
+
+
+def lines(proof: Proof) -> list[str]:
+    """The proof for people, a line a site that was quantized."""
+    shown = []
+    for site, specs in proof.calls.items():
+        for spec, products in specs.items():
+            counts = ", ".join(f"{product} {count}" for product, count in products.items())
+            shown.append(f"{site} in {spec}: {counts}")
+    return shown or ["no quantized product was called"]

@@ -1,0 +1,77 @@
+"""What a run was made of: the tree's commit, package versions, the environment that matters."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from quantctl.backup import checkout_of
+from quantctl.git import Git, GitError
+from quantctl.state import FILES
+from quantctl.tree import Tree
+
+_PACKAGES = (
+    "quantctl",
+    "torch",
+    "megatron-core",
+    "triton",
+    "transformer-engine",
+    "apex",
+    "numpy",
+    "torch-npu",
+    "mindspeed",
+)
+_PREFIXES = (
+    "CUDA_",
+    "NCCL_",
+    "TORCH_",
+    "TRITON_",
+    "NVTE_",
+    "OMP_",
+    "MKL_",
+    "HCCL_",
+    "ASCEND_",
+    "PYTORCH_",
+    "QUANTCTL_",
+)
+_NAMES = ("PYTHONPATH", "MEGATRON_LM_PATH", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "SLURM_JOB_ID", "SEED")
+
+
+def git_state(tree: Tree) -> dict[str, Any] | None:
+    """Commit, branch and number of changed tracked files of the checkout; None outside git."""
+    top = checkout_of(tree)
+    if top is None:
+        return None
+    repository = Git(top)
+    try:
+        commit = repository.text("rev-parse", "HEAD")
+    except GitError:
+        commit = None
+    changed = repository.text("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    branch = repository.text("branch", "--show-current") or None
+    return {"toplevel": str(top), "commit": commit, "branch": branch, "changed_files": len(changed.splitlines())}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed packages that decide a run's numbers, found without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def environment() -> dict[str, str]:
+    """The variables that decide a run; none that could hold a secret."""
+    return {key: value for key, value in sorted(os.environ.items()) if key in _NAMES or key.startswith(_PREFIXES)}
+
+
+def file_hashes(root: Path) -> dict[str, str]:
+    """sha256 of each file that quantctl edits."""
+    return {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in FILES}

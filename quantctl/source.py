@@ -1,0 +1,58 @@
+"""Python source as bytes: where lines begin, what encoding they have, how positions of the parser map to bytes."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from functools import cached_property
+
+from quantctl.errors import QuantctlError
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Source:
+    """The bytes of one file, parsed on demand. `name` appears in errors only."""
+
+    def __init__(self, raw: bytes, name: str) -> None:
+        self.raw = raw
+        self.name = name
+
+    @cached_property
+    def module(self) -> ast.Module:
+        """The file as the interpreter would parse it. Raises QuantctlError if it would not."""
+        try:
+            return ast.parse(self.raw, filename=self.name)
+        except (SyntaxError, ValueError) as error:
+            raise QuantctlError(
+                f"{self.name} is not valid Python: {error}", "repair the file, or bring it back with git"
+            ) from error
+
+    @cached_property
+    def _encoding(self) -> str:
+        return tokenize.detect_encoding(io.BytesIO(self.raw).readline)[0]
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [match.start() for match in _LINE.finditer(self.raw)]
+
+    def offset(self, line: int, column: int) -> int:
+        """Byte offset of the parser's position: `line` from 1, `column` in UTF-8 bytes of the decoded line."""
+        start = self._line_starts[line - 1]
+        if line == 1 and self.raw.startswith(_BOM):
+            start += len(_BOM)
+        if self._encoding in ("utf-8", "utf-8-sig"):
+            return start + column
+        end = self._line_starts[line] if line < len(self._line_starts) else len(self.raw)
+        text = self.raw[start:end].decode(self._encoding)
+        before = text.encode("utf-8")[:column].decode("utf-8")
+        return start + len(before.encode(self._encoding))
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        """First byte of `node` and the one after its last."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)

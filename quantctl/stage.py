@@ -1,0 +1,128 @@
+"""Staged trees: an isolated copy of a tree with one choice of selectors, which a run imports.
+
+One edited tree cannot serve several queued runs: a later `set` would change what a waiting job imports. A staged tree lies in
+the cache directory under a name made from the content of its source and its selectors; it is reused, never modified, and
+removed by `exec --prune` when no run holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from quantctl.backup import checkout_of
+from quantctl.git import Git
+from quantctl.paths import cache_dir, digest
+from quantctl.state import plan, read_state
+from quantctl.tree import Tree
+
+_MARK = ".quantctl-staged.json"
+
+
+def _checkout_files(root: Path, below: Path) -> Iterator[Path]:
+    """Tracked and untracked-not-ignored files, submodules included, as they are on disk."""
+    names = Git(below).run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+    for name in filter(None, os.fsdecode(names).split("\0")):
+        path = below / name
+        if path.is_dir() and not path.is_symlink():
+            if (path / ".git").exists():
+                yield from _checkout_files(root, path)
+        elif path.is_symlink() or path.is_file():
+            yield path.relative_to(root)
+
+
+def _package_files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root / "megatron"):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            yield Path(folder, name).relative_to(root)
+
+
+def source_files(tree: Tree) -> list[Path]:
+    """The files a staged copy of the tree consists of, relative to it."""
+    is_checkout = checkout_of(tree) is not None
+    return sorted(_checkout_files(tree.root, tree.root) if is_checkout else _package_files(tree.root))
+
+
+def _content(path: Path) -> bytes:
+    if path.is_symlink():
+        return os.fsencode(os.readlink(path))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else _sha256(file.read())
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # copies inside the kernel, which shares the blocks where the file system can
+    shutil.copy2(source, target, follow_symlinks=False)
+
+
+def staged_root() -> Path:
+    return cache_dir() / "staged"
+
+
+def stage(tree: Tree, values: Mapping[str, str]) -> Path:
+    """The root of a copy of `tree` in which the selectors of `values` are set; made now, or found from before.
+
+    Selectors that `values` does not name say what they say in the source. Raises AnchorError if a patch does not fit.
+    """
+    edited = plan(read_state(tree.root), values)
+    files = source_files(tree)
+    parts: list[str | bytes] = []
+    for file in files:
+        path = tree.root / file
+        content = _sha256(edited[str(file)]) if str(file) in edited else _content(path)
+        parts += [str(file), content, str(path.lstat().st_mode)]
+    target = staged_root() / digest(*parts)
+    if (target / _MARK).exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    try:
+        for file in files:
+            _copy(tree.root / file, draft / file)
+        for name, raw in edited.items():
+            (draft / name).write_bytes(raw)
+        (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
+        draft.chmod(0o755)
+        os.rename(draft, target)
+    except OSError:
+        # somebody else staged the same tree meanwhile, which is as good
+        if not (target / _MARK).exists():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def in_use(staged: Path) -> Iterator[None]:
+    """Keep the staged tree from being pruned."""
+    with (staged / _MARK).open() as mark:
+        fcntl.flock(mark, fcntl.LOCK_SH)
+        yield
+
+
+def prune() -> list[Path]:
+    """Remove the staged trees that no run holds; returns them."""
+    removed = []
+    for mark in sorted(staged_root().glob(f"*/{_MARK}")):
+        with mark.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(mark.parent)
+            removed.append(mark.parent)
+    return removed

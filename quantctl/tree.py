@@ -1,0 +1,88 @@
+"""Megatron trees: a directory that holds megatron/core, wherever it came from."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantctl.errors import QuantctlError
+
+CORE = Path("megatron/core")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree and how it was found."""
+
+    root: Path
+    """The directory that holds megatron/core, resolved."""
+    found_by: str
+    """`--megatron`, `MEGATRON_LM_PATH`, `current directory` or `installed megatron-core`."""
+
+    @property
+    def core(self) -> Path:
+        return self.root / CORE
+
+    def version(self) -> str:
+        """The release in megatron/core/package_info.py, read without importing it; `unknown` if absent."""
+        try:
+            module = ast.parse((self.core / "package_info.py").read_bytes())
+        except (OSError, SyntaxError):
+            return "unknown"
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in module.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+        }
+        parts = [constants.get(name) for name in ("MAJOR", "MINOR", "PATCH")]
+        if None in parts:
+            return "unknown"
+        return ".".join(map(str, parts)) + str(constants.get("PRE_RELEASE") or "")
+
+
+def is_tree(path: Path) -> bool:
+    return (path / CORE / "__init__.py").is_file()
+
+
+def _installed_root() -> Path | None:
+    """The sys.path entry of the installed megatron-core, found without running any of its code."""
+    try:
+        spec = importlib.util.find_spec("megatron.core")
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parents[2]
+
+
+def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
+    """The tree in use: `--megatron`, else MEGATRON_LM_PATH, else the nearest parent of `cwd`, else the installed one.
+
+    Raises QuantctlError when a named path is no tree or when there is none at all.
+    """
+    named = [("--megatron", megatron), ("MEGATRON_LM_PATH", os.environ.get("MEGATRON_LM_PATH") or None)]
+    for how, path in named:
+        if path is None:
+            continue
+        root = Path(path).expanduser().resolve()
+        if not is_tree(root):
+            raise QuantctlError(
+                f"{how} names {root}, which holds no megatron/core",
+                "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory",
+            )
+        return Tree(root, how)
+    start = (cwd or Path.cwd()).resolve()
+    for parent in (start, *start.parents):
+        if is_tree(parent):
+            return Tree(parent, "current directory")
+    installed = _installed_root()
+    if installed is None:
+        raise QuantctlError(
+            "no Megatron tree found: no --megatron, no MEGATRON_LM_PATH, none in the parents of "
+            f"{start}, no installed megatron-core",
+            "pass --megatron PATH, or: pip install megatron-core",
+        )
+    return Tree(installed.resolve(), "installed megatron-core")

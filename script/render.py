@@ -1,0 +1,98 @@
+"""The 60 scripts: models x datasets x modes through one template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from quantctl.modes import SCRIPT_MODES, mode_selectors
+from quantctl.script import flags
+from quantctl.script.datasets import DATASETS, Dataset
+from quantctl.script.models import MODELS, Architecture, Model, Recipe
+from quantctl.script.training import DTYPES, OPTIMIZER, SEED, TRAINING_CONFIGS
+
+FOLDER = Path(__file__).parent
+"""Where the template is, and where the scripts of this installation are."""
+TEMPLATE = "template.sh.j2"
+
+
+def stem(model: str, dataset: str, mode: str) -> str:
+    """What a run is called: the middle of the script's name and of its run directory's."""
+    return f"{model}_{dataset}_{mode}"
+
+
+def relative_path(model: str, dataset: str, mode: str) -> Path:
+    """Where a script lies under script/."""
+    return Path(model) / f"pretrain_{stem(model, dataset, mode)}.sh"
+
+
+def _quote(token: str) -> str:
+    """A word of bash; with commas quoted, which shellcheck takes for separators meant for an array."""
+    return token if re.fullmatch(r"[\w./+-]+", token, re.ASCII) else "'" + token.replace("'", "'\\''") + "'"
+
+
+def _rows(lines: Iterable[flags.Line], level: int = 1) -> str:
+    return "\n".join("    " * level + " ".join(map(_quote, line)) for line in lines)
+
+
+def _variant(arch: Architecture, recipe: Recipe, smoke: bool) -> dict[str, list[flags.Line]]:
+    return {
+        "model": flags.architecture(arch),
+        "recipe": flags.recipe(recipe),
+        "parallel": flags.parallel(recipe, smoke),
+    }
+
+
+def render(model: Model, dataset: Dataset, mode: str) -> str:
+    """The text of one script."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # bash's ${#array[@]} would open a comment
+        comment_start_string="{##",
+        comment_end_string="##}",
+    )
+    full = _variant(model.full, model.full_recipe, smoke=False)
+    smoke = _variant(model.smoke, model.smoke_recipe, smoke=True)
+    # what the reduced model shares with the true one is said once
+    common = [line for line in full["model"] if line in smoke["model"]]
+    for variant in (full, smoke):
+        variant["model"] = [line for line in variant["model"] if line not in common]
+    configs = list(TRAINING_CONFIGS.values())
+    return environment.get_template(TEMPLATE).render(
+        model=model,
+        dataset=dataset,
+        mode=mode,
+        sites=", ".join(f"{site} {spec}" for site, spec in mode_selectors(mode).items()),
+        name=relative_path(model.name, dataset.name, mode).name,
+        stem=stem(model.name, dataset.name, mode),
+        dtypes=DTYPES,
+        configs=configs,
+        full_names=[config.name for config in configs if not config.smoke],
+        smoke_names=[config.name for config in configs if config.smoke],
+        seed=SEED,
+        layers=flags.LOCAL_LAYERS,
+        model_common=common,
+        full=full,
+        smoke=smoke,
+        optimizer=flags.optimizer(OPTIMIZER),
+        data=flags.data(dataset),
+        logging={config.name: flags.logging(config) for config in configs},
+        rows=_rows,
+    )
+
+
+def render_all() -> dict[Path, str]:
+    """Path under script/ -> text, for all 60."""
+    return {
+        relative_path(model.name, dataset.name, mode): render(model, dataset, mode)
+        for model in MODELS.values()
+        for dataset in DATASETS.values()
+        for mode in SCRIPT_MODES
+    }
