@@ -23,7 +23,7 @@ class _QuantizedBmm(torch.autograd.Function):
     """scale * A B with A [n, rows, reduced], B [n, reduced, columns]."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float | None, site: str, text: str) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float | None, site: str, text: str) -> Tensor:
         spec = operands.resolve(text, site)
         operands.count(site, "fprop", text)
         ctx.save_for_backward(a, b)
@@ -32,7 +32,7 @@ class _QuantizedBmm(torch.autograd.Function):
         return _product(quantize_dequantize(a, spec, 2, rng=a_draw), quantize_dequantize(b, spec, 1, rng=b_draw), scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         a_draw, b_draw = ctx.draws
         grad_a = grad_b = None

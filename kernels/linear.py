@@ -67,16 +67,14 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
 
 class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str) -> Tensor:
         ctx.quant_type, ctx.quant_site = spec, site
         ctx.save_for_backward(x, weight)
         output = fprop(ctx, x, weight)
         return output if bias is None else output + bias
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_2d = grad_output.reshape(-1, grad_output.shape[-1])

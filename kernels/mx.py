@@ -78,19 +78,22 @@ def block_scale(amax: Tensor, element: Element, rule: str) -> Tensor:
     return torch.where(amax.isfinite(), scale, torch.nan).masked_fill(amax == 0, 1.0)
 
 
-def _quantize_blocks(x: Tensor, element: Element, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-    """Section 6.3 for blocks that fill `axis`: X from the maximum, then P_i = quantized V_i / X, X * P_i back.
+def round_elements(v: Tensor, element: Element, how: str, noise: Tensor | None) -> Tensor:
+    """fp32 `v` rounded to values of the element type, saturating (section 6.3); NaN stays."""
+    # a subnormal element has the step of the smallest normal one
+    step = binade(v).clamp_min_(2.0**element.min_exponent).mul_(2.0**-element.mantissa_bits)
+    return round_to_step(v, step, how, noise).clamp_(-element.largest, element.largest)
 
-    Rounding V_i to a multiple of X * (step of P_i) is the same as rounding V_i / X and costs two passes less.
-    """
+
+def _quantize_blocks(x: Tensor, element: Element, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+    """Section 6.3 for blocks that fill `axis`: X from the maximum, P_i = V_i / X rounded; section 5.1: X * P_i."""
     assert spec.scale is not None
     assert spec.round is not None
     values = x.float()
     scale = block_scale(values.abs().amax(axis, keepdim=True), element, spec.scale)
-    # a subnormal element has the step of the smallest normal one
-    step = binade(values).clamp_min_(scale * 2.0**element.min_exponent).mul_(2.0**-element.mantissa_bits)
-    limit = (scale * element.largest).clamp_max(torch.finfo(x.dtype).max)
-    return round_to_step(values, step, spec.round, noise).clamp_max_(limit).clamp_min_(-limit).to(x.dtype)
+    elements = round_elements(values / scale, element, spec.round, noise)
+    largest = torch.finfo(x.dtype).max
+    return elements.mul_(scale).clamp_(-largest, largest).to(x.dtype)
 
 
 def quantize_dequantize(x: Tensor, element: Element, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
@@ -112,5 +115,7 @@ def quantize_dequantize(x: Tensor, element: Element, spec: FormatSpec, axis: int
 
     if whole == length:
         return piece(0, length, (length // BLOCK, BLOCK))
-    tail = piece(whole, length - whole, (1, length - whole))
-    return tail if whole == 0 else torch.cat([piece(0, whole, (whole // BLOCK, BLOCK)), tail], dim=axis)
+    out = torch.empty_like(x)
+    out.narrow(axis, 0, whole).copy_(piece(0, whole, (whole // BLOCK, BLOCK)))
+    out.narrow(axis, whole, length - whole).copy_(piece(whole, length - whole, (1, length - whole)))
+    return out

@@ -33,9 +33,9 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
     returns x itself. axis: the reduction axis of the product, along which MX formats have their blocks of 32 (a shorter
     tail is a block of its own). rng: the draw of stochastic rounding, a new one if not given.
 
-    Returns a tensor of x's shape and dtype, outside of any autograd graph: gradients are the products' business
-    (linear.py, attention.py). Shapes never depend on values, so it runs under torch.compile and on NPUs. Raises
-    QuantctlError for other dtypes and for unknown specs.
+    Returns a tensor of x's shape and dtype (and strides, where x has no gaps), outside of any autograd graph: gradients
+    are the products' business (linear.py, attention.py). Shapes never depend on values, so it runs under torch.compile
+    and on NPUs. Raises QuantctlError for other dtypes and for unknown specs.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     if spec.is_none:

@@ -36,7 +36,7 @@ def _nearest(y: Tensor, noise: Tensor | None) -> Tensor:
 def _away(y: Tensor, noise: Tensor | None) -> Tensor:
     # trunc(2 * fraction) is +-1 from one half on; adding 0.5 to y instead would round 0.5 - 2^-25 up
     whole = y.trunc()
-    return y.sub_(whole).mul_(2).trunc_().add_(whole)
+    return y.sub_(whole).mul_(2).trunc_().add_(whole).copysign_(whole)
 
 
 def _stochastic(y: Tensor, noise: Tensor | None) -> Tensor:
@@ -45,7 +45,7 @@ def _stochastic(y: Tensor, noise: Tensor | None) -> Tensor:
     assert noise is not None
     whole = y.trunc()
     fraction = y - whole
-    return whole.add_(fraction.sign() * (fraction.abs() > noise))
+    return whole.add_(fraction.sign() * (fraction.abs() > noise)).copysign_(y)
 
 
 ROUNDINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _write_dataset(token_ids: Sequence[Sequence[int]], prefix: Path) -> None:
     """Write PREFIX.bin and PREFIX.idx with Megatron's own builder, from the tree in use."""
     from quantctl.tree import find_tree
 
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     sys.path.insert(0, str(find_tree(None).root))
     try:
         import numpy

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -32,14 +33,15 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def child_environment(staged: Path, run_dir: Path) -> dict[str, str]:
+def child_environment(source: Path, staged: Path, run_dir: Path) -> dict[str, str]:
     """The caller's environment with the staged tree first on the path of every Python process."""
     path = [str(_HOOKS), str(staged), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),
         "MEGATRON_LM_PATH": str(staged),
-        "QUANTCTL_TREE": str(staged),
+        "QUANTCTL_SOURCE_TREE": str(source),
+        "QUANTCTL_STAGED_TREE": str(staged),
         "QUANTCTL_RUN_DIR": str(run_dir),
     }
 
@@ -98,20 +100,17 @@ class Manifest:
         write_new(self.path, (json.dumps(self.data, indent=2) + "\n").encode())
 
 
-def _tee(source: IO[bytes], log: Path) -> None:
-    terminal = sys.stdout.buffer
-    with log.open("ab") as file:
-        for line in source:
-            file.write(line)
-            file.flush()
-            terminal.write(line)
-            terminal.flush()
+def _tee(source: IO[bytes], terminal: IO[bytes], log: IO[bytes]) -> None:
+    for line in source:
+        for target in (log, terminal):
+            target.write(line)
+            target.flush()
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
     """Run to the end, output to the terminal and the log; the exit status as a shell would give it."""
     try:
-        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise QuantctlError(f"cannot start {command[0]!r}: {error.strerror}", "name a program on PATH") from error
     # SIGINT from a terminal reaches the child by itself; a scheduler's SIGTERM does not
@@ -120,8 +119,13 @@ def _run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> i
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
     }
     try:
-        assert child.stdout is not None
-        _tee(child.stdout, log)
+        with log.open("ab") as file:
+            streams = ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
+            threads = [threading.Thread(target=_tee, args=(*pair, file)) for pair in streams]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         status = child.wait()
     finally:
         for number, handler in handlers.items():
@@ -140,7 +144,7 @@ def execute(tree: Tree, values: Mapping[str, str], command: Sequence[str], run_d
     with in_use(staged), _owned(run_dir):
         selectors = dict.fromkeys(SELECTORS, NONE) | read_state(staged).values()
         pointed = point_at_staged(command, tree.root, staged)
-        environment = child_environment(staged, run_dir)
+        environment = child_environment(tree.root, staged, run_dir)
         manifest = Manifest(run_dir, selectors)
         proof.clear(run_dir)
         manifest.begin(

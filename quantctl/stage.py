@@ -1,14 +1,13 @@
 """Staged trees: an isolated copy of a tree with one choice of selectors, which a run imports.
 
-One edited tree cannot serve several queued runs: a later `set` would change what a waiting job imports. A staged tree lies in
-the cache directory under a name made from the content of its source and its selectors; it is reused, never modified, and
-removed by `exec --prune` when no run holds it.
+One edited tree cannot serve several queued runs: a later `set` would change what a waiting job imports. A staged tree
+lies in the cache directory under a name made from the content of its source and its selectors; it is reused, never
+modified, and removed by `exec --prune` when no run holds it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -52,14 +51,7 @@ def source_files(tree: Tree) -> list[Path]:
 
 
 def _content(path: Path) -> bytes:
-    if path.is_symlink():
-        return os.fsencode(os.readlink(path))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else _sha256(file.read())
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+    return os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -82,8 +74,7 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
     parts: list[str | bytes] = []
     for file in files:
         path = tree.root / file
-        content = _sha256(edited[str(file)]) if str(file) in edited else _content(path)
-        parts += [str(file), content, str(path.lstat().st_mode)]
+        parts += [str(file), edited.get(str(file)) or _content(path), str(path.lstat().st_mode)]
     target = staged_root() / digest(*parts)
     if (target / _MARK).exists():
         return target

@@ -1,8 +1,8 @@
 """Changing several files together or not at all, one operation at a time a tree.
 
 The operation's commit (with the bytes before and after) is written first, then a journal that names it; then the files
-are staged beside their targets, put in place, and the ref moved. Whoever opens the tree next and finds a journal finishes
-the operation from the blobs, so a kill at any point leaves the old tree or the new one.
+are staged beside their targets, put in place, and the ref moved. Whoever opens the tree next and finds a journal
+finishes the operation from the blobs, so a kill at any point leaves the old tree or the new one.
 """
 
 from __future__ import annotations

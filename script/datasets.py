@@ -40,8 +40,8 @@ DATASETS: dict[str, Dataset] = {
             name="dolma",
             title="Dolma",
             source="huggingface.co/datasets/allenai/dolma, v1_6-sample: 10 billion tokens",
-            prepare="unpack the .json.gz shards, join them and tokenize them with Megatron-LM's tools/preprocess_data.py "
-            "--append-eod",
+            prepare="unpack the .json.gz shards, join them and tokenize them with "
+            "Megatron-LM's tools/preprocess_data.py --append-eod",
             # ten times the text of wikipedia: a thousandth is enough to validate on
             split="999,1,0",
             sample_path="data/dolma_text_document",
@@ -49,3 +49,7 @@ DATASETS: dict[str, Dataset] = {
     )
 }
 """Name -> dataset."""
+
+STAND_IN_SPLIT = "950,50,0"
+"""Split of the prose that a smoke run without a dataset trains on: a hundredth of its few documents would hold no
+sequence to validate on."""

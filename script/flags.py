@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantctl.script.datasets import Dataset
-from quantctl.script.models import Architecture, Recipe
+from quantctl.script.architecture import Architecture, Recipe
 from quantctl.script.training import Optimizer, TrainingConfig
 
 Line = tuple[str, ...]
@@ -152,11 +151,6 @@ def parallel(rec: Recipe, smoke: bool) -> list[Line]:
 def optimizer(row: Optimizer) -> list[Line]:
     """AdamW, the schedule's shape, clipping."""
     return [("--lr-decay-style", "cosine"), *_fields(row, OPTIMIZER)]
-
-
-def data(dataset: Dataset) -> list[Line]:
-    """What belongs to the dataset itself; its path and tokenizer are the user's."""
-    return [("--split", dataset.split)]
 
 
 def logging(config: TrainingConfig) -> list[Line]:

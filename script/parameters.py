@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from quantctl.script.models import Architecture, Mla
+from quantctl.script.architecture import Architecture, Mla
 
 
 def _grouped_query_attention(arch: Architecture) -> int:
-    assert arch.kv_channels is not None and arch.num_query_groups is not None
+    assert arch.kv_channels is not None
+    assert arch.num_query_groups is not None
     query = arch.num_attention_heads * arch.kv_channels
     key_value = 2 * arch.num_query_groups * arch.kv_channels
     return arch.hidden_size * (query + key_value) + query * arch.hidden_size

@@ -1,9 +1,9 @@
 """Runs at the start of every Python process of a staged run: megatron.core must come from the staged tree.
 
-`megatron` is a namespace package, so a script's own directory or an installed copy can come before the staged one
-without anybody noticing. The first import of megatron.core is checked against QUANTCTL_TREE: from elsewhere it fails at
-once, from the staged tree it leaves a record in the run directory. Imports nothing of quantctl; hands on to the
-sitecustomize that it hides.
+`megatron` is a namespace package, so the current directory, a script's own directory or an installed copy can come before
+the staged tree without anybody noticing. Imports that would go to the tree the run was staged from go to its copy; a
+megatron.core from a third place fails at once. The first import leaves a record in the run directory. Imports nothing of
+quantctl, and hands on to the sitecustomize that it hides.
 """
 
 import importlib.machinery
@@ -16,26 +16,30 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _CORE = "megatron.core"
 
 
-class _StagedCore:
-    """A finder that answers for megatron.core alone."""
+class _StagedMegatron:
+    """A finder that answers for megatron's direct subpackages."""
 
-    def __init__(self, tree: str, run_dir: str) -> None:
-        self.tree = tree
+    def __init__(self, source: str, staged: str, run_dir: str) -> None:
+        self.source, self.staged = (os.path.join(os.path.realpath(tree), "megatron") for tree in (source, staged))
         self.run_dir = run_dir
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != _CORE:
+        if fullname.rpartition(".")[0] != "megatron":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        places = [self.staged if os.path.realpath(place) == self.source else place for place in path or ()]
+        spec = importlib.machinery.PathFinder.find_spec(fullname, places, target)
+        if fullname == _CORE:
+            self._check(spec)
+        return spec
+
+    def _check(self, spec) -> None:
         origin = os.path.realpath(spec.origin) if spec is not None and spec.origin else None
-        staged = os.path.join(os.path.realpath(self.tree), "megatron", "core")
-        if origin is None or os.path.dirname(origin) != staged:
+        if origin is None or os.path.dirname(os.path.dirname(origin)) != self.staged:
             raise ImportError(
-                f"quantctl: this process would import megatron.core from {origin}, its run is staged in {self.tree}. "
-                "Start the trainer of the staged tree ($MEGATRON_LM_PATH), or take the other tree off sys.path."
+                f"quantctl: this process would import megatron.core from {origin}, its run is staged in {self.staged}. "
+                "Start the trainer of the tree that was staged, or take the other tree off sys.path."
             )
         self._record(origin)
-        return spec
 
     def _record(self, origin: str) -> None:
         folder = os.path.join(self.run_dir, "proof")
@@ -54,7 +58,7 @@ def _hand_on() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-_tree, _run_dir = os.environ.get("QUANTCTL_TREE"), os.environ.get("QUANTCTL_RUN_DIR")
-if _tree and _run_dir:
-    sys.meta_path.insert(0, _StagedCore(_tree, _run_dir))
+_variables = [os.environ.get(f"QUANTCTL_{name}") for name in ("SOURCE_TREE", "STAGED_TREE", "RUN_DIR")]
+if all(_variables):
+    sys.meta_path.insert(0, _StagedMegatron(*_variables))
 _hand_on()

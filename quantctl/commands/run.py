@@ -37,7 +37,7 @@ SETTINGS = {
 @click.option("--tensorboard", help="Folder of the TensorBoard events.")
 @click.option("--tokenizer", help="Hugging Face tokenizer: a folder or a name.")
 @click.option("--data", help="Megatron's indexed dataset, without .bin.")
-@click.option("--dtype", help="bf16 (default), fp16 or fp32.")
+@click.option("--dtype", help="bf16, fp16 or fp32; default bf16, in smoke runs fp32.")
 @click.option("--seed", type=int)
 @click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps.")
 @click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")

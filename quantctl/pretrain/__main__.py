@@ -12,11 +12,14 @@ from quantctl.errors import QuantctlError
 from quantctl.exits import exit_with
 from quantctl.pretrain.arguments import parse
 
+# Megatron's warnings about packages and features that the local layers do without
+_NOT_USED = ("Transformer Engine and Apex are not installed", "Apex is not installed", "full scope is deprecated")
+
 
 def _import_megatron() -> tuple[str, Path]:
     """Version and folder of the tree in use. Raises QuantctlError when there is none."""
-    # said once for each of four modules, of fused kernels that are not used here
-    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+    for message in _NOT_USED:
+        warnings.filterwarnings("ignore", message=message)
     try:
         import torch  # noqa: F401
     except ImportError as error:

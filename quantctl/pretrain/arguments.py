@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from quantctl.errors import QuantctlError
-from quantctl.pretrain.flags import FLAGS, REFUSED, REQUIRED
+from quantctl.pretrain.flags import FLAGS, GROUPS, REFUSED, REQUIRED
 
-FULL_SET = "the embedded trainer takes a subset of Megatron-LM's flags; the full set is that of Megatron-LM's pretrain_gpt.py"
-POSITIVE = (
-    "num-layers hidden-size ffn-hidden-size num-attention-heads num-query-groups kv-channels seq-length "
-    "max-position-embeddings micro-batch-size global-batch-size train-iters lr-decay-iters rotary-base "
-    "tensor-model-parallel-size vocab-size make-vocab-size-divisible-by log-interval tensorboard-log-interval "
-    "eval-interval save-interval exit-interval distributed-timeout-minutes"
-).split()
+FULL_SET = (
+    "the embedded trainer takes a subset of Megatron-LM's flags; the full set is that of Megatron-LM's pretrain_gpt.py"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,19 +21,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m quantctl.pretrain", description=__doc__, epilog=FULL_SET + ".", allow_abbrev=False
-    )
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for flag in FLAGS.values():
-        group = groups.setdefault(flag.group, parser.add_argument_group(flag.group))
-        help_ = flag.does.replace("%", "%%")
-        if flag.type is bool:
-            group.add_argument(flag.option, action="store_true", help=help_)
-        else:
-            group.add_argument(
-                flag.option, type=flag.type, default=flag.default, choices=flag.choices, nargs=flag.nargs, help=help_
-            )
+    parser = _Parser(prog="python -m quantctl.pretrain", description=__doc__, epilog=FULL_SET + ".", allow_abbrev=False)
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            if flag.type is bool:
+                group.add_argument(flag.option, action="store_true", help=flag.does)
+            else:
+                group.add_argument(
+                    flag.option,
+                    type=flag.type,
+                    default=flag.default,
+                    choices=flag.choices,
+                    nargs=flag.nargs,
+                    help=flag.does,
+                )
     return parser
 
 
@@ -80,9 +78,10 @@ def _fill(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in POSITIVE:
-        value = getattr(args, FLAGS[f"--{name}"].dest)
-        _require(value is None or value > 0, f"--{name} is {value}", "give a number above zero")
+    for flag in FLAGS.values():
+        value = getattr(args, flag.dest)
+        if flag.least is not None and value is not None:
+            _require(value >= flag.least, f"{flag.option} is {value}", f"give a number from {flag.least} up")
     tensor_parallel = args.tensor_model_parallel_size
     for name, by, divisor in (
         ("num-attention-heads", "--num-query-groups", args.num_query_groups),

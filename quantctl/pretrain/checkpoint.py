@@ -20,24 +20,14 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
-from quantctl.pretrain.flags import FLAGS
+from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
 
 TRACKER = "latest_checkpointed_iteration.txt"
-_MODEL = (
-    "num-layers hidden-size ffn-hidden-size num-attention-heads num-query-groups kv-channels max-position-embeddings "
-    "position-embedding-type rotary-base rotary-percent use-rope-scaling rope-scaling-factor normalization norm-epsilon "
-    "swiglu disable-bias-linear add-qkv-bias qk-layernorm untie-embeddings-and-output-weights tensor-model-parallel-size "
-    "bf16 tokenizer-type"
-).split()
-_SCHEDULE = (
-    "lr min-lr lr-decay-style lr-decay-iters lr-warmup-iters lr-warmup-init weight-decay global-batch-size"
-).split()
-_SAMPLES = "seed seq-length train-iters split data-path mock-data eval-iters eval-interval".split()
-_FIXED = {FLAGS[f"--{name}"].dest: f"--{name}" for name in (*_MODEL, *_SCHEDULE)} | {
+_SAME = {flag.dest: flag.option for flag in FLAGS.values() if flag.resume == SAME} | {
     "padded_vocab_size": "the padded vocabulary (--tokenizer-model, --make-vocab-size-divisible-by)"
 }
-_ORDER = {FLAGS[f"--{name}"].dest: f"--{name}" for name in _SAMPLES}
+_ORDER = {flag.dest: flag.option for flag in FLAGS.values() if flag.resume == ORDER}
 
 
 def _file(folder: Path) -> Path:
@@ -145,7 +135,7 @@ def _latest(root: Path) -> int | None:
 
 
 def _compare(args: argparse.Namespace, saved: dict[str, Any], file: Path) -> None:
-    for dest, flag in _FIXED.items():
+    for dest, flag in _SAME.items():
         if saved.get(dest) != getattr(args, dest):
             raise QuantctlError(
                 f"{flag} is {getattr(args, dest)}, and the checkpoint {file} was made with {saved.get(dest)}",

@@ -109,7 +109,10 @@ class Samples:
         self.consumed = consumed
 
     def next(self) -> Batch:
-        """tokens, labels, position_ids [b, s] int64 and loss_mask [b, s] fp32. Raises QuantctlError on foreign tokens."""
+        """tokens, labels, position_ids [b, s] int64 and loss_mask [b, s] fp32.
+
+        Raises QuantctlError for tokens that the vocabulary does not have.
+        """
         rows = [self.dataset[(self.consumed + i) % len(self.dataset)] for i in range(self.size)]
         self.consumed += self.size
         batch = {

@@ -87,7 +87,7 @@ class TrainingLog:
         self.iterations = 0
 
     def add(self, iteration: int, samples: int, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record one iteration: `samples` consumed so far, the mean `loss` of its tokens, `grad_norm` before clipping."""
+        """Record one iteration: `samples` consumed so far, mean `loss` of its tokens, `grad_norm` before clipping."""
         args = self.args
         self.loss += loss
         self.iterations += 1
@@ -144,6 +144,7 @@ def validation_line(
             scalars.add("lm loss validation ppl", perplexity, iteration, samples)
     if not is_last_rank():
         return
-    line = f" validation loss at iteration {iteration}{where} | lm loss value: {loss:.6E} | lm loss PPL: {perplexity:.6E} | "
+    line = f" validation loss at iteration {iteration}{where} | lm loss value: {loss:.6E} |"
+    line += f" lm loss PPL: {perplexity:.6E} | "
     rule = "-" * (len(line) + 1)
     print(rule, line, rule, sep="\n", flush=True)

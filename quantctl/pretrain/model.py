@@ -95,9 +95,7 @@ def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Modu
 def parameter_count(model: torch.nn.Module, args: argparse.Namespace) -> int:
     """Parameters of the whole model, over all tensor parallel ranks."""
     shards = args.tensor_model_parallel_size
-    return sum(
-        p.numel() * (shards if getattr(p, "tensor_model_parallel", False) else 1) for p in model.parameters()
-    )
+    return sum(p.numel() * (shards if getattr(p, "tensor_model_parallel", False) else 1) for p in model.parameters())
 
 
 def flops_per_sample(args: argparse.Namespace) -> float:

@@ -17,7 +17,7 @@ from quantctl.errors import QuantctlError
 
 def say(text: str) -> None:
     """Prose for people, once: rank 0 writes it to stderr."""
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -90,6 +90,8 @@ def start(args: argparse.Namespace) -> torch.device:
     from megatron.core import parallel_state
 
     _check_world(args)
+    # one hardware queue, so that a layer's collective starts before the product that overlaps with it
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = choose_device()
     if args.deterministic_mode:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,11 +9,18 @@ from pathlib import Path
 from quantctl.errors import QuantctlError
 
 # names under which public tokenizers know the end of a document, the most specific first
-_END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|eot_id|>")
+_END_NAMES = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "</s>",
+    "<eos>",
+    "<|eot_id|>",
+)
 
 
 class Tokenizer:
-    """The part of Megatron's tokenizer interface that GPTDataset reads. It has no `pad`, so nothing is masked as padding."""
+    """The part of Megatron's tokenizer interface that GPTDataset reads; without a `pad`, so no token is masked."""
 
     def __init__(self, name: str, vocab_size: int, eod: int, vocab_file: str | None = None) -> None:
         self.vocab_size = vocab_size
@@ -39,7 +46,9 @@ def _end_of_document(tokenizer, file: Path) -> int:
 
 def _hugging_face(args: argparse.Namespace) -> Tokenizer:
     if not args.tokenizer_model:
-        raise QuantctlError("--tokenizer-type HuggingFaceTokenizer needs --tokenizer-model", "give tokenizer.json's path")
+        raise QuantctlError(
+            "--tokenizer-type HuggingFaceTokenizer needs --tokenizer-model", "give tokenizer.json's path"
+        )
     path = Path(args.tokenizer_model)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
@@ -50,11 +59,15 @@ def _hugging_face(args: argparse.Namespace) -> Tokenizer:
     try:
         from tokenizers import Tokenizer as Fast
     except ImportError as error:
-        raise QuantctlError("this tokenizer needs the tokenizers package", "pip install 'quantctl[megatron]'") from error
+        raise QuantctlError(
+            "this tokenizer needs the tokenizers package", "pip install 'quantctl[megatron]'"
+        ) from error
     try:
         tokenizer = Fast.from_file(str(file))
     except Exception as error:  # the library raises plain Exception for files it cannot read
-        raise QuantctlError(f"--tokenizer-model {file} is no tokenizer file: {error}", "give a tokenizer.json") from error
+        raise QuantctlError(
+            f"--tokenizer-model {file} is no tokenizer file: {error}", "give a tokenizer.json"
+        ) from error
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     return Tokenizer("HuggingFaceTokenizer", size, _end_of_document(tokenizer, file), str(path))
 

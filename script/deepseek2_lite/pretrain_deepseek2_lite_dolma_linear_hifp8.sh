@@ -11,7 +11,7 @@
 #   TENSORBOARD_LOGS_PATH  TensorBoard events                             (RUN_DIR/tensorboard)
 #   TOKENIZER              a Hugging Face tokenizer, e.g. deepseek-ai/DeepSeek-V2-Lite
 #   DATA_PATH              Megatron's indexed dataset without .bin, e.g. data/dolma_text_document
-#   DTYPE                  bf16, fp16, fp32                               (bf16)
+#   DTYPE                  bf16, fp16, fp32                               (bf16; smoke: fp32)
 #
 #   TRAINING_CONFIG=standard|fast|smoke   (standard)
 #     standard  the true model for 10,000 steps of 1 million tokens, on 8 GPUs of 80 GB
@@ -69,7 +69,7 @@ CHECKPOINT_PATH="${ARGUMENTS[0]:-${CHECKPOINT_PATH:-}}"
 TENSORBOARD_LOGS_PATH="${ARGUMENTS[1]:-${TENSORBOARD_LOGS_PATH:-}}"
 TOKENIZER="${ARGUMENTS[2]:-${TOKENIZER:-}}"
 DATA_PATH="${ARGUMENTS[3]:-${DATA_PATH:-}}"
-DTYPE="${ARGUMENTS[4]:-${DTYPE:-bf16}}"
+DTYPE="${ARGUMENTS[4]:-${DTYPE:-}}"
 TRAINING_CONFIG="${TRAINING_CONFIG:-standard}"
 DRY_RUN="${DRY_RUN:-0}"
 RUN_DIR="${RUN_DIR:-runs/deepseek2_lite_dolma_linear_hifp8_$TRAINING_CONFIG}"
@@ -81,10 +81,6 @@ MEGATRON_LM_PATH="${MEGATRON_LM_PATH:-}"
 case "$DRY_RUN" in
     0 | 1) ;;
     *) fail "DRY_RUN=$DRY_RUN" "1 prints the command, 0 or nothing runs it" ;;
-esac
-case "$DTYPE" in
-    bf16 | fp16 | fp32) ;;
-    *) fail "unknown DTYPE '$DTYPE'" "choose from: bf16, fp16, fp32" ;;
 esac
 
 # ---- what is trained: DeepSeek-V2-Lite ----
@@ -156,8 +152,8 @@ case "$TRAINING_CONFIG" in
             --lr 0.00042
             --min-lr 4.2e-05
         )
-        # GB a GPU: 1.32e9 parameters outside the experts and 14.39e9 / EP 8 = 1.80e9 in them: weights and fp32
-        # gradients 6 B x 3.12e9 = 19, optimizer 12 B x (1.32e9 / DP 8 + 1.80e9) = 24, activations of 27
+        # GB a GPU: 1.31e9 parameters outside the experts and 14.39e9 / EP 8 = 1.80e9 in them: weights and fp32
+        # gradients 6 B x 3.11e9 = 19, optimizer 12 B x (1.31e9 / DP 8 + 1.80e9) = 24, activations of 27
         # layers at about 0.35 = 9, one expert layer recomputed 1, attention 3, logits 4: 60.
         PARALLEL_ARGS=(
             --tensor-model-parallel-size 1
@@ -174,25 +170,25 @@ case "$TRAINING_CONFIG" in
         # the same kind of network, small enough for a CPU
         MODEL_ARGS+=(
             --num-layers 3
-            --hidden-size 256
-            --ffn-hidden-size 1024
+            --hidden-size 128
+            --ffn-hidden-size 672
             --num-attention-heads 4
             --make-vocab-size-divisible-by 128
-            --kv-lora-rank 64
-            --qk-head-dim 32
+            --kv-lora-rank 32
+            --qk-head-dim 64
             --qk-pos-emb-head-dim 32
-            --v-head-dim 32
+            --v-head-dim 64
             --num-experts 8
             --moe-router-topk 2
-            --moe-ffn-hidden-size 128
-            --moe-shared-expert-intermediate-size 256
+            --moe-ffn-hidden-size 96
+            --moe-shared-expert-intermediate-size 192
             --moe-layer-freq '([0]*1+[1]*2)'
         )
         TRAINING_ARGS+=(
-            --seq-length 256
-            --micro-batch-size 4
-            --lr 0.002
-            --min-lr 0.0002
+            --seq-length 128
+            --micro-batch-size 8
+            --lr 0.004
+            --min-lr 0.0004
         )
         PARALLEL_ARGS=(
             --tensor-model-parallel-size 1
@@ -204,6 +200,7 @@ esac
 
 case "$TRAINING_CONFIG" in
     standard)
+        DTYPE="${DTYPE:-bf16}"
         TRAIN_ITERS="${TRAIN_ITERS:-10000}"
         WARMUP_DIVISOR=20
         GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
@@ -217,6 +214,7 @@ case "$TRAINING_CONFIG" in
         )
         ;;
     fast)
+        DTYPE="${DTYPE:-bf16}"
         TRAIN_ITERS="${TRAIN_ITERS:-200}"
         WARMUP_DIVISOR=20
         GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
@@ -230,20 +228,26 @@ case "$TRAINING_CONFIG" in
         )
         ;;
     smoke)
-        TRAIN_ITERS="${TRAIN_ITERS:-100}"
-        WARMUP_DIVISOR=20
+        DTYPE="${DTYPE:-fp32}"
+        TRAIN_ITERS="${TRAIN_ITERS:-200}"
+        WARMUP_DIVISOR=10
         GPUS_PER_NODE="${GPUS_PER_NODE:-1}"
-        SAVE_INTERVAL=50
+        SAVE_INTERVAL=100
         NUM_WORKERS=0
-        TRAINING_ARGS+=(--global-batch-size 4)
+        OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # spinning threads slow small steps down
+        TRAINING_ARGS+=(--global-batch-size 8)
         LOGGING_ARGS+=(
-            --log-interval 1
-            --eval-interval 1000
-            --eval-iters 0
+            --log-interval 10
+            --eval-interval 100
+            --eval-iters 4
         )
         ;;
 esac
 
+case "$DTYPE" in
+    bf16 | fp16 | fp32) ;;
+    *) fail "unknown DTYPE '$DTYPE'" "choose from: bf16, fp16, fp32" ;;
+esac
 positive TRAIN_ITERS "$TRAIN_ITERS"
 positive GPUS_PER_NODE "$GPUS_PER_NODE"
 positive NNODES "$NNODES"
@@ -289,8 +293,8 @@ given() {
 }
 TRAILING=("$@")
 
+SPLIT=999,1,0
 DATA_ARGS=(
-    --split '999,1,0'
     --data-cache-path "$RUN_DIR/data_cache"
     --num-workers "$NUM_WORKERS"
 )
@@ -307,6 +311,7 @@ if [[ "$TRAINING_CONFIG" == smoke && "$OWN_DATA$OWN_TOKENIZER" == 00 && -z "$TOK
         TOKENIZER="$("$PYTHON" -m quantctl.corpus)"
     fi
     DATA_ARGS+=(--data-path "$TOKENIZER/text_document")
+    SPLIT=950,50,0
 elif [[ "$OWN_DATA" == 0 ]]; then
     if [[ -z "$DATA_PATH" ]]; then
         DATA_PATH=data/dolma_text_document
@@ -318,6 +323,9 @@ elif [[ "$OWN_DATA" == 0 ]]; then
     fi
     DATA_ARGS+=(--data-path "$DATA_PATH")
 fi
+
+# a dataset a part leaves nothing to split, and Megatron rejects both
+if ! given --train-data-path --per-split-data-args-path; then DATA_ARGS+=(--split "$SPLIT"); fi
 
 if [[ "$OWN_TOKENIZER" == 0 ]]; then
     if [[ -z "$TOKENIZER" ]]; then
@@ -347,6 +355,7 @@ fi
 
 # Megatron demands one CUDA work queue with tensor parallelism on GPUs before Blackwell
 ENVIRONMENT=("CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}")
+if [[ -n "${OMP_NUM_THREADS:-}" ]]; then ENVIRONMENT+=("OMP_NUM_THREADS=$OMP_NUM_THREADS"); fi
 if [[ -n "$MEGATRON_LM_PATH" ]]; then ENVIRONMENT+=("MEGATRON_LM_PATH=$MEGATRON_LM_PATH"); fi
 
 # torch.distributed.run is torchrun, for the interpreter in use

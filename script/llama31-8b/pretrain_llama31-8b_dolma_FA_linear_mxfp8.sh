@@ -11,7 +11,7 @@
 #   TENSORBOARD_LOGS_PATH  TensorBoard events                             (RUN_DIR/tensorboard)
 #   TOKENIZER              a Hugging Face tokenizer, e.g. meta-llama/Llama-3.1-8B
 #   DATA_PATH              Megatron's indexed dataset without .bin, e.g. data/dolma_text_document
-#   DTYPE                  bf16, fp16, fp32                               (bf16)
+#   DTYPE                  bf16, fp16, fp32                               (bf16; smoke: fp32)
 #
 #   TRAINING_CONFIG=standard|fast|smoke   (standard)
 #     standard  the true model for 10,000 steps of 1 million tokens, on 8 GPUs of 80 GB
@@ -68,7 +68,7 @@ CHECKPOINT_PATH="${ARGUMENTS[0]:-${CHECKPOINT_PATH:-}}"
 TENSORBOARD_LOGS_PATH="${ARGUMENTS[1]:-${TENSORBOARD_LOGS_PATH:-}}"
 TOKENIZER="${ARGUMENTS[2]:-${TOKENIZER:-}}"
 DATA_PATH="${ARGUMENTS[3]:-${DATA_PATH:-}}"
-DTYPE="${ARGUMENTS[4]:-${DTYPE:-bf16}}"
+DTYPE="${ARGUMENTS[4]:-${DTYPE:-}}"
 TRAINING_CONFIG="${TRAINING_CONFIG:-standard}"
 DRY_RUN="${DRY_RUN:-0}"
 RUN_DIR="${RUN_DIR:-runs/llama31-8b_dolma_FA_linear_mxfp8_$TRAINING_CONFIG}"
@@ -80,10 +80,6 @@ MEGATRON_LM_PATH="${MEGATRON_LM_PATH:-}"
 case "$DRY_RUN" in
     0 | 1) ;;
     *) fail "DRY_RUN=$DRY_RUN" "1 prints the command, 0 or nothing runs it" ;;
-esac
-case "$DTYPE" in
-    bf16 | fp16 | fp32) ;;
-    *) fail "unknown DTYPE '$DTYPE'" "choose from: bf16, fp16, fp32" ;;
 esac
 
 # ---- what is trained: Llama 3.1 8B ----
@@ -157,17 +153,17 @@ case "$TRAINING_CONFIG" in
         # the same kind of network, small enough for a CPU
         MODEL_ARGS+=(
             --num-layers 4
-            --hidden-size 256
-            --ffn-hidden-size 896
-            --num-attention-heads 8
-            --num-query-groups 2
+            --hidden-size 128
+            --ffn-hidden-size 448
+            --num-attention-heads 4
+            --num-query-groups 1
             --kv-channels 32
         )
         TRAINING_ARGS+=(
-            --seq-length 256
-            --micro-batch-size 4
-            --lr 0.002
-            --min-lr 0.0002
+            --seq-length 128
+            --micro-batch-size 8
+            --lr 0.004
+            --min-lr 0.0004
         )
         PARALLEL_ARGS=(
             --tensor-model-parallel-size 1
@@ -179,6 +175,7 @@ esac
 
 case "$TRAINING_CONFIG" in
     standard)
+        DTYPE="${DTYPE:-bf16}"
         TRAIN_ITERS="${TRAIN_ITERS:-10000}"
         WARMUP_DIVISOR=20
         GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
@@ -192,6 +189,7 @@ case "$TRAINING_CONFIG" in
         )
         ;;
     fast)
+        DTYPE="${DTYPE:-bf16}"
         TRAIN_ITERS="${TRAIN_ITERS:-200}"
         WARMUP_DIVISOR=20
         GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
@@ -205,20 +203,26 @@ case "$TRAINING_CONFIG" in
         )
         ;;
     smoke)
-        TRAIN_ITERS="${TRAIN_ITERS:-100}"
-        WARMUP_DIVISOR=20
+        DTYPE="${DTYPE:-fp32}"
+        TRAIN_ITERS="${TRAIN_ITERS:-200}"
+        WARMUP_DIVISOR=10
         GPUS_PER_NODE="${GPUS_PER_NODE:-1}"
-        SAVE_INTERVAL=50
+        SAVE_INTERVAL=100
         NUM_WORKERS=0
-        TRAINING_ARGS+=(--global-batch-size 4)
+        OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # spinning threads slow small steps down
+        TRAINING_ARGS+=(--global-batch-size 8)
         LOGGING_ARGS+=(
-            --log-interval 1
-            --eval-interval 1000
-            --eval-iters 0
+            --log-interval 10
+            --eval-interval 100
+            --eval-iters 4
         )
         ;;
 esac
 
+case "$DTYPE" in
+    bf16 | fp16 | fp32) ;;
+    *) fail "unknown DTYPE '$DTYPE'" "choose from: bf16, fp16, fp32" ;;
+esac
 positive TRAIN_ITERS "$TRAIN_ITERS"
 positive GPUS_PER_NODE "$GPUS_PER_NODE"
 positive NNODES "$NNODES"
@@ -264,8 +268,8 @@ given() {
 }
 TRAILING=("$@")
 
+SPLIT=999,1,0
 DATA_ARGS=(
-    --split '999,1,0'
     --data-cache-path "$RUN_DIR/data_cache"
     --num-workers "$NUM_WORKERS"
 )
@@ -282,6 +286,7 @@ if [[ "$TRAINING_CONFIG" == smoke && "$OWN_DATA$OWN_TOKENIZER" == 00 && -z "$TOK
         TOKENIZER="$("$PYTHON" -m quantctl.corpus)"
     fi
     DATA_ARGS+=(--data-path "$TOKENIZER/text_document")
+    SPLIT=950,50,0
 elif [[ "$OWN_DATA" == 0 ]]; then
     if [[ -z "$DATA_PATH" ]]; then
         DATA_PATH=data/dolma_text_document
@@ -293,6 +298,9 @@ elif [[ "$OWN_DATA" == 0 ]]; then
     fi
     DATA_ARGS+=(--data-path "$DATA_PATH")
 fi
+
+# a dataset a part leaves nothing to split, and Megatron rejects both
+if ! given --train-data-path --per-split-data-args-path; then DATA_ARGS+=(--split "$SPLIT"); fi
 
 if [[ "$OWN_TOKENIZER" == 0 ]]; then
     if [[ -z "$TOKENIZER" ]]; then
@@ -322,6 +330,7 @@ fi
 
 # Megatron demands one CUDA work queue with tensor parallelism on GPUs before Blackwell
 ENVIRONMENT=("CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}")
+if [[ -n "${OMP_NUM_THREADS:-}" ]]; then ENVIRONMENT+=("OMP_NUM_THREADS=$OMP_NUM_THREADS"); fi
 if [[ -n "$MEGATRON_LM_PATH" ]]; then ENVIRONMENT+=("MEGATRON_LM_PATH=$MEGATRON_LM_PATH"); fi
 
 # torch.distributed.run is torchrun, for the interpreter in use

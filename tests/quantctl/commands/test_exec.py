@@ -1,0 +1,177 @@
+"""exec: an isolated staged tree, a run directory, and a proof that fails when the formats were not used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantctl.selectors import ATTENTION
+
+STEP = Path(__file__).resolve().parents[2] / "support" / "gpt_step.py"
+IMPORT_CORE = "import megatron.core; print(megatron.core.__file__)"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_run_is_proved_and_the_tree_untouched(quantctl, stock_copy, tmp_path):
+    tree, run = stock_copy("0.16.1"), tmp_path / "run"
+    before = (tree / ATTENTION).read_bytes()
+    command = [sys.executable, STEP]
+    done = quantctl("--megatron", tree, "exec", "--mode", "FA_linear_mxfp8", "--run-dir", run, "--", *command)
+    assert done.status == 0, done.err
+    assert (tree / ATTENTION).read_bytes() == before
+    proof, manifest = read(run / "proof.json"), read(run / "manifest.json")
+    assert proof["ok"]
+    assert proof["calls"] == {
+        "linear": {"mxfp8": {"fprop": 8, "dgrad": 8, "wgrad": 8}},
+        "qk": {"mxfp8": {"fprop": 2, "dgrad": 2, "wgrad": 2}},
+    }
+    assert manifest["selectors"] == {"linear": "mxfp8", "lm_head": "none", "qk": "mxfp8", "pv": "none"}
+    (attempt,) = manifest["attempts"]
+    assert attempt["exit_status"] == 0
+    assert attempt["proof"] is True
+    assert attempt["megatron_core"] == "0.16.1"
+    assert attempt["packages"]["torch"]
+    assert attempt["staged"] in (run / "log.txt").read_text()
+
+
+BYPASSES = {
+    "selectors never reached": ([sys.executable, "-c", IMPORT_CORE], "linear should have run in mxfp8"),
+    "megatron never imported": (["true"], "no process of the run imported megatron.core"),
+}
+
+
+@pytest.mark.parametrize(("command", "reason"), BYPASSES.values(), ids=BYPASSES)
+def test_a_run_that_did_not_use_its_formats_fails(quantctl, megatron_tree, tmp_path, command, reason):
+    tree, run = megatron_tree("0.16.1"), tmp_path / "run"
+    done = quantctl("--megatron", tree, "exec", "--linear", "mxfp8", "--run-dir", run, "--", *command)
+    assert done.status == 1
+    assert f"proof failed: {reason}" in done.err
+    assert read(run / "proof.json")["ok"] is False
+
+
+def test_the_staged_tree_wins_over_its_source_on_the_path(quantctl, megatron_tree, tmp_path):
+    """`python -c` puts the current directory first; the source tree there must give way to its copy."""
+    done = quantctl(
+        "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", IMPORT_CORE, cwd=megatron_tree("0.16.1")
+    )
+    assert done.status == 0, done.err
+    assert "/staged/" in done.out
+
+
+def test_a_third_tree_on_the_path_fails_at_once(quantctl, megatron_tree, tmp_path):
+    program = f"import sys; sys.path.insert(0, {str(megatron_tree('0.12.3'))!r}); {IMPORT_CORE}"
+    tree = megatron_tree("0.16.1")
+    done = quantctl("--megatron", tree, "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", program)
+    assert done.status == 1
+    assert "would import megatron.core from" in done.err
+
+
+def test_status_of_the_command_passes_through(quantctl, megatron_tree, tmp_path):
+    tree = megatron_tree("0.16.1")
+    for script, status in (("exit 7", 7), ("kill -KILL $$", 137)):
+        done = quantctl("--megatron", tree, "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", "sh", "-c", script)
+        assert done.status == status
+    attempts = read(tmp_path / "manifest.json")["attempts"]
+    assert [attempt["exit_status"] for attempt in attempts] == [7, 137]
+
+
+REFUSED = {
+    "no command": (["--mode", "bf16"], "no command was given"),
+    "no selector": (["--", "true"], "no selector was given"),
+    "no such program": (["--mode", "bf16", "--", "no-such-program"], "cannot start 'no-such-program'"),
+    "unknown format": (["--linear", "fp7", "--", "true"], "unknown format 'fp7'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "reason"), REFUSED.values(), ids=REFUSED)
+def test_refused(quantctl, megatron_tree, tmp_path, arguments, reason):
+    done = quantctl("--megatron", megatron_tree("0.16.1"), "exec", "--run-dir", tmp_path, *arguments)
+    assert done.status == 2
+    assert reason in done.err
+
+
+def test_a_run_directory_holds_one_choice_of_formats(quantctl, megatron_tree, tmp_path):
+    tree = megatron_tree("0.16.1")
+    arguments = ["--run-dir", tmp_path, "--", sys.executable, "-c", IMPORT_CORE]
+    quantctl("--megatron", tree, "exec", "--mode", "bf16", *arguments)
+    done = quantctl("--megatron", tree, "exec", "--qk", "mxfp8", *arguments)
+    assert done.status == 2
+    assert "holds a run with other selectors" in done.err
+    assert read(tmp_path / "proof.json")["ok"]
+
+
+def test_files_of_the_tree_on_the_command_line_become_their_copies(quantctl, checkout, tmp_path):
+    tree = checkout("0.16.1")
+    (tree / "pretrain_gpt.py").write_text("import sys, megatron.core; print(sys.argv[0], sys.argv[1:])\n")
+    done = quantctl(
+        "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "pretrain_gpt.py", "LICENSE", cwd=tree
+    )
+    assert done.status == 0, done.err
+    program, arguments = done.out.split(maxsplit=1)
+    assert "/staged/" in program
+    assert arguments.strip() == "['LICENSE']"
+
+
+def test_sigterm_reaches_the_command_and_the_manifest_is_finished(megatron_tree, tmp_path):
+    script = "trap 'echo saved; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1"))]
+    run = subprocess.Popen(
+        [*command, "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", "sh", "-c", script], stdout=subprocess.PIPE
+    )
+    assert run.stdout.readline() == b"ready\n"
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=60) == 3
+    run.stdout.close()
+    assert "saved" in (tmp_path / "log.txt").read_text()
+    assert read(tmp_path / "manifest.json")["attempts"][0]["exit_status"] == 3
+
+
+def test_runs_side_by_side_import_their_own_formats(megatron_tree, tmp_path):
+    """A later choice does not reach a run that has started, and equal choices share one staged tree."""
+    show = "from megatron.core.transformer import dot_product_attention as a; print(a.__file__, a.custom_quant_type_qk)"
+    formats = ["none", "mxfp8", "mxfp4", "hifp8"]
+    command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1")), "exec"]
+    runs = [
+        subprocess.Popen(
+            [*command, "--qk", value, "--run-dir", tmp_path / str(i), "--", sys.executable, "-c", show],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for i, value in enumerate(formats * 2)
+    ]
+    seen = [run.communicate()[0].split() for run in runs]
+    assert [value for _, value in seen] == formats * 2
+    assert len({path for path, _ in seen}) == len(formats)
+
+
+def test_prune_keeps_what_is_in_use(quantctl, megatron_tree, tmp_path):
+    tree = megatron_tree("0.16.1")
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    quantctl("--megatron", tree, "exec", "--mode", "bf16", "--run-dir", tmp_path / "a", "--", "true", env=env)
+    command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(tree), "exec", "--mode", "FA_mxfp8"]
+    held = subprocess.Popen(
+        [*command, "--run-dir", tmp_path / "b", "--", "sh", "-c", "echo up; sleep 60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **env},
+    )
+    assert held.stdout.readline() == b"up\n"
+    staged = tmp_path / "cache" / "quantctl" / "staged"
+    assert len(list(staged.iterdir())) == 2
+    assert quantctl("exec", "--prune", env=env).status == 0
+    assert len(list(staged.iterdir())) == 1
+    held.terminate()
+    held.wait(timeout=60)
+    held.stdout.close()
+    assert quantctl("exec", "--prune", env=env).status == 0
+    assert list(staged.iterdir()) == []

@@ -1,0 +1,47 @@
+"""`quantctl list`: the registry for people, pipes and programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from quantctl.cli import cli
+from quantctl.modes import SCRIPT_MODES
+
+
+@pytest.fixture
+def lines() -> list[list[str]]:
+    done = CliRunner().invoke(cli, ["list"])
+    assert done.exit_code == 0
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("model", ["llama31-8b", "llama32-1b", "deepseek2_lite"]),
+        ("dataset", ["wikipedia", "dolma"]),
+        ("mode", list(SCRIPT_MODES)),
+        ("training config", ["standard", "fast", "smoke"]),
+    ],
+)
+def test_a_pipe_gets_a_row_a_line(kind, names, lines):
+    assert [line[1] for line in lines if line[0] == kind] == names
+
+
+def test_parameters_are_shown(lines):
+    assert [line[3:5] for line in lines if line[1] == "deepseek2_lite"] == [["15.71B", "2.45B"]]
+
+
+def test_json_holds_the_tables_and_60_scripts():
+    done = CliRunner().invoke(cli, ["--json", "list"])
+    data = json.loads(done.stdout)
+    assert data["models"]["llama31-8b"]["full"]["hidden_size"] == 4096
+    assert data["modes"]["FA_linear_mxfp4"] == {"linear": "mxfp4", "lm_head": "none", "qk": "mxfp4", "pv": "none"}
+    assert data["datasets"]["dolma"]["split"] == "999,1,0"
+    assert data["training_configs"]["standard"]["train_iters"] == 10000
+    assert len(data["scripts"]) == 60
+    assert all(Path(row["path"]).is_file() for row in data["scripts"])

@@ -1,0 +1,109 @@
+"""`quantctl run`: the shipped script, with options in place of environment variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import quantctl.script
+
+SCRIPT = Path(quantctl.script.__file__).parent / "llama32-1b" / "pretrain_llama32-1b_wikipedia_FA_mxfp8.sh"
+COMBINATION = ["--model", "llama32-1b", "--dataset", "wikipedia", "--quantization", "FA_mxfp8"]
+ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+}
+
+
+@pytest.fixture
+def call(tmp_path):
+    def run(argv: list[str], **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(argv, cwd=tmp_path, env=ENVIRONMENT | changes, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def quantctl_(call):
+    def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return call([sys.executable, "-m", "quantctl.cli", *arguments], **changes)
+
+    return run
+
+
+@pytest.mark.parametrize("config", ["standard", "fast", "smoke"])
+def test_a_dry_run_prints_what_the_script_prints(config, call, quantctl_):
+    direct = call(["bash", str(SCRIPT)], DRY_RUN="1", TRAINING_CONFIG=config)
+    run = quantctl_("run", *COMBINATION, "--training-config", config, "--dry-run")
+    assert (run.returncode, run.stdout) == (0, direct.stdout)
+    assert run.stderr == direct.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "printed"),
+    [
+        ("--run-dir", "my runs", "--run-dir 'my runs'"),
+        ("--checkpoint", "c", "--save c"),
+        ("--tensorboard", "t", "--tensorboard-dir t"),
+        ("--tokenizer", "name/of-it", "--tokenizer-model name/of-it"),
+        ("--data", "d", "--data-path d"),
+        ("--dtype", "fp16", "--fp16"),
+        ("--seed", "42", "--seed 42"),
+        ("--iterations", "30", "--train-iters 30"),
+    ],
+)
+def test_an_option_wins_over_the_environment(option, value, printed, quantctl_):
+    environment = {"RUN_DIR": "e", "CHECKPOINT_PATH": "e", "DTYPE": "fp32", "SEED": "1", "TRAIN_ITERS": "1"}
+    done = quantctl_("run", *COMBINATION, "--dry-run", option, value, **environment)
+    assert f" {printed} \\\n" in done.stdout
+
+
+def test_what_follows_dashes_goes_to_megatron(quantctl_):
+    done = quantctl_("run", *COMBINATION, "--dry-run", "--", "--timing-log-level", "2", "--name", "a b")
+    assert done.stdout.endswith(" \\\n    --timing-log-level 2 \\\n    --name 'a b'\n")
+
+
+def test_the_tree_goes_on(quantctl_, tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "megatron" / "core").mkdir(parents=True)
+    done = quantctl_("--megatron", str(tree), "run", *COMBINATION, "--dry-run")
+    assert f"MEGATRON_LM_PATH={tree}" in done.stdout
+
+
+def test_json_is_the_same_command(quantctl_):
+    plain = quantctl_("run", *COMBINATION, "--dry-run")
+    data = json.loads(quantctl_("--json", "run", *COMBINATION, "--dry-run").stdout)
+    assert data["script"] == str(SCRIPT)
+    assert data["command"] == shlex.split(plain.stdout.replace(" \\\n", " "))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--model", "gpt"], "unknown model 'gpt'", "llama31-8b, llama32-1b, deepseek2_lite"),
+        (["--dataset", "c4"], "unknown dataset 'c4'", "wikipedia, dolma"),
+        (["--quantization", "FA_fp8"], "unknown mode 'FA_fp8'", "bf16, FA_mxfp8"),
+        (["--training-config", "quick"], "unknown TRAINING_CONFIG 'quick'", "standard, fast, smoke"),
+        (["--data", "no/such/data"], "there is no no/such/data.bin", "without their ending"),
+    ],
+)
+def test_refused_with_the_choices_and_nothing_made(arguments, message, hint, quantctl_, tmp_path):
+    done = quantctl_("run", *COMBINATION, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert hint in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_training_is_a_failed_run(quantctl_, tmp_path):
+    executable = tmp_path / "quantctl"
+    executable.write_text("#!/bin/sh\nexit 7\n")
+    executable.chmod(0o755)
+    (tmp_path / "d.bin").touch()
+    (tmp_path / "d.idx").touch()
+    done = quantctl_("run", *COMBINATION, "--data", "d", "--tokenizer", "t", QUANTCTL=str(executable))
+    assert done.returncode == 7

@@ -1,0 +1,311 @@
+"""The 60 scripts: what they print, what they refuse, what they pass on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from quantctl.script import flags
+from quantctl.script.datasets import DATASETS
+from quantctl.script.models import MODELS
+from quantctl.script.training import OPTIMIZER, TRAINING_CONFIGS
+
+from quantctl.modes import SCRIPT_MODES, mode_selectors
+from quantctl.pretrain.arguments import parse
+
+from .conftest import COMBINATIONS, Command, path_of, words
+
+SCRIPT = path_of("llama32-1b", "wikipedia", "FA_linear_mxfp8")
+EVERY_RELEASE = json.loads((Path(__file__).parent / "flags_in_every_release.json").read_text())
+"""Option strings that 0.12.3, 0.13.1, 0.14.0, 0.15.3, 0.16.1, 0.17.1, 0.18.2 and 0.19.0 all have, read from their
+live parsers; with the choices that all of them allow, or null."""
+
+MODES = {
+    "bf16": {},
+    "FA_mxfp8": {"qk": "mxfp8"},
+    "FA_mxfp4": {"qk": "mxfp4"},
+    "FA_hifp8": {"qk": "hifp8"},
+    "linear_mxfp8": {"linear": "mxfp8"},
+    "linear_mxfp4": {"linear": "mxfp4"},
+    "linear_hifp8": {"linear": "hifp8"},
+    "FA_linear_mxfp8": {"linear": "mxfp8", "qk": "mxfp8"},
+    "FA_linear_mxfp4": {"linear": "mxfp4", "qk": "mxfp4"},
+    "FA_linear_hifp8": {"linear": "hifp8", "qk": "hifp8"},
+}
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """An indexed dataset as far as a script looks: both files exist."""
+    folder = tmp_path / 'it\'s "my" $HOME data'
+    folder.mkdir()
+    for ending in (".bin", ".idx"):
+        (folder / f"text{ending}").touch()
+    return folder / "text"
+
+
+@pytest.fixture
+def recorder(tmp_path) -> Path:
+    """A QUANTCTL that writes its arguments down and ends with status 7."""
+    path = tmp_path / "bin" / "quantctl"
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > '{tmp_path}/argv'\nexit 7\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_there_are_60_and_the_modes_are_the_ten():
+    assert len(COMBINATIONS) == 60
+    sites = {mode: {s: f for s, f in mode_selectors(mode).items() if f != "none"} for mode in SCRIPT_MODES}
+    assert sites == MODES
+
+
+def test_shellcheck_finds_nothing():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    scripts = [str(path_of(*combination)) for combination in COMBINATIONS]
+    done = subprocess.run([shellcheck, "--enable=quote-safe-variables", *scripts], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_the_dry_run_says_what_the_tables_say(combination, dry_runs):
+    model, dataset, mode = combination
+    command, row, config = dry_runs[combination], MODELS[model], TRAINING_CONFIGS["standard"]
+    run_dir = f"runs/{model}_{dataset}_{mode}_standard"
+    expected = {
+        line[0]: list(line[1:])
+        for line in (
+            *flags.LOCAL_LAYERS,
+            *flags.architecture(row.full),
+            *flags.recipe(row.full_recipe),
+            *flags.parallel(row.full_recipe, smoke=False),
+            *flags.optimizer(OPTIMIZER),
+            *flags.logging(config),
+            ("--split", DATASETS[dataset].split),
+            ("--seed", "1234"),
+            ("--global-batch-size", "256"),
+            ("--train-iters", "10000"),
+            ("--lr-warmup-iters", "500"),
+            ("--bf16",),
+            ("--data-path", DATASETS[dataset].sample_path),
+            ("--data-cache-path", f"{run_dir}/data_cache"),
+            ("--num-workers", "2"),
+            ("--tokenizer-type", "HuggingFaceTokenizer"),
+            ("--tokenizer-model", row.tokenizer),
+            ("--log-throughput",),
+            ("--tensorboard-dir", f"{run_dir}/tensorboard"),
+            ("--save", f"{run_dir}/checkpoints"),
+            ("--load", f"{run_dir}/checkpoints"),
+            ("--save-interval", "2500"),
+            ("--ckpt-format", "torch"),
+        )
+    }
+    assert command.flags == expected
+    assert command.exec_options == ["--run-dir", run_dir, "--mode", mode]
+    assert command.launcher[1:] == (
+        ["-m", "torch.distributed.run", "--nproc-per-node", "8", "--standalone", "-m", "quantctl.pretrain"]
+    )
+    assert command.environment == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("config", TRAINING_CONFIGS)
+def test_every_flag_exists_in_every_release(model, config, bash):
+    done = bash(path_of(model, "dolma", "bf16"), "checkpoints", DRY_RUN="1", TRAINING_CONFIG=config)
+    for flag, values in Command.of(words(done.stdout)).flags.items():
+        assert flag in EVERY_RELEASE
+        assert EVERY_RELEASE[flag] is None or set(values) <= set(EVERY_RELEASE[flag])
+
+
+@pytest.mark.parametrize("model", [name for name, row in MODELS.items() if row.full.moe is None])
+@pytest.mark.parametrize("config", TRAINING_CONFIGS)
+def test_the_embedded_trainer_takes_the_flags_of_dense_models(model, config, bash):
+    done = bash(path_of(model, "dolma", "bf16"), DRY_RUN="1", TRAINING_CONFIG=config)
+    argv = words(done.stdout)
+    args = parse(argv[argv.index("--transformer-impl") :])
+    assert args.train_iters == TRAINING_CONFIGS[config].train_iters
+
+
+def test_the_printed_command_is_the_one_that_runs(bash, dataset, recorder, tmp_path):
+    trailing = ["--lr", "1e-3 $(id) `id` \\"]
+    arguments = ["check points", 'it\'s "tb"', "./tokenizer; touch x", str(dataset), "fp16", *trailing]
+    (bash.cwd / "tokenizer; touch x").mkdir()
+    settings = {"QUANTCTL": str(recorder), "RUN_DIR": "a b/*/ü", "SEED": "7", "TRAIN_ITERS": "100"}
+    dry = bash(SCRIPT, *arguments, DRY_RUN="1", **settings)
+    real = bash(SCRIPT, *arguments, **settings)
+    assert real.returncode == 7, real.stderr
+    ran = (tmp_path / "argv").read_bytes().decode().split("\0")[:-1]
+    printed = words(dry.stdout)
+    assert printed[printed.index(str(recorder)) + 1 :] == ran
+    # and bash itself, given the printed text, does the same
+    (tmp_path / "argv").unlink()
+    pasted = subprocess.run(["bash", "-c", dry.stdout], cwd=bash.cwd, capture_output=True, text=True)
+    assert pasted.returncode == 7, pasted.stderr
+    assert (tmp_path / "argv").read_bytes().decode().split("\0")[:-1] == ran
+    flags_ = {word: ran[i + 1] for i, word in enumerate(ran[:-1]) if word.startswith("--")}
+    assert flags_["--run-dir"] == "a b/*/ü"
+    assert flags_["--save"] == "check points"
+    assert flags_["--tensorboard-dir"] == 'it\'s "tb"'
+    assert flags_["--tokenizer-model"] == "./tokenizer; touch x"
+    assert flags_["--data-path"] == str(dataset)
+    assert ran[-2:] == trailing
+    assert flags_["--lr-warmup-iters"] == "5"
+    assert "--fp16" in ran
+    assert not {"--bf16"} & set(ran)
+
+
+ENVIRONMENT_AND_ARGUMENTS = [
+    # id, arguments, environment, flag, values
+    ("default", [], {}, "--bf16", []),
+    ("environment", [], {"DTYPE": "fp16"}, "--fp16", []),
+    ("argument_wins", ["", "", "", "", "fp16"], {"DTYPE": "fp32"}, "--fp16", []),
+    ("empty_argument_is_none", ["", "", "", "", ""], {"DTYPE": "fp16"}, "--fp16", []),
+    ("checkpoint", [], {"CHECKPOINT_PATH": "c d"}, "--save", ["c d"]),
+    ("tensorboard", ["", "t b"], {}, "--tensorboard-dir", ["t b"]),
+    ("run_dir", [], {"RUN_DIR": "r"}, "--tensorboard-dir", ["r/tensorboard"]),
+    ("smoke_in_bf16", [], {"DTYPE": "bf16", "TRAINING_CONFIG": "smoke"}, "--bf16", []),
+    ("seed", [], {"SEED": "5"}, "--seed", ["5"]),
+    ("iterations", [], {"TRAIN_ITERS": "5"}, "--train-iters", ["5"]),
+    ("warmup_stays_below_iterations", [], {"TRAIN_ITERS": "5"}, "--lr-warmup-iters", ["0"]),
+    ("trailing_after_dashes", ["--", "--timing-log-level", "2"], {}, "--timing-log-level", ["2"]),
+    ("trailing_after_two", ["c", "t", "--", "--timing-log-level", "2"], {}, "--timing-log-level", ["2"]),
+    ("trailing_after_five", ["", "", "", "", "", "--timing-log-level", "2"], {}, "--timing-log-level", ["2"]),
+    ("own_blend", ["--", "--data-path", "0.3", "a", "0.7", "b"], {}, "--data-path", ["0.3", "a", "0.7", "b"]),
+    ("own_tokenizer", ["--", "--tokenizer-type", "NullTokenizer"], {}, "--tokenizer-type", ["NullTokenizer"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "flag", "values"),
+    [c[1:] for c in ENVIRONMENT_AND_ARGUMENTS],
+    ids=[c[0] for c in ENVIRONMENT_AND_ARGUMENTS],
+)
+def test_argument_then_environment_then_default(arguments, environment, flag, values, bash):
+    done = bash(SCRIPT, *arguments, DRY_RUN="1", **environment)
+    assert done.returncode == 0, done.stderr
+    assert Command.of(words(done.stdout)).flags[flag] == values
+
+
+def test_fp32_is_no_flag(bash):
+    given = Command.of(words(bash(SCRIPT, DRY_RUN="1", DTYPE="fp32").stdout)).flags
+    assert not {"--bf16", "--fp16", "--fp32"} & given.keys()
+
+
+def test_mock_data_replaces_the_dataset(bash):
+    done = bash(SCRIPT, "--", "--mock-data", "--tokenizer-type", "NullTokenizer", DRY_RUN="1")
+    given = Command.of(words(done.stdout)).flags
+    assert "--mock-data" in given
+    assert not {"--data-path", "--tokenizer-model"} & given.keys()
+    assert done.stderr == ""
+
+
+def test_smoke_trains_on_prose_that_is_here(bash):
+    done = bash(SCRIPT, DRY_RUN="1", TRAINING_CONFIG="smoke")
+    command = Command.of(words(done.stdout))
+    (path,) = command.flags["--data-path"]
+    assert [str(Path(path).parent)] == command.flags["--tokenizer-model"]
+    assert command.flags["--split"] == ["950,50,0"]
+    assert not {"--bf16", "--fp16"} & command.flags.keys()
+    assert command.environment["OMP_NUM_THREADS"] == "1"
+    assert "--save" not in command.flags
+    assert command.launcher[1:] == ["-m", "quantctl.pretrain"]
+    assert "Python documentation stands in for English Wikipedia" in done.stderr
+
+
+LAUNCHES = [
+    # id, environment, launcher after python
+    ("one_process", {"GPUS_PER_NODE": "1"}, "-m quantctl.pretrain"),
+    ("one_node", {}, "-m torch.distributed.run --nproc-per-node 8 --standalone -m quantctl.pretrain"),
+    (
+        "own_port",
+        {"MASTER_PORT": "6001"},
+        "-m torch.distributed.run --nproc-per-node 8 --master-addr localhost --master-port 6001 -m quantctl.pretrain",
+    ),
+    (
+        "two_nodes",
+        {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "host", "GPUS_PER_NODE": "4"},
+        "-m torch.distributed.run --nproc-per-node 4 --nnodes 2 --node-rank 1 --master-addr host --master-port 29500 "
+        "-m quantctl.pretrain",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "launcher"), [c[1:] for c in LAUNCHES], ids=[c[0] for c in LAUNCHES])
+def test_launcher(environment, launcher, bash):
+    command = Command.of(words(bash(SCRIPT, DRY_RUN="1", **environment).stdout))
+    assert command.launcher[1:] == launcher.split()
+
+
+def test_a_checkout_brings_its_own_trainer(bash, tmp_path):
+    tree = tmp_path / "Megatron LM"
+    (tree / "megatron" / "core").mkdir(parents=True)
+    (tree / "pretrain_gpt.py").touch()
+    done = bash(SCRIPT, DRY_RUN="1", TRAINING_CONFIG="smoke", MEGATRON_LM_PATH=str(tree))
+    command = Command.of(words(done.stdout))
+    assert command.environment["MEGATRON_LM_PATH"] == str(tree)
+    assert command.launcher[1:] == (
+        ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone", str(tree / "pretrain_gpt.py")]
+    )
+
+
+REFUSALS = [
+    # id, arguments, environment, what the message names
+    ("config", [], {"TRAINING_CONFIG": "quick"}, "unknown TRAINING_CONFIG 'quick'"),
+    ("dtype", ["", "", "", "", "fp8"], {}, "unknown DTYPE 'fp8'"),
+    ("no_data", [], {"TOKENIZER": "t"}, "no DATA_PATH"),
+    ("missing_data", ["", "", "t", "no/such/data"], {}, "there is no no/such/data.bin"),
+    ("missing_data_in_smoke", ["", "", "t", "no/such/data"], {"TRAINING_CONFIG": "smoke"}, "no/such/data.bin"),
+    ("smoke_data_without_tokenizer", ["", "", "", "DATA"], {"TRAINING_CONFIG": "smoke"}, "no TOKENIZER"),
+    ("no_tokenizer", ["", "", "", "DATA"], {}, "no TOKENIZER"),
+    ("missing_tokenizer", ["", "", "./nowhere", "DATA"], {}, "TOKENIZER=./nowhere does not exist"),
+    ("flag_first", ["--lr", "1"], {}, "argument 1 is the flag --lr"),
+    ("iterations", [], {"TRAIN_ITERS": "a[$(touch x)]"}, "TRAIN_ITERS=a[$(touch x)] is not a positive number"),
+    ("gpus", [], {"GPUS_PER_NODE": "0"}, "GPUS_PER_NODE=0 is not a positive number"),
+    ("nodes", [], {"NNODES": "two"}, "NNODES=two is not a positive number"),
+    ("master", ["", "", "t", "DATA"], {"NNODES": "2"}, "no MASTER_ADDR"),
+    ("dry_run", [], {"DRY_RUN": "yes"}, "DRY_RUN=yes"),
+    ("tree", [], {"MEGATRON_LM_PATH": "/nowhere"}, "/nowhere holds no megatron/core"),
+    ("quantctl", [], {"QUANTCTL": "/nowhere/quantctl"}, "QUANTCTL is not an executable"),
+    ("python", [], {"PYTHON": "/nowhere/python"}, "PYTHON=/nowhere/python is not an executable"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"), [c[1:] for c in REFUSALS], ids=[c[0] for c in REFUSALS]
+)
+def test_refused_with_one_error_and_nothing_made(arguments, environment, message, bash, dataset):
+    arguments = [str(dataset) if argument == "DATA" else argument for argument in arguments]
+    done = bash(SCRIPT, *arguments, **environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, *hint = done.stderr.splitlines()
+    assert message in error
+    assert error.startswith(f"{SCRIPT.name}: ")
+    assert len(hint) <= 1
+    assert list(bash.cwd.iterdir()) == []
+
+
+def test_no_quantctl_anywhere(bash, tmp_path):
+    script = shutil.copy(SCRIPT, tmp_path)
+    done = bash(script, PATH="/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "quantctl was not found on PATH" in done.stderr
+
+
+def test_the_repositorys_environment_is_found_without_activation(bash, tmp_path):
+    """A checkout with its .venv at a path with spaces, called from elsewhere."""
+    root = tmp_path / "my 'repo'"
+    script = root / "script" / "llama32-1b" / SCRIPT.name
+    script.parent.mkdir(parents=True)
+    shutil.copy(SCRIPT, script)
+    tools = root / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for name in ("quantctl", "python"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    printed = words(bash(script, DRY_RUN="1", PATH="/usr/bin:/bin").stdout)
+    assert str(tools / "quantctl") in printed
+    assert str(tools / "python") in printed
