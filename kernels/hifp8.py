@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_to_step
+from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_integers_
 from quantctl.spec import FormatSpec
 
 # magnitude of the exponent up to which a number of this format has so many mantissa bits
@@ -54,7 +54,7 @@ def _round(x: Tensor, how: str, noise: Tensor | None, largest: float | Tensor = 
     """fp32 `x` rounded to HiFloat8 values; those below OVERFLOW to at most `largest`."""
     exponent_field = (x.view(torch.int32) >> MANTISSA_BITS).bitwise_and_(0xFF)
     step = _step_table(x.device).index_select(0, exponent_field.flatten()).view(x.shape)
-    rounded = round_to_step(x, step, how, noise).clamp_max_(largest).clamp_min_(-largest)
+    rounded = round_integers_(x / step, how, noise).mul_(step).clamp_max_(largest).clamp_min_(-largest)
     return torch.where(x.abs() >= OVERFLOW, x * torch.inf, rounded.add_(0.0))  # + 0.0 makes -0 a 0
 
 

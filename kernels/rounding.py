@@ -1,6 +1,6 @@
-"""Rounding to a grid whose step may differ for every value, in fp32, exact for every rule.
+"""Bits and rounding of fp32 values, shared by all formats.
 
-A format decides the step (a power of two) of each value; the rules below are the same for all formats.
+A format decides the step, a power of two, of each value; the rounding rules are the same for all of them and exact.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ ROUNDINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
 }
 
 
-def round_to_step(x: Tensor, step: Tensor, how: str, noise: Tensor | None = None) -> Tensor:
-    """`x` rounded to a multiple of `step`, a new fp32 tensor of the same shape.
+def round_integers_(y: Tensor, how: str, noise: Tensor | None = None) -> Tensor:
+    """fp32 `y` rounded to integers by `how`, a key of ROUNDINGS; y is overwritten.
 
-    x: fp32; step: fp32 powers of two, broadcastable, with |x| < 2^23 steps; how: a key of ROUNDINGS;
-    noise: fp32 uniform multiples of 2^-24 in [0, 1) of x's shape, for stochastic only. Signed zeros stay,
-    NaN and Inf become NaN. Division and product are exact, because steps are powers of two.
+    A format divides by its step (exact, a power of two), rounds here, and multiplies by the step again.
+    noise: fp32 uniform multiples of 2^-24 in [0, 1) of y's shape, for stochastic only. Signed zeros stay.
     """
-    return ROUNDINGS[how](x / step, noise).mul_(step)
+    return ROUNDINGS[how](y, noise)

@@ -167,8 +167,11 @@ def execute(tree: Tree, values: Mapping[str, str], command: Sequence[str], run_d
         verdict = proof.merge(run_dir, selectors)
         manifest.end(end=_now(), exit_status=status, proof=verdict.ok)
     for line in proof.lines(verdict):
-        output.say(f"proof: {line}")
-    for problem in verdict.problems:
-        output.say(f"proof failed: {problem}")
+        output.say(f"counted: {line}")
+    if status:
+        output.say(f"the command ended with exit status {status}")
+    else:
+        for problem in verdict.problems:
+            output.say(f"proof failed: {problem}")
     output.say(f"run directory: {run_dir}")
     return status or (0 if verdict.ok else EXIT_DIFFERS)

@@ -107,6 +107,11 @@ class Samples:
         self.vocabulary = args.padded_vocab_size
         self.device = device
         self.consumed = consumed
+        self.source, self.remedy = (
+            ("--mock-data", "this release's mock data counts to 4095: raise --vocab-size")
+            if args.mock_data
+            else ("--data-path", "it was made with another tokenizer: give that one as --tokenizer-model")
+        )
 
     def next(self) -> Batch:
         """tokens, labels, position_ids [b, s] int64 and loss_mask [b, s] fp32.
@@ -121,7 +126,6 @@ class Samples:
         largest = int(max(batch["tokens"].max(), batch["labels"].max()))
         if largest >= self.vocabulary:
             raise QuantctlError(
-                f"--data-path holds token {largest}, and the padded vocabulary has {self.vocabulary}",
-                "the dataset was made with another tokenizer: give that one as --tokenizer-model",
+                f"{self.source} holds token {largest}, and the padded vocabulary has {self.vocabulary}", self.remedy
             )
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

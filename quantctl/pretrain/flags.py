@@ -27,7 +27,7 @@ class Flag:
     least: int | None = None
     """The smallest value that makes sense."""
     resume: str | None = None
-    """SAME: a checkpoint made with another value is refused. ORDER: another value gives other samples, with a warning."""
+    """SAME: a checkpoint made with another value is refused. ORDER: another value means other samples: a warning."""
 
     @property
     def option(self) -> str:
@@ -106,7 +106,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("no-gradient-accumulation-fusion", bool, False, UNFUSED),
     ),
     "training": (
-        Flag("micro-batch-size", int, None, "samples of one forward and backward", least=1, resume=ORDER),
+        Flag("micro-batch-size", int, None, "samples of one forward and backward", least=1),
         Flag("global-batch-size", int, None, "samples of one step; default --micro-batch-size", least=1, resume=SAME),
         Flag("train-iters", int, None, "steps", least=1, resume=ORDER),
         Flag("lr", float, None, "peak learning rate", resume=SAME),

@@ -1,0 +1,49 @@
+"""Reading Megatron's training log."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_LINE = re.compile(r"\biteration\s+(\d+)/\s*(\d+) \|(.*)$")
+_FIELD = re.compile(r"\s([^|:]+(?:\([^)]*\))?):\s+([-+0-9.eE]+|nan|inf)\s\|")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One log line."""
+
+    iteration: int
+    total: int
+    """Iterations the run is meant to have."""
+    fields: dict[str, float]
+    """What the line reports, under Megatron's names."""
+
+    @property
+    def loss(self) -> float:
+        """nats a token, averaged over the log interval; NaN where Megatron leaves it out because it diverged."""
+        return self.fields.get("lm loss", math.nan)
+
+    @property
+    def milliseconds(self) -> float:
+        return self.fields.get("elapsed time per iteration (ms)", math.nan)
+
+
+def parse_line(line: str) -> Point | None:
+    """The point a line reports; None for any other line."""
+    found = _LINE.search(line)
+    if found is None:
+        return None
+    iteration, total, rest = found.groups()
+    fields = {name.strip(): float(value) for name, value in _FIELD.findall(rest.rstrip() + " ")}
+    return Point(int(iteration), int(total), fields)
+
+
+def read_log(path: Path) -> list[Point]:
+    """The points of a log in order; of an iteration that a resumed run repeats, the last one counts."""
+    if not path.exists():
+        return []
+    points = (parse_line(line) for line in path.read_text(errors="replace").splitlines())
+    return sorted({p.iteration: p for p in points if p is not None}.values(), key=lambda p: p.iteration)
