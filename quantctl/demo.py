@@ -2,9 +2,8 @@
 
     python -m quantctl.demo
 
-Runs the bf16, linear_mxfp8 and FA_linear_mxfp4 scripts of llama32-1b in their smoke config at one seed, two at a time,
-and prints final losses, the gap to bf16 and the products that ran quantized; leaves run directories and a picture of the
-curves.
+Runs the bf16, linear_mxfp8 and FA_linear_mxfp4 scripts of llama32-1b in their smoke config at one seed, two at a time.
+Prints final losses, the gap to bf16 and the products that ran; leaves run directories and a picture of the curves.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -30,7 +30,7 @@ MODEL, DATASET = "llama32-1b", "wikipedia"
 MODES = ("bf16", "linear_mxfp8", "FA_linear_mxfp4")
 SIDE_BY_SIDE = 2
 TAIL = 0.25
-"""Share of a run, at its end, over which losses are averaged for the table."""
+"""Share of a run, at its end, over which the final loss is averaged."""
 COLOURS = ("#444444", "#1f77b4", "#d62728")
 
 
@@ -41,6 +41,9 @@ class Run:
     mode: str
     directory: Path
     process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+    """Wall time of the whole script."""
 
     @property
     def points(self) -> list[Point]:
@@ -48,10 +51,14 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
+        finished = self.process is not None and self.process.poll() is not None
+        if finished and not self.seconds:
+            self.seconds = time.monotonic() - self.started
+        return finished
 
     def start(self, script: Path) -> None:
         self.directory.mkdir(parents=True)
+        self.started = time.monotonic()
         environment = {key: value for key, value in os.environ.items() if key != "MEGATRON_LM_PATH"}
         environment |= {
             "TRAINING_CONFIG": "smoke",
@@ -105,19 +112,18 @@ def _tail_loss(points: Sequence[Point]) -> float:
 def _products(directory: Path) -> str:
     calls = json.loads((directory / "proof.json").read_text())["calls"]
     shown = [
-        f"{site} {spec}: " + " / ".join(f"{products.get(p, 0):,}" for p in ("fprop", "dgrad", "wgrad"))
+        f"{site} in {spec}: " + ", ".join(f"{product} {count:,}" for product, count in sorted(products.items()))
         for site, specs in calls.items()
         for spec, products in specs.items()
     ]
-    return "\n".join(shown) or "none, as asked"
+    return "; ".join(shown) or "nothing quantized"
 
 
 def comparison(runs: Sequence[Run]) -> Table:
-    """First and final loss, gap to the first run, proven products and time of each run."""
-    table = Table(title=f"{MODEL}, smoke config, same seed and data order")
-    for name in ("mode", "loss at start", "final loss", "gap to bf16", "ms/iteration"):
-        table.add_column(name, justify="left" if name == "mode" else "right")
-    table.add_column("proven products (fprop / dgrad / wgrad)")
+    """First and final loss, gap to the first run and time of each run."""
+    table = Table(title=f"{MODEL}, smoke config, same seed and data order", box=box.SIMPLE_HEAD)
+    for name in ("mode", "first loss", "final loss", "gap to bf16", "ms/iteration", "time"):
+        table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
     reference = _tail_loss(runs[0].points)
     for run in runs:
         points = run.points
@@ -128,7 +134,7 @@ def comparison(runs: Sequence[Run]) -> Table:
             f"{final:.4f}",
             "-" if run is runs[0] else f"{final - reference:+.4f}",
             f"{median(point.milliseconds for point in points[1:]):.0f}",
-            _products(run.directory),
+            f"{run.seconds:.0f} s",
         )
     return table
 
@@ -180,7 +186,10 @@ def main() -> int:
     picture = folder / "loss.png"
     draw(runs, picture)
     console.print(comparison(runs))
-    console.print(f"curves: {picture}\nproof of each run: {folder}/<mode>/proof.json")
+    console.print("Products that ran, counted in each run (proof.json):")
+    for run in runs:
+        console.print(f"  {run.mode:<16} {_products(run.directory)}", soft_wrap=True, highlight=False)
+    console.print(f"Curves: {picture}", highlight=False)
     return 0
 
 

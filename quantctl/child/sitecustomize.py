@@ -58,7 +58,7 @@ def _hand_on() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-_variables = [os.environ.get(f"QUANTCTL_{name}") for name in ("SOURCE_TREE", "STAGED_TREE", "RUN_DIR")]
+_variables = [os.environ.get(f"QUANTCTL_{name}", "") for name in ("SOURCE_TREE", "STAGED_TREE", "RUN_DIR")]
 if all(_variables):
     sys.meta_path.insert(0, _StagedMegatron(*_variables))
 _hand_on()
