@@ -1,11 +1,11 @@
-"""HiFloat8 (`hifp8`): "Ascend HiFloat8 Format for Deep Learning", arXiv 2409.16626, section 3.
+"""HiFloat8 (`hifp8`): "Ascend HiFloat8 Format for Deep Learning", arXiv 2409.16626.
 
 Sign, a prefix-coded dot field, a sign-magnitude exponent and a mantissa share eight bits, so precision tapers:
 
 | |exponent| | 0 .. 3 | 4 .. 7 | 8 .. 15 | denormal, -16 .. -22 |
 | mantissa bits | 3 | 2 | 1 | 0: powers of two |
 
-253 finite values up to 2^15, one zero (-0 becomes 0), NaN, Inf. Rounding: half away from zero (section 3.2);
+253 finite values up to 2^15, one zero (-0 becomes 0), NaN, Inf. Rounding: half away from zero;
 |x| >= 1.25 * 2^15 becomes Inf, |x| < 2^-23 becomes 0. Stochastic rounding chooses between the two finite
 neighbours; above 2^15 there is no upper one, and the rule for nearest decides.
 """

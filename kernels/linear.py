@@ -4,7 +4,7 @@
     dgrad  dX = dY W    reduces out-features: dY along its last axis, W along its first
     wgrad  dW = dY^T X  reduces tokens:       dY and X along the flattened tokens
 
-With bwd=quantized these are six quantizations (arXiv 2506.08027, section 3). The product is the library's, on
+With bwd=quantized these are six quantizations (arXiv 2506.08027). The product is the library's, on
 dequantized operands: every value of the formats is exact in bf16, so this emulates the format's own product with
 the library's accumulation. `ctx` is the autograd context of the layer: it has quant_site (linear, lm_head) and
 quant_type, the selector's string.

@@ -53,7 +53,7 @@ SCALE_RULES: dict[str, Callable[[Element], int]] = {
     "even": lambda element: 1 << (MANTISSA_BITS - 1 - element.mantissa_bits),
     # the smallest power of two >= amax
     "ceil": lambda element: MANTISSA_MASK,
-    # the smallest X with amax / X <= largest (arXiv 2506.08027, section 3): one more than floor if
+    # the smallest X with amax / X <= largest (arXiv 2506.08027): one more than floor if
     # amax's mantissa exceeds that of the largest number. No division, so nothing is rounded on the way
     "rceil": lambda element: MANTISSA_MASK - element.largest_mantissa,
 }

@@ -1,6 +1,6 @@
 """Philox4x32-10, a counter-based generator, in integer torch operations: the noise of stochastic rounding.
 
-Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11, section 3.
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
 An element's noise is a function of (seed, rank, call, index of the element) alone: no state on the device,
 the same on every device, and a backward that keeps the call's Draw sees what its forward saw.
 """

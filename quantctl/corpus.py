@@ -68,7 +68,7 @@ def _train_tokenizer(texts: Sequence[str], path: Path) -> list[list[int]]:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(path))
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    end: int = tokenizer.token_to_id(END_OF_DOCUMENT)  # type: ignore[assignment]  # it was just trained in
     return [[*encoding.ids, end] for encoding in tokenizer.encode_batch(texts)]
 
 

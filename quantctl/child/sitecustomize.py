@@ -1,9 +1,9 @@
 """Runs at the start of every Python process of a staged run: megatron.core must come from the staged tree.
 
-`megatron` is a namespace package, so the current directory, a script's own directory or an installed copy can come before
-the staged tree without anybody noticing. Imports that would go to the tree the run was staged from go to its copy; a
-megatron.core from a third place fails at once. The first import leaves a record in the run directory. Imports nothing of
-quantctl, and hands on to the sitecustomize that it hides.
+`megatron` is a namespace package, so the current directory, a script's own directory or an installed copy can come
+before the staged tree without anybody noticing. Imports that would go to the tree the run was staged from go to its
+copy; a megatron.core from a third place fails at once. The first import leaves a record in the run directory. Imports
+nothing of quantctl, and hands on to the sitecustomize that it hides.
 """
 
 import importlib.machinery

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -59,6 +60,8 @@ def _describe(args: argparse.Namespace, state: Any, datasets: tuple[Any, Any, An
 def main(argv: list[str] | None = None) -> None:
     """Parse, build, load, train. Raises QuantctlError for everything a user can put right."""
     args = parse(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     version, folder = _import_megatron()
 
     from quantctl.pretrain import checkpoint, parallel

@@ -36,19 +36,18 @@ def _one_builder(args: argparse.Namespace) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    folder = Path(args.data_cache_path or Path(args.data_path[-1]).parent / "cache")
+    folder = Path(args.data_cache_path) if args.data_cache_path else Path(args.data_path[-1]) / "cache"
+    lock: contextlib.AbstractContextManager[Any] = FileLock(folder / ".quantctl.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".quantctl.lock")
-        lock.acquire()
-    except OSError as error:
-        raise QuantctlError(
-            f"the sample indices cannot be written to {folder}: {error}", "give a folder with --data-cache-path"
-        ) from error
+        lock.__enter__()
+    except OSError:  # a read-only folder: indices that are there can be read, new ones fail below
+        lock = contextlib.nullcontext()
+        lock.__enter__()
     try:
         yield
     finally:
-        lock.release()
+        lock.__exit__(None, None, None)
 
 
 def sample_counts(args: argparse.Namespace) -> tuple[int, int, int]:
@@ -85,10 +84,16 @@ def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any,
         )
     except (AssertionError, ValueError) as error:
         raise QuantctlError(f"--split {args.split}: {error}", "give three numbers such as 990,10,0") from error
-    with _one_builder(args):
-        datasets = BlendedMegatronDatasetBuilder(
-            MockGPTDataset if args.mock_data else GPTDataset, list(sample_counts(args)), lambda: True, config
-        ).build()
+    kind = MockGPTDataset if args.mock_data else GPTDataset
+    try:
+        with _one_builder(args):
+            datasets = BlendedMegatronDatasetBuilder(kind, list(sample_counts(args)), lambda: True, config).build()
+    except Exception as error:
+        if isinstance(error.__cause__, OSError):  # how the builder reports that it cannot write its indices
+            raise QuantctlError(
+                f"the sample indices cannot be written: {error.__cause__}", "give a folder with --data-cache-path"
+            ) from error
+        raise
     for name, dataset in zip(("training", "validation", "test"), datasets, strict=True):
         if dataset is not None and len(dataset) == 0:
             raise QuantctlError(

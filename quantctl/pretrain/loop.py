@@ -42,17 +42,18 @@ class _Termination:
 
     def __init__(self, enabled: bool, device: torch.device) -> None:
         self.enabled = enabled
-        self.seen = torch.zeros((), device=device)
+        self.device = device
+        self.seen = False
         if enabled:
             signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_: object) -> None:
-        self.seen.fill_(1)
+        self.seen = True
 
     def requested(self) -> bool:
         if not self.enabled:
             return False
-        anywhere = self.seen.clone()
+        anywhere = torch.tensor(float(self.seen), device=self.device)
         dist.all_reduce(anywhere, op=dist.ReduceOp.MAX)
         return bool(anywhere)
 

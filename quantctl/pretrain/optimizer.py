@@ -75,7 +75,7 @@ class MasterAdamW:
 
     def grad_norm(self) -> float:
         """L2 norm of all gradients over all tensor parallel ranks."""
-        squares = torch.stack(torch._foreach_norm(self.counted)).square().sum() if self.counted else torch.zeros(())
+        squares = torch.stack(torch._foreach_norm(self.counted)).square().sum()
         dist.all_reduce(squares, group=self.group)
         return float(squares.sqrt())
 

@@ -1,4 +1,4 @@
-"""Patched trees train a real GPTModel: all selectors none is stock bit for bit, and each selector reaches its products."""
+"""Patched trees train a real GPTModel: `none` is stock in every bit, and each selector reaches its products."""
 
 from __future__ import annotations
 

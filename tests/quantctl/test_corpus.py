@@ -59,8 +59,11 @@ def test_where_builds_nothing(tmp_path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_where_is_light(monkeypatch) -> None:
-    code = "import sys; from quantctl import corpus; corpus.main(['--where']); print([m for m in ('torch', 'numpy', 'megatron', 'tokenizers') if m in sys.modules])"
+def test_where_is_light() -> None:
+    code = (
+        "import sys; from quantctl import corpus; corpus.main(['--where']);"
+        "print([m for m in ('torch', 'numpy', 'megatron', 'tokenizers') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(corpus.default_folder()), "[]"]
 

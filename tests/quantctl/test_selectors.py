@@ -17,8 +17,14 @@ REWRITTEN = {
     "comment behind": (b"custom_quant_type_linear = 'none'  # x\n", b"custom_quant_type_linear = 'mxfp8'  # x\n"),
     "odd spacing": (b"custom_quant_type_linear   =   'none'\n", b"custom_quant_type_linear   =   'mxfp8'\n"),
     "crlf": (b"a = 1\r\ncustom_quant_type_linear = 'none'\r\n", b"a = 1\r\ncustom_quant_type_linear = 'mxfp8'\r\n"),
-    "lone carriage returns": (b"a = 1\rcustom_quant_type_linear = 'none'\r", b"a = 1\rcustom_quant_type_linear = 'mxfp8'\r"),
-    "mixed newlines": (b"a=1\r\nb=2\ncustom_quant_type_linear='none'\n", b"a=1\r\nb=2\ncustom_quant_type_linear='mxfp8'\n"),
+    "lone carriage returns": (
+        b"a = 1\rcustom_quant_type_linear = 'none'\r",
+        b"a = 1\rcustom_quant_type_linear = 'mxfp8'\r",
+    ),
+    "mixed newlines": (
+        b"a=1\r\nb=2\ncustom_quant_type_linear='none'\n",
+        b"a=1\r\nb=2\ncustom_quant_type_linear='mxfp8'\n",
+    ),
     "byte order mark": (
         b"\xef\xbb\xbfcustom_quant_type_linear = 'none'\n",
         b"\xef\xbb\xbfcustom_quant_type_linear = 'mxfp8'\n",
@@ -31,7 +37,10 @@ REWRITTEN = {
         "x = 'é漢'; custom_quant_type_linear = 'none'\n".encode(),
         "x = 'é漢'; custom_quant_type_linear = 'mxfp8'\n".encode(),
     ),
-    "form feed": (b"\x0ca = 1\n\x0ccustom_quant_type_linear = 'none'\n", b"\x0ca = 1\n\x0ccustom_quant_type_linear = 'mxfp8'\n"),
+    "form feed": (
+        b"\x0ca = 1\n\x0ccustom_quant_type_linear = 'none'\n",
+        b"\x0ca = 1\n\x0ccustom_quant_type_linear = 'mxfp8'\n",
+    ),
     "two literals glued": (b"custom_quant_type_linear = 'no' 'ne'\n", b"custom_quant_type_linear = 'mxfp8'\n"),
     "name in a string": (
         b"doc = \"custom_quant_type_linear = 'none'\"\ncustom_quant_type_linear = 'none'\n",
@@ -63,7 +72,10 @@ def test_untouched(source):
 
 
 REFUSED = {
-    "assigned twice": (b"custom_quant_type_linear = 'none'\ncustom_quant_type_linear = 'mxfp8'\n", "2 times (lines 1, 2)"),
+    "assigned twice": (
+        b"custom_quant_type_linear = 'none'\ncustom_quant_type_linear = 'mxfp8'\n",
+        "2 times (lines 1, 2)",
+    ),
     "not a string": (b"custom_quant_type_linear = None\n", "f.py:1: custom_quant_type_linear is not a plain string"),
     "an f-string": (b"custom_quant_type_linear = f'none'\n", "not a plain string"),
     "computed": (b"custom_quant_type_linear = 'no' + 'ne'\n", "not a plain string"),

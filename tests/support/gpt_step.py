@@ -2,7 +2,7 @@
 
     python gpt_step.py [--tied] [--freeze] [--bias]
 
-The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed, so equal means equal in every bit.
+The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed: equal is equal in every bit.
 """
 
 import argparse

@@ -60,17 +60,16 @@ def test_a_run_that_did_not_use_its_formats_fails(quantctl, megatron_tree, tmp_p
 
 def test_the_staged_tree_wins_over_its_source_on_the_path(quantctl, megatron_tree, tmp_path):
     """`python -c` puts the current directory first; the source tree there must give way to its copy."""
-    done = quantctl(
-        "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", IMPORT_CORE, cwd=megatron_tree("0.16.1")
-    )
+    tree = megatron_tree("0.16.1")
+    done = quantctl("exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", IMPORT_CORE, cwd=tree)
     assert done.status == 0, done.err
     assert "/staged/" in done.out
 
 
 def test_a_third_tree_on_the_path_fails_at_once(quantctl, megatron_tree, tmp_path):
     program = f"import sys; sys.path.insert(0, {str(megatron_tree('0.12.3'))!r}); {IMPORT_CORE}"
-    tree = megatron_tree("0.16.1")
-    done = quantctl("--megatron", tree, "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", program)
+    command = ["exec", "--mode", "bf16", "--run-dir", tmp_path, "--", sys.executable, "-c", program]
+    done = quantctl("--megatron", megatron_tree("0.16.1"), *command)
     assert done.status == 1
     assert "would import megatron.core from" in done.err
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import quantctl.script
 
 SHIPPED = Path(quantctl.script.__file__).parent

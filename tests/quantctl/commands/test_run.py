@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import quantctl.script
 
 SCRIPT = Path(quantctl.script.__file__).parent / "llama32-1b" / "pretrain_llama32-1b_wikipedia_FA_mxfp8.sh"

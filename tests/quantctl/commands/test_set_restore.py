@@ -48,7 +48,7 @@ def test_set_check_restore_in_a_package(quantctl, stock_copy, megatron_tree):
     tree = stock_copy("0.16.1")
     done = quantctl("--megatron", tree, "set", "--linear", "mxfp8", "--qk", "mxfp4")
     assert done.status == 0, done.err
-    lines = {role: line for role, line in (row.split(maxsplit=1) for row in done.out.splitlines())}
+    lines = dict(row.split(maxsplit=1) for row in done.out.splitlines())
     assert "mxfp8" in lines["linear"]
     assert "mxfp4" in lines["qk"]
     state = json.loads(quantctl("--megatron", tree, "--json", "check").out)

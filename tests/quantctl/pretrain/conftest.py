@@ -25,8 +25,9 @@ TINY = (
     "--hidden-dropout 0 --transformer-impl local --no-persist-layer-norm --no-gradient-accumulation-fusion "
     "--no-masked-softmax-fusion --no-rope-fusion --micro-batch-size 2 --global-batch-size 4 --train-iters 10 "
     "--lr 0.01 --lr-decay-style cosine --lr-warmup-iters 2 --log-interval 1 --eval-interval 1000 --eval-iters 0"
-).split()
-MOCK = "--mock-data --tokenizer-type NullTokenizer --vocab-size 255".split()
+)
+MOCK = "--mock-data --tokenizer-type NullTokenizer --vocab-size 255"
+TORCHRUN = "-m torch.distributed.run --rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node"
 
 
 @dataclass
@@ -53,12 +54,11 @@ def environment(tree: Path | None = None) -> dict[str, str]:
     return clean | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | path
 
 
-def start(*flags: object, data: list[str] = MOCK, ranks: int = 1, tree: Path | None = None) -> subprocess.Popen[str]:
+def start(*flags: object, data: str = MOCK, ranks: int = 1, tree: Path | None = None) -> subprocess.Popen[str]:
     launcher = [sys.executable]
     if ranks > 1:
-        launcher += "-m torch.distributed.run --rdzv-backend c10d --rdzv-endpoint localhost:0".split()
-        launcher += ["--nproc-per-node", str(ranks)]
-    command = [*launcher, "-m", "quantctl.pretrain", *TINY, *data, *map(str, flags)]
+        launcher += [*TORCHRUN.split(), str(ranks)]
+    command = [*launcher, "-m", "quantctl.pretrain", *TINY.split(), *data.split(), *map(str, flags)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(tree))
 
@@ -83,12 +83,12 @@ def train() -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def prose() -> list[str]:
+def prose() -> str:
     """Flags for the smoke corpus."""
     command = [sys.executable, "-m", "quantctl.corpus"]
     folder = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout.strip()
     data = f"--data-path {folder}/text_document --split 950,50,0"
-    return f"{data} --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder}".split()
+    return f"{data} --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder}"
 
 
 @pytest.fixture(scope="session")
