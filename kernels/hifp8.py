@@ -12,9 +12,13 @@ neighbours; above 2^15 there is no upper one, and the rule for nearest decides.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from quantctl.kernels.elements import look_up
+from quantctl.kernels.format import Codes
 from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_integers_
 from quantctl.spec import FormatSpec
 
@@ -50,11 +54,11 @@ def _step_table(device: torch.device) -> Tensor:
     return torch.tensor([2.0 ** _step_exponent(e) for e in exponents], dtype=torch.float32, device=device)
 
 
-def _round(x: Tensor, how: str, noise: Tensor | None, largest: float | Tensor = LARGEST) -> Tensor:
-    """fp32 `x` rounded to HiFloat8 values; those below OVERFLOW to at most `largest`."""
+def _round(x: Tensor, how: str, noise: Tensor | None) -> Tensor:
+    """fp32 `x` rounded to HiFloat8 values."""
     exponent_field = (x.view(torch.int32) >> MANTISSA_BITS).bitwise_and_(0xFF)
     step = _step_table(x.device).index_select(0, exponent_field.flatten()).view(x.shape)
-    rounded = round_integers_(x / step, how, noise).mul_(step).clamp_max_(largest).clamp_min_(-largest)
+    rounded = round_integers_(x / step, how, noise).mul_(step).clamp_(-LARGEST, LARGEST)
     return torch.where(x.abs() >= OVERFLOW, x * torch.inf, rounded.add_(0.0))  # + 0.0 makes -0 a 0
 
 
@@ -63,23 +67,92 @@ def tensor_scale(x: Tensor) -> Tensor:
 
     NaN and Inf take no part; 1 if nothing but zeros is left.
     """
-    amax = x.nan_to_num(0.0, 0.0, 0.0).abs_().amax()
+    amax = x.nan_to_num(0.0, 0.0, 0.0).abs_().amax() if x.numel() else x.new_zeros(())
     # clamped so that the scale is a normal number
     scale = (binade(amax) * 2.0**-TENSOR_TARGET).clamp_min(torch.finfo(torch.float32).tiny)
     return scale.masked_fill(amax == 0, 1.0)
 
 
-def quantize_dequantize(x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-    """`x` (bf16, fp16 or fp32) through HiFloat8; same shape and dtype. Blocks play no role, so `axis` is unused.
+def _magnitudes() -> dict[int, float]:
+    """Code -> value >= 0 without the sign bit, finite ones: the dot field's prefix code decides the widths."""
+    values = {0: 0.0} | {m: 2.0 ** (m - 23) for m in range(1, 8)}
+    # (prefix, its width, exponent bits): the exponent's magnitude has a hidden leading one where it has bits
+    for prefix, width, exponent_bits in ((0b0001, 4, 0), (0b001, 3, 1), (0b01, 2, 2), (0b10, 2, 3), (0b11, 2, 4)):
+        mantissa_bits = 7 - width - exponent_bits
+        for field in range(1 << exponent_bits):
+            hidden = 1 << (exponent_bits - 1) if exponent_bits else 0
+            # sign-magnitude: the field's top bit is the exponent's sign, the rest follows the hidden one
+            negative, rest = divmod(field, hidden) if exponent_bits else (0, 0)
+            exponent = -(hidden + rest) if negative else hidden + rest
+            for mantissa in range(1 << mantissa_bits):
+                code = (((prefix << exponent_bits) | field) << mantissa_bits) | mantissa
+                values[code] = 2.0**exponent * (1 + mantissa / (1 << mantissa_bits))
+    return values
 
-    With scale=tensor the scale is that of the tensor given (under tensor parallelism, of the rank's shard), Inf and
-    NaN stay what they are, and a finite value that rounds above the dtype's largest number becomes that number.
-    """
-    assert spec.round is not None
-    how = "away" if spec.round == "nearest" else spec.round
-    values = x.float()
-    if spec.scale == "none" or x.numel() == 0:
-        return _round(values, how, noise).to(x.dtype)
-    scale = tensor_scale(values)
-    largest = (torch.finfo(x.dtype).max / scale).clamp_max(LARGEST)
-    return _round(values / scale, how, noise, largest).mul_(scale).to(x.dtype)
+
+CODE_INFINITY, CODE_NAN, CODE_SIGN = 0x6F, 0x80, 0x80
+MAGNITUDES = _magnitudes() | {CODE_INFINITY: float("inf")}
+"""Value of each code below 0x80."""
+
+
+def _codes(values: Tensor) -> Tensor:
+    """The codes, uint8, of HiFloat8 values. There is one zero; 0x80 is NaN."""
+    ascending = sorted(MAGNITUDES, key=lambda code: MAGNITUDES[code])
+    magnitudes = torch.tensor([MAGNITUDES[code] for code in ascending], dtype=torch.float32, device=values.device)
+    codes = torch.tensor(ascending, dtype=torch.int32, device=values.device)
+    nan = values.isnan()
+    index = torch.bucketize(values.abs().masked_fill(nan, 0.0), magnitudes, out_int32=True)
+    signed = codes.index_select(0, index.flatten()).view(index.shape) + (values < 0) * CODE_SIGN
+    return signed.masked_fill(nan, CODE_NAN).to(torch.uint8)
+
+
+def _values(codes: Tensor) -> Tensor:
+    """The values, fp32, of uint8 codes."""
+    positive = [MAGNITUDES[code] for code in range(CODE_SIGN)]
+    table = torch.tensor([*positive, torch.nan, *(-v for v in positive[1:])], dtype=torch.float32, device=codes.device)
+    return look_up(table, codes)
+
+
+def _dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """values * scale in `dtype`; only what is infinite in HiFloat8 is so in the result. `values` is overwritten."""
+    largest = torch.finfo(dtype).max
+    finite = values.isfinite()
+    return torch.where(finite, (values * scale).clamp_(-largest, largest), values).to(dtype)
+
+
+@dataclass(frozen=True)
+class HiFloat8:
+    """Blocks play no role, so `axis` is unused."""
+
+    def _quantize(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """HiFloat8 values, fp32, and the tensor scale (None without one)."""
+        assert spec.round is not None
+        how = "away" if spec.round == "nearest" else spec.round
+        values = x.float()
+        if spec.scale == "none":
+            return _round(values, how, noise), None
+        scale = tensor_scale(values)
+        return _round(values / scale, how, noise), scale
+
+    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+        """`x` through HiFloat8; same shape and dtype.
+
+        With scale=tensor the scale is that of the tensor given (under tensor parallelism, of the rank's shard), Inf
+        and NaN stay what they are, and a finite value that rounds above the dtype's largest number becomes that number.
+        """
+        values, scale = self._quantize(x, spec, noise)
+        return values.to(x.dtype) if scale is None else _dequantize(values, scale, x.dtype)
+
+    def bits(self, spec: FormatSpec) -> int:
+        return 8
+
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+        values, scale = self._quantize(x, spec, noise)
+        return Codes(_codes(values), None, scale)
+
+    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+        values = _values(codes.elements)
+        return values.to(dtype) if codes.tensor_scale is None else _dequantize(values, codes.tensor_scale, dtype)
+
+
+FORMAT = HiFloat8()

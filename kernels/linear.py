@@ -22,8 +22,8 @@ from quantctl.kernels import operands
 from quantctl.kernels.quantize import draw_for, quantize_dequantize
 
 
-def fprop(ctx: Any, total_input: Tensor, weight: Tensor) -> Tensor:
-    """X W^T: total_input [..., in], weight [out, in] -> [..., out]. Keeps the draws of both operands on ctx.
+def fprop_operands(ctx: Any, total_input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """X [..., in] and W [out, in] for X W^T, whichever GEMM then computes it. Keeps the draws of both on ctx.
 
     Raises QuantctlError for an unknown spec, and for --defer-embedding-wgrad-compute, whose
     wgrad is computed elsewhere.
@@ -39,6 +39,12 @@ def fprop(ctx: Any, total_input: Tensor, weight: Tensor) -> Tensor:
     ctx.quant_draws = input_draw, weight_draw = draw_for(spec), draw_for(spec)
     x = quantize_dequantize(total_input, spec, -1, rng=input_draw)
     w = quantize_dequantize(weight, spec, -1, rng=weight_draw)
+    return x, w
+
+
+def fprop(ctx: Any, total_input: Tensor, weight: Tensor) -> Tensor:
+    """X W^T: total_input [..., in], weight [out, in] -> [..., out]."""
+    x, w = fprop_operands(ctx, total_input, weight)
     return torch.matmul(x, w.t())
 
 
@@ -63,6 +69,16 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
     dy = operands.gradient_operand(grad_output, spec, 0)
     x = operands.forward_operand_in_backward(total_input, spec, 0, -1, input_draw)
     return dy, x
+
+
+def check_head(layer: Any, spec: str) -> None:
+    """Raises QuantctlError if a model's output layer is not one of Megatron's own, whose products come here."""
+    names = [base.__name__ for base in type(layer).__mro__]
+    if "ColumnParallelLinear" not in names and not operands.resolve(spec, "lm_head").is_none:
+        raise QuantctlError(
+            f"lm_head={spec}: the output layer is a {names[0]}, which computes its products itself",
+            "drop --fp8-output-proj, or set lm_head to none",
+        )
 
 
 class _QuantizedLinear(torch.autograd.Function):

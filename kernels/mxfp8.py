@@ -10,18 +10,10 @@ Quantization saturates and produces neither.
 
 from __future__ import annotations
 
-from torch import Tensor
+from quantctl.kernels.elements import Element
+from quantctl.kernels.mx import MX
 
-from quantctl.kernels import mx
-from quantctl.spec import FormatSpec
+E4M3 = Element(mantissa_bits=3, min_exponent=-6, max_exponent=8, largest=448.0)
+E5M2 = Element(mantissa_bits=2, min_exponent=-14, max_exponent=15, largest=57344.0, infinity=True)
 
-ELEMENTS = {
-    "e4m3": mx.Element(mantissa_bits=3, min_exponent=-6, max_exponent=8, largest=448.0),
-    "e5m2": mx.Element(mantissa_bits=2, min_exponent=-14, max_exponent=15, largest=57344.0),
-}
-
-
-def quantize_dequantize(x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-    """`x` (bf16, fp16 or fp32) through MXFP8 in blocks along `axis` (>= 0); same shape and dtype."""
-    assert spec.elem is not None
-    return mx.quantize_dequantize(x, ELEMENTS[spec.elem], spec, axis, noise)
+FORMAT = MX({"e4m3": E4M3, "e5m2": E5M2})

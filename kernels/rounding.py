@@ -40,12 +40,13 @@ def _away(y: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _stochastic(y: Tensor, noise: Tensor | None) -> Tensor:
-    # up with probability `fraction`: y has 24 significant bits, so for |y| >= 1 the fraction is a multiple
-    # of 2^-23 and the 24-bit noise makes this exact; below 1 the probability is off by less than 2^-24
+    # up with the probability floor(fraction * 2^24) / 2^24: y has 24 significant bits, so for |y| >= 1 the fraction is
+    # a multiple of 2^-23 and this is exact; below 1 the probability is low by less than 2^-24, and what is smaller
+    # than that is never moved. noise + 2^-24 has no rounding, either: noise is a multiple of 2^-24
     assert noise is not None
     whole = y.trunc()
     fraction = y - whole
-    return whole.add_(fraction.sign() * (fraction.abs() > noise)).copysign_(y)
+    return whole.add_(fraction.sign() * (fraction.abs() >= noise + 2.0**-24)).copysign_(y)
 
 
 ROUNDINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

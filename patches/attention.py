@@ -21,7 +21,7 @@ _QK = """
 if custom_quant_type_qk == 'none':
     ORIGINAL_STATEMENT
 else:
-    from quantctl.kernels import attention as quantctl_attention
+    from quantctl.kernels import attention as quantctl_attention  # missing? pip install quantctl, or set 'none'
 
     matmul_result = quantctl_attention.qk(
         Q,
@@ -35,7 +35,7 @@ _PV = """
 if custom_quant_type_pv == 'none':
     ORIGINAL_STATEMENT
 else:
-    from quantctl.kernels import attention as quantctl_attention
+    from quantctl.kernels import attention as quantctl_attention  # missing? pip install quantctl, or set 'none'
 
     context = quantctl_attention.pv(P, V, custom_quant_type_pv)
 """
@@ -44,7 +44,7 @@ PATCH = Patch(
     name="attention",
     file=ATTENTION,
     why="selectors for the products Q K^T and P V",
-    releases="0.10 - 0.19",
+    releases="0.10 - 0.19, main",
     header=_HEADER,
     mark=b"custom_quant_type_qk",
     edits=(

@@ -11,7 +11,7 @@ ColumnParallelLinear.forward, which looks at the tag that quantctl.patches.lm_he
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Kind, Patch
+from quantctl.patches.patch import Edit, Either, Kind, Patch
 
 from quantctl.selectors import LAYERS
 
@@ -31,9 +31,19 @@ ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_lin
 if ctx.quant_type == 'none':
     ORIGINAL_STATEMENT
 else:
-    from quantctl.kernels import linear as quantctl_linear
+    from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
 
     output = quantctl_linear.fprop(ctx, X, weight)
+"""
+
+_FPROP_OPERANDS = """
+ctx.quant_site = 'lm_head' if lm_head else 'linear'
+ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear
+if ctx.quant_type != 'none':
+    from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
+
+    X, weight = quantctl_linear.fprop_operands(ctx, X, weight)
+ORIGINAL_STATEMENT
 """
 
 _DGRAD = """
@@ -60,22 +70,32 @@ else:
     grad_bias = unquantized_grad_output.sum(dim=0) if use_bias else None
 """
 
+def _fprop(function: str) -> Either:
+    """The forward product stands in the function itself, or behind 0.19 in a helper that chooses among two GEMMs."""
+    return Either(
+        (
+            Edit(Kind.REPLACE, function, "output = torch.matmul(X, weight.t())", _FPROP),
+            Edit(Kind.REPLACE, function, "return _linear_forward(X, weight, bias, output_dtype)", _FPROP_OPERANDS),
+        )
+    )
+
+
 PATCH = Patch(
     name="linear",
     file=LAYERS,
     why="selectors for the products of linear layers and of the output layer",
-    releases="0.12 - 0.16",
+    releases="0.10 - 0.19, main",
     header=_HEADER,
     mark=b"custom_quant_type_linear",
     edits=(
         Edit(Kind.PARAMETER, f"{_FROZEN}.forward", "", "lm_head=False"),
-        Edit(Kind.REPLACE, f"{_FROZEN}.forward", "output = torch.matmul(X, weight.t())", _FPROP),
+        _fprop(f"{_FROZEN}.forward"),
         Edit(Kind.REPLACE, f"{_FROZEN}.backward", "grad_input = DY.matmul(weight)", _DGRAD, count=(1, 2)),
         Edit(Kind.RETURN_ELEMENT, f"{_FROZEN}.backward", "", "None"),
         Edit(Kind.PARAMETER, "linear_with_frozen_weight", "", "lm_head: bool = False"),
         Edit(Kind.LIST_ELEMENT, "linear_with_frozen_weight", "args", "lm_head"),
         Edit(Kind.PARAMETER, f"{_TRAINED}.forward", "", "lm_head=False"),
-        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "output = torch.matmul(X, weight.t())", _FPROP),
+        _fprop(f"{_TRAINED}.forward"),
         Edit(Kind.REPLACE, f"{_TRAINED}.backward", "grad_input = DY.matmul(weight)", _DGRAD),
         Edit(
             Kind.AFTER,

@@ -41,6 +41,16 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Either:
+    """Edits of one purpose of which exactly one must fit: what releases write in different ways."""
+
+    edits: tuple[Edit, ...]
+
+    def __str__(self) -> str:
+        return ", or ".join(map(str, self.edits))
+
+
+@dataclass(frozen=True)
 class Patch:
     """Code inserted into one file of a tree."""
 
@@ -52,6 +62,14 @@ class Patch:
     """The megatron-core releases it was written for; its anchors decide whether it fits others."""
     mark: bytes
     """What a patched file holds and a stock one does not."""
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit | Either, ...]
     header: str = ""
     """Comment and module-level constants, put below the file's imports."""
+    _: KW_ONLY
+    required: bool = True
+    """The selectors do not work without it, so an anchor that does not match refuses the operation. A patch that is not
+    required is left out where its file is missing, where it is not needed, and where it does not fit."""
+    needed: bytes = b""
+    """Regular expression (^ and $ match at lines) that a stock file matches if it needs the patch."""
+    requires: tuple[str, bytes] | None = None
+    """A file of the tree and what it must hold: what the inserted code relies on."""

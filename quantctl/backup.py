@@ -11,8 +11,9 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quantctl import git
 from quantctl.paths import digest, state_dir
@@ -22,13 +23,24 @@ _DATA = "quantctl-operation: "
 
 
 @dataclass(frozen=True)
+class FileState:
+    """The content of one file at one moment: a git blob and the permission bits."""
+
+    blob: str
+    mode: int
+
+
+@dataclass(frozen=True)
 class FileRecord:
-    """One file of an operation; `before` and `after` are git blobs."""
+    """What one operation did to one file."""
 
     path: str
-    before: str
-    after: str
-    mode: int
+    before: FileState
+    after: FileState
+    original: FileState
+    """As its owner made it, before quantctl first touched it; carried from record to record."""
+    edited: tuple[str, str] | None = None
+    """The blob quantctl had left and the one it found next, if somebody edited the patched file in between."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +51,15 @@ class Operation:
     time: int
     """Seconds since the epoch."""
     kind: str
-    """patch, set, restore or save."""
+    """patch, set, restore, rewind, undo or save."""
     command: str
     selectors: dict[str, str]
     """What the tree's selectors say after it; empty when it holds none."""
     files: tuple[FileRecord, ...]
     megatron: str
     quantctl: str
+    target: str = ""
+    """The operation that an undo took back."""
 
     @property
     def short(self) -> str:
@@ -61,53 +75,59 @@ class Backup:
     state: Path
     """Folder of the lock and the journal."""
 
+    def prepare(self) -> None:
+        """Make what does not exist yet: the folder of lock and journal, the bare repository of trees outside git."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not self.repository.directory.exists():
+            self.repository.directory.mkdir(parents=True)
+            self.repository.run("init", "--bare", "--quiet", ".")
+
     def operations(self) -> list[Operation]:
         """Newest first."""
-        if self.repository.ref(self.ref) is None:
+        if self.head() is None:
             return []
         log = self.repository.text("log", "--first-parent", "--format=%H %ct%n%B%x1e", self.ref, "--")
         return [_parse(entry.strip("\n")) for entry in log.split("\x1e") if entry.strip()]
 
     def head(self) -> str | None:
-        return self.repository.ref(self.ref)
-
-    def since_stock(self) -> list[Operation]:
-        """The operations since the tree was last as its owner made it, newest first."""
-        recent = []
-        for operation in self.operations():
-            if operation.kind == "restore":
-                break
-            recent.append(operation)
-        return recent
+        return self.repository.ref(self.ref) if self.repository.directory.exists() else None
 
     def record(self, operation: Operation) -> Operation:
         """Write the operation's commit on top of the history, without moving the ref; returns it with its id."""
-        entries = {f"{side}/{f.path}": getattr(f, side) for f in operation.files for side in ("before", "after")}
+        sides = ("before", "after", "original")
+        entries = {f"{side}/{record.path}": getattr(record, side).blob for record in operation.files for side in sides}
+        entries |= {f"edited/{record.path}": record.edited[1] for record in operation.files if record.edited}
         data = asdict(operation)
         for derived in ("id", "time"):
             del data[derived]
         values = "".join(f"{role}: {value}\n" for role, value in operation.selectors.items())
         message = f"{operation.command}\n\n{values or 'no selectors'}\n{_DATA}{json.dumps(data)}\n"
         commit = self.repository.write_commit(self.repository.write_tree(entries), message, self.head())
-        return Operation(**{**operation.__dict__, "id": commit})
+        return replace(operation, id=commit)
 
 
 def _parse(entry: str) -> Operation:
     header, *lines = entry.splitlines()
     commit, time = header.split()
     data = json.loads(next(line for line in lines if line.startswith(_DATA))[len(_DATA) :])
-    data["files"] = tuple(FileRecord(**record) for record in data["files"])
+    data["files"] = tuple(_parse_record(record) for record in data["files"])
     return Operation(id=commit, time=int(time), **data)
 
 
-def original_files(operations: Sequence[Operation]) -> dict[str, FileRecord]:
-    """Per path the first record of `operations` (newest first): its `before` is what the owner had."""
-    return {record.path: record for operation in operations for record in operation.files}
+def _parse_record(record: dict[str, Any]) -> FileRecord:
+    states = {side: FileState(**record[side]) for side in ("before", "after", "original")}
+    edited = record["edited"]
+    return FileRecord(record["path"], **states, edited=(edited[0], edited[1]) if edited else None)
 
 
-def written_files(operations: Sequence[Operation]) -> dict[str, FileRecord]:
-    """Per path the last record of `operations` (newest first): its `after` is what quantctl left."""
+def latest_records(operations: Sequence[Operation]) -> dict[str, FileRecord]:
+    """Per path the newest record of `operations` (newest first): what quantctl left, and what was there at first."""
     return {record.path: record for operation in reversed(operations) for record in operation.files}
+
+
+def states_before(operations: Sequence[Operation]) -> dict[str, FileState]:
+    """Per path the content before the oldest of `operations` (newest first)."""
+    return {record.path: record.before for operation in operations for record in operation.files}
 
 
 def _in_checkout(tree: Tree, top: Path) -> Backup | None:
@@ -124,12 +144,9 @@ def _in_checkout(tree: Tree, top: Path) -> Backup | None:
 
 
 def _in_state_dir(tree: Tree) -> Backup:
-    bare = state_dir() / "backups.git"
-    if not (bare / "HEAD").exists():
-        bare.mkdir(parents=True, exist_ok=True)
-        git.Git(bare).run("init", "--bare", "--quiet", ".")
     name = digest(str(tree.root))
-    return Backup(git.Git(bare), f"refs/quantctl/trees/{name}", state_dir() / "trees" / name)
+    repository = git.Git(state_dir() / "backups.git")
+    return Backup(repository, f"refs/quantctl/trees/{name}", state_dir() / "trees" / name)
 
 
 def checkout_of(tree: Tree) -> Path | None:

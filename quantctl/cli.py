@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -16,7 +17,8 @@ COMMANDS = {
     "check": "show every selector: value, file:line, the tree's version and git state",
     "patch": "insert the selectors into a stock tree, all set to none",
     "set": "change selectors (patches a stock tree first)",
-    "restore": "back to the bytes before quantctl first touched the tree",
+    "restore": "back to the bytes before quantctl first touched the tree, or before an operation",
+    "undo": "take the last operation back",
     "log": "the operations on the tree",
     "exec": "run a command on a staged tree with its own selectors, and prove what it used",
     "list": "the registry: models, datasets, modes, training configs",
@@ -76,10 +78,16 @@ def main() -> NoReturn:
         status = cli.main(standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
         status = stop.exit_code
+    except BrokenPipeError:
+        # the reader of our output left; nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except QuantctlError as error:
         click.echo(f"quantctl: {error.message}", err=True)
         if error.hint:
             click.echo(f"  {error.hint}", err=True)
+        status = EXIT_REFUSED
+    except OSError as error:
+        click.echo(f"quantctl: {error.filename or 'the operating system'}: {error.strerror or error}", err=True)
         status = EXIT_REFUSED
     except click.ClickException as error:
         error.show()
@@ -87,8 +95,6 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("quantctl: interrupted", err=True)
         status = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
     except Exception:
         _report_bug()
         status = EXIT_BUG

@@ -65,8 +65,18 @@ def commit(path: Path, temporary: Path) -> None:
     os.replace(temporary, path)
     sync_directory(path.parent)
     for bytecode in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
-        with contextlib.suppress(OSError):
+        if _is_never_checked(bytecode):
             bytecode.unlink()
+
+
+def _is_never_checked(bytecode: Path) -> bool:
+    """Whether Python would run it without a look at its source (PEP 552: the lowest flag set, the next one not).
+
+    All other bytecode is checked by the source's time, which `stage` moves, or by its hash.
+    """
+    with bytecode.open("rb") as file:
+        flags = int.from_bytes(file.read(8)[4:], "little")
+    return flags & 0b11 == 0b01
 
 
 def write_new(path: Path, data: bytes) -> None:

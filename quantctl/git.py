@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,9 +74,14 @@ class Git:
         """The same as text, without the newline at its end."""
         return os.fsdecode(self.run(*arguments, stdin=stdin, env=env)).rstrip("\n")
 
-    def write_blob(self, data: bytes) -> str:
-        """Store `data` as it is, whatever filters the repository has; its object name."""
-        return self.text("hash-object", "-w", "--no-filters", "--stdin", stdin=data)
+    def write_blobs(self, contents: Sequence[bytes]) -> list[str]:
+        """Store the contents as they are, whatever filters the repository has; their object names."""
+        with tempfile.TemporaryDirectory(prefix="quantctl-blobs-") as folder:
+            paths = [Path(folder) / str(number) for number in range(len(contents))]
+            for path, content in zip(paths, contents, strict=True):
+                path.write_bytes(content)
+            lines = "".join(f"{path}\n" for path in paths)
+            return self.text("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=lines.encode()).splitlines()
 
     def read_blob(self, name: str) -> bytes:
         return self.run("cat-file", "blob", name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from quantctl.errors import QuantctlError
 from quantctl.spec import FORMATS, NONE, SITES
 
+SCRIPT_FORMATS = ("mxfp8", "mxfp4", "hifp8")
+"""The formats that the generated scripts compare; every other format has modes, too, but no scripts."""
+
 # pattern -> the sites that take format x; FA quantizes QK only, PV has its own selector
 _PATTERNS = {
     "FA_{}": ("qk",),
@@ -23,7 +26,10 @@ MODES: dict[str, dict[str, str]] = {"bf16": _combination((), NONE)} | {
 }
 """Mode name -> value of every selector."""
 
-SCRIPT_MODES: tuple[str, ...] = tuple(mode for mode in MODES if mode not in FORMATS)
+SCRIPT_MODES: tuple[str, ...] = (
+    "bf16",
+    *(pattern.format(name) for pattern in _PATTERNS if pattern != "{}" for name in SCRIPT_FORMATS),
+)
 """The ten modes that the generated scripts cover."""
 
 

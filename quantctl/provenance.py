@@ -73,5 +73,6 @@ def environment() -> dict[str, str]:
 
 
 def file_hashes(root: Path) -> dict[str, str]:
-    """sha256 of each file that quantctl edits."""
-    return {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in FILES}
+    """sha256 of each file that quantctl edits and the tree has."""
+    present = [file for file in FILES if (root / file).is_file()]
+    return {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in present}

@@ -2,7 +2,7 @@
 
 Reading and rewriting use the interpreter's own parser for positions: it takes 4 ms on Megatron's layers.py where a
 concrete syntax tree with positions takes 120, and the bytes between the quotes are all that ever changes.
-Inserting selectors into stock files is quantctl.editor's work.
+Inserting selectors into stock files is quantctl.edit's work; finding those of a fork is quantctl.forks'.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import ast
 from dataclasses import dataclass
 
 from quantctl.errors import QuantctlError
-from quantctl.source import Source
+from quantctl.forks import ForkSelector, Survey, canonical_or, survey
+from quantctl.source import Literal, Source
 from quantctl.spec import canonical
 
 LAYERS = "megatron/core/tensor_parallel/layers.py"
@@ -28,6 +29,8 @@ class Selector:
     """Where its constant stands, relative to the tree."""
     products: str
     """What it covers, for people."""
+    decides: tuple[str, ...] = ()
+    """The products (baddbmm, bmm, matmul) in that file by which a fork's own selector is known to be this one."""
 
     @property
     def variable(self) -> str:
@@ -37,12 +40,20 @@ class Selector:
 SELECTORS = {
     selector.role: selector
     for selector in (
-        Selector("linear", LAYERS, "fprop, dgrad and wgrad of every linear layer but the output layer"),
+        Selector(
+            "linear",
+            LAYERS,
+            "fprop, dgrad and wgrad of every linear layer but the output layer",
+            ("matmul", "bmm", "baddbmm"),
+        ),
         Selector("lm_head", LAYERS, "the same products of the output layer"),
-        Selector("qk", ATTENTION, "attention scores, Q K^T"),
-        Selector("pv", ATTENTION, "attention output, P V"),
+        Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm",)),
+        Selector("pv", ATTENTION, "attention output, P V", ("bmm",)),
     )
 }
+
+
+OURS = frozenset(selector.variable for selector in SELECTORS.values())
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,25 @@ class Located:
     """A selector as it stands in a file."""
 
     role: str
-    value: str
-    line: int
-    start: int
-    """First byte of the string literal, quotes included."""
-    end: int
+    literals: tuple[Literal, ...]
+    """One in a patched file. A fork may have several (forward, backward), which all mean the same."""
     uses: int
     """How often the file reads the constant; 0 means that nothing obeys it."""
+    fork: tuple[ForkSelector, ...] = ()
+    """What the fork says about each of `literals`; empty in a patched file."""
+
+    @property
+    def value(self) -> str:
+        return self.literals[0].value
+
+    def words(self, wanted: str) -> list[str]:
+        """What each of the literals is to say. Raises QuantctlError if the fork has no word for it."""
+        return [place.word(wanted) for place in self.fork] or [wanted]
+
+    @property
+    def lines(self) -> str:
+        """The lines of the literals, for people."""
+        return ",".join(str(literal.line) for literal in self.literals)
 
 
 def _assignments(module: ast.Module, variable: str) -> list[ast.expr]:
@@ -73,12 +96,20 @@ def _assignments(module: ast.Module, variable: str) -> list[ast.expr]:
     return values
 
 
+def fork_of(source: Source) -> Survey:
+    """The selectors that a fork brings along in this file; false if it has none."""
+    here = [selector for selector in SELECTORS.values() if selector.file == source.name]
+    found = survey(source, {product: role.role for role in here for product in role.decides}, OURS)
+    patched = [value.lineno for name in OURS for value in _assignments(source.module, name)] if found else []
+    return found.beside(min(patched)) if patched else found
+
+
 def locate(source: Source) -> dict[str, Located]:
     """The selectors in one file by role; empty for a stock file.
 
-    Raises QuantctlError when a selector is assigned twice or is no plain string.
+    Raises QuantctlError when one of quantctl's own is assigned twice or is no plain string.
     """
-    if b"custom_quant_type_" not in source.raw:
+    if b"custom_quant_type" not in source.raw:
         return {}
     found = {}
     for selector in SELECTORS.values():
@@ -101,7 +132,12 @@ def locate(source: Source) -> dict[str, Located]:
             isinstance(node, ast.Name) and node.id == selector.variable and isinstance(node.ctx, ast.Load)
             for node in ast.walk(source.module)
         )
-        found[selector.role] = Located(selector.role, value.value, value.lineno, *source.span(value), uses)
+        found[selector.role] = Located(selector.role, (source.literal(value),), uses)
+    fork = fork_of(source)
+    for role in {place.role for place in fork.selectors}:
+        places = tuple(place for place in fork.selectors if place.role == role)
+        uses = min(place.uses for place in places)
+        found[role] = Located(role, tuple(place.literal for place in places), uses, places)
     return found
 
 
@@ -122,18 +158,41 @@ def _literal_like(old: bytes, value: str) -> bytes:
 def rewrite(source: Source, values: dict[str, str]) -> bytes:
     """The file with the literals of `values` (role to spec) replaced and every other byte as it was.
 
-    Roles that the file does not hold are left to its neighbours. Values are written in canonical form.
-    Raises QuantctlError when the result would not read back as asked.
+    Roles that the file does not hold are left to its neighbours. Values are written in canonical form, in a fork's
+    words where the selector is the fork's. Raises QuantctlError when the file holds a fork's selector that is unclear,
+    when the fork does not know the format, and when the result would not read back as asked.
     """
     located = locate(source)
+    _refuse_unclear(source, values)
     wanted = {role: canonical(value, role) for role, value in values.items() if role in located}
+    edits = [
+        (literal, new)
+        for role, spec in wanted.items()
+        for literal, new in zip(located[role].literals, located[role].words(spec), strict=True)
+        if literal.value != new
+    ]
     raw = source.raw
-    for place in sorted((located[role] for role in wanted), key=lambda place: -place.start):
-        if place.value != wanted[place.role]:
-            literal = _literal_like(raw[place.start : place.end], wanted[place.role])
-            raw = raw[: place.start] + literal + raw[place.end :]
+    for literal, new in sorted(edits, key=lambda edit: -edit[0].start):
+        old = raw[literal.start : literal.end]
+        if b"#" in old:
+            raise QuantctlError(
+                f"{source.name}:{literal.line}: a comment stands between the parts of the string {literal.value!r}",
+                f"write it as one string first: {literal.value!r}",
+            )
+        raw = raw[: literal.start] + _literal_like(old, new) + raw[literal.end :]
     verify(Source(raw, source.name), wanted)
     return raw
+
+
+def _refuse_unclear(source: Source, values: dict[str, str]) -> None:
+    if unclear := fork_of(source).unclear:
+        asked = [role for role in values if SELECTORS[role].file == source.name]
+        if asked:
+            raise QuantctlError(
+                f"{', '.join(asked)} cannot be set; this fork's own selectors are unclear:\n"
+                + "\n".join(f"  {place}" for place in unclear),
+                "give every product an assignment of its own, right before it; nothing was changed",
+            )
 
 
 def verify(source: Source, wanted: dict[str, str]) -> None:
@@ -141,9 +200,10 @@ def verify(source: Source, wanted: dict[str, str]) -> None:
     compile(source.module, source.name, "exec")
     found = locate(source)
     for role, value in wanted.items():
-        if role not in found or found[role].value != value:
-            says = found[role].value if role in found else "nothing"
+        says = {canonical_or(literal.value, role) for literal in found[role].literals} if role in found else set()
+        if says != {value}:
             raise QuantctlError(
-                f"{source.name}: after the edit {role} would say {says!r} instead of {value!r}; nothing was written",
+                f"{source.name}: after the edit {role} would say {', '.join(sorted(says)) or 'nothing'} instead of "
+                f"{value!r}; nothing was written",
                 "please report this file",
             )

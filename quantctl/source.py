@@ -6,12 +6,24 @@ import ast
 import io
 import re
 import tokenize
+from dataclasses import dataclass
 from functools import cached_property
 
 from quantctl.errors import QuantctlError
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 _BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A string literal as it stands in a file."""
+
+    value: str
+    line: int
+    start: int
+    """First byte, quotes included."""
+    end: int
 
 
 class Source:
@@ -56,3 +68,7 @@ class Source:
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+    def literal(self, node: ast.Constant) -> Literal:
+        """Where the string literal `node` stands."""
+        return Literal(str(node.value), node.lineno, *self.span(node))

@@ -25,7 +25,9 @@ _MX_SCALE = ("rceil", "floor", "even", "ceil")
 # format -> option -> allowed values, the default first
 FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "mxfp8": {"scale": _MX_SCALE, "elem": ("e4m3", "e5m2"), "round": _ROUND, "bwd": _BWD},
+    "mxfp6": {"scale": _MX_SCALE, "elem": ("e3m2", "e2m3"), "round": _ROUND, "bwd": _BWD},
     "mxfp4": {"scale": _MX_SCALE, "round": _ROUND, "bwd": _BWD},
+    "nvfp4": {"round": _ROUND, "bwd": _BWD},
     # HiFloat8's own nearest rule breaks ties away from zero, so `away` would name the same thing twice
     "hifp8": {"scale": ("none", "tensor"), "round": ("nearest", "stochastic"), "bwd": _BWD},
 }
@@ -45,9 +47,9 @@ class FormatSpec:
     scale: str | None = None
     """Scale rule: mx formats rceil, floor, even, ceil; hifp8 none, tensor."""
     elem: str | None = None
-    """Element type of mxfp8: e4m3 or e5m2."""
+    """Element type: mxfp8 e4m3, e5m2; mxfp6 e3m2, e2m3."""
     round: str | None = None
-    """nearest is the format's own rule (RNE for mx formats, half away from zero for hifp8)."""
+    """nearest is the format's own rule (half away from zero for hifp8, RNE for all others)."""
     bwd: str | None = None
     """What the gradient products see: quantized, dequantized or high_precision operands."""
 

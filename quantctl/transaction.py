@@ -8,17 +8,18 @@ finishes the operation from the blobs, so a kill at any point leaves the old tre
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import filelock
 
 from quantctl import files
-from quantctl.backup import Backup, FileRecord, Operation, backup_of
+from quantctl.backup import Backup, FileRecord, FileState, Operation, backup_of, latest_records
 from quantctl.errors import QuantctlError
+from quantctl.git import GitError
+from quantctl.journal import Journal, signals_wait
+from quantctl.state import TreeState, read_state
 from quantctl.tree import Tree
 
 _LOCK_TIMEOUT = 60.0  # seconds
@@ -26,13 +27,15 @@ _LOCK_TIMEOUT = 60.0  # seconds
 
 @dataclass(frozen=True)
 class Change:
-    """New bytes for one file of a tree."""
+    """New content for one file of a tree."""
 
     path: str
     before: bytes
     after: bytes
     mode: int | None = None
     """Permission bits to give it; None keeps those it has."""
+    fresh: bool = False
+    """The file holds nothing of quantctl's, so `before` is its owner's work."""
 
 
 @dataclass(frozen=True)
@@ -43,41 +46,49 @@ class Session:
     backup: Backup
 
     def apply(
-        self, changes: Sequence[Change], kind: str, command: str, selectors: Mapping[str, str]
+        self, changes: Sequence[Change], kind: str, command: str, selectors: Mapping[str, str], target: str = ""
     ) -> Operation | None:
-        """Make the changes as one operation. None when there is nothing to change."""
+        """Make the changes as one operation. None when there is nothing to change.
+
+        Raises QuantctlError when a file cannot be written; then nothing was changed.
+        """
         changes = [change for change in changes if change.before != change.after or change.mode is not None]
         if not changes:
             return None
         previous = self.backup.head()
-        operation = self._draft(changes, kind, command, selectors)
-        self._write_journal(operation, previous)
-        try:
-            self._put_in_place(changes, operation.files)
-        except BaseException as error:
-            self._take_back(changes)
-            if isinstance(error, OSError):
-                reason = f"cannot write {error.filename}: {error.strerror}"
-                raise QuantctlError(reason, "nothing was changed") from error
-            raise
-        self.backup.repository.move_ref(self.backup.ref, operation.id, previous)
-        self._journal.unlink()
+        operation = self._draft(changes, kind, command, selectors, target)
+        with signals_wait():
+            try:
+                Journal.begin(self.backup.state, operation, previous)
+                self._put_in_place(changes, operation.files)
+                self._publish(operation, previous)
+            except BaseException as error:
+                self._take_back(changes, operation.files)
+                if isinstance(error, OSError):
+                    reason = f"cannot write {error.filename or self.tree.root}: {error.strerror}"
+                    raise QuantctlError(reason, "nothing was changed") from error
+                raise
+        Journal.end(self.backup.state)
         return operation
+
+    def _publish(self, operation: Operation, previous: str | None) -> None:
+        try:
+            self.backup.repository.move_ref(self.backup.ref, operation.id, previous)
+        except GitError:
+            if self.backup.head() != operation.id:
+                raise
 
     def record_only(self, changes: Sequence[Change], kind: str, command: str) -> Operation:
         """Put bytes into the history that are on disk already."""
         previous = self.backup.head()
-        operation = self._draft(changes, kind, command, {})
+        operation = self._draft(changes, kind, command, {}, "")
         self.backup.repository.move_ref(self.backup.ref, operation.id, previous)
         return operation
 
-    def _draft(self, changes: Sequence[Change], kind: str, command: str, selectors: Mapping[str, str]) -> Operation:
+    def _draft(
+        self, changes: Sequence[Change], kind: str, command: str, selectors: Mapping[str, str], target: str
+    ) -> Operation:
         """The operation's commit, not yet in the history."""
-        write = self.backup.repository.write_blob
-        records = []
-        for change in changes:
-            mode = files.mode_of(self.tree.root / change.path) if change.mode is None else change.mode
-            records.append(FileRecord(change.path, write(change.before), write(change.after), mode))
         return self.backup.record(
             Operation(
                 id="",
@@ -85,61 +96,76 @@ class Session:
                 kind=kind,
                 command=command,
                 selectors=dict(selectors),
-                files=tuple(records),
+                files=tuple(self._records(changes)),
                 megatron=self.tree.version(),
                 quantctl=importlib.metadata.version("quantctl"),
+                target=target,
             )
         )
 
-    @property
-    def _journal(self) -> Path:
-        return self.backup.state / "journal.json"
-
-    def _write_journal(self, operation: Operation, previous: str | None) -> None:
-        data = {"operation": operation.id, "previous": previous, "files": [asdict(r) for r in operation.files]}
-        files.write_new(self._journal, json.dumps(data, indent=1).encode())
+    def _records(self, changes: Sequence[Change]) -> Iterator[FileRecord]:
+        known = latest_records(self.backup.operations())
+        blobs = iter(self.backup.repository.write_blobs([raw for c in changes for raw in (c.before, c.after)]))
+        for change in changes:
+            mode = files.mode_of(self.tree.root / change.path)
+            before = FileState(next(blobs), mode)
+            after = FileState(next(blobs), mode if change.mode is None else change.mode)
+            yield _continue(known.get(change.path), change, before, after)
 
     def _put_in_place(self, changes: Sequence[Change], records: Sequence[FileRecord]) -> None:
+        paths = [self.tree.root / change.path for change in changes]
         staged = [
-            (self.tree.root / change.path, files.stage(self.tree.root / change.path, change.after, record.mode))
-            for change, record in zip(changes, records, strict=True)
+            files.stage(path, change.after, record.after.mode)
+            for path, change, record in zip(paths, changes, records, strict=True)
         ]
-        for path, temporary in staged:
+        for path, temporary in zip(paths, staged, strict=True):
             files.commit(path, temporary)
 
-    def _take_back(self, changes: Sequence[Change]) -> None:
-        """After a failure: every file as it was, then no journal. If that fails too the journal stays for `recover`."""
-        for change in changes:
-            path = self.tree.root / change.path
-            files.discard_temporary(path)
-            if path.read_bytes() != change.before:
-                files.commit(path, files.stage(path, change.before, files.mode_of(path)))
-        self._journal.unlink()
+    def _take_back(self, changes: Sequence[Change], records: Sequence[FileRecord]) -> None:
+        """After a failure: every file as it was, then no journal; if that fails too, `recover` finds the journal."""
+        for change, record in zip(changes, records, strict=True):
+            self._ensure(change.path, change.before, record.before.mode)
+        Journal.end(self.backup.state)
+
+    def _ensure(self, file: str, data: bytes, mode: int) -> None:
+        path = self.tree.root / file
+        files.discard_temporary(path)
+        if path.read_bytes() != data or files.mode_of(path) != mode:
+            files.commit(path, files.stage(path, data, mode))
 
     def recover(self) -> str | None:
-        """Finish an operation that was killed; returns its id, or None when there was none."""
-        if not self._journal.exists():
+        """Finish an operation that was killed; returns its id, or None when there was none.
+
+        Raises QuantctlError when a file of it was edited meanwhile.
+        """
+        journal = Journal.read(self.backup.state)
+        if journal is None:
             return None
-        journal = json.loads(self._journal.read_bytes())
         repository = self.backup.repository
-        for record in (FileRecord(**entry) for entry in journal["files"]):
-            path = self.tree.root / record.path
-            files.discard_temporary(path)
-            before, after = repository.read_blob(record.before), repository.read_blob(record.after)
-            present = path.read_bytes()
-            if present == after:
-                continue
-            if present != before:
+        contents = [[repository.read_blob(state.blob) for state in (e.before, e.after)] for e in journal.files]
+        for entry, known in zip(journal.files, contents, strict=True):
+            path = self.tree.root / entry.path
+            if path.read_bytes() not in known:
                 raise QuantctlError(
                     f"an earlier operation was killed half way, and {path} was edited since",
-                    f"its bytes before and after are in {repository.directory}: git cat-file blob {record.before} "
-                    f"(or {record.after}); put one of them back, then run the command again",
+                    f"its bytes before and after are in {repository.directory}: git cat-file blob {entry.before.blob} "
+                    f"(or {entry.after.blob}); put one of them back, then run the command again",
                 )
-            files.commit(path, files.stage(path, after, record.mode))
-        if self.backup.head() == journal["previous"]:
-            repository.move_ref(self.backup.ref, journal["operation"], journal["previous"])
-        self._journal.unlink()
-        return str(journal["operation"])
+        for entry, (_, after) in zip(journal.files, contents, strict=True):
+            self._ensure(entry.path, after, entry.after.mode)
+        if self.backup.head() == journal.previous:
+            repository.move_ref(self.backup.ref, journal.operation, journal.previous)
+        Journal.end(self.backup.state)
+        return journal.operation
+
+
+def _continue(last: FileRecord | None, change: Change, before: FileState, after: FileState) -> FileRecord:
+    """The record of a change behind the file's `last` one: what is original, and whether somebody edited in between."""
+    continues = last is not None and last.after.blob == before.blob
+    if last is None or (change.fresh and not continues):
+        return FileRecord(change.path, before, after, original=before)
+    edited = last.edited if continues else (last.after.blob, before.blob)
+    return FileRecord(change.path, before, after, last.original, None if after == last.original else edited)
 
 
 @contextmanager
@@ -149,7 +175,7 @@ def open_tree(tree: Tree) -> Iterator[Session]:
     Raises QuantctlError when another process holds the lock for longer than a minute.
     """
     backup = backup_of(tree)
-    backup.state.mkdir(parents=True, exist_ok=True)
+    backup.prepare()
     lock = filelock.FileLock(backup.state / "lock", timeout=_LOCK_TIMEOUT)
     try:
         lock.acquire()
@@ -162,3 +188,19 @@ def open_tree(tree: Tree) -> Iterator[Session]:
         session = Session(tree, backup)
         session.recover()
         yield session
+
+
+def read_consistent(tree: Tree) -> TreeState:
+    """The state of the tree as one operation left it, also while another process changes it.
+
+    An operation that was killed is finished first.
+    """
+    backup = backup_of(tree)
+    while True:
+        if Journal.path(backup.state).exists():
+            with open_tree(tree):
+                pass
+        head = backup.head()
+        state = read_state(tree.root)
+        if not Journal.path(backup.state).exists() and backup.head() == head:
+            return state

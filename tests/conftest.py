@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,21 +15,38 @@ from pathlib import Path
 import filelock
 import pytest
 
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
-RELEASES = ("0.12.3", "0.16.1")
+NEWER = ("0.17.1", "0.18.2", "0.19.0")
+"""Releases whose wheels are for Python 3.12 and later. They are Python all the same, so any version can unpack them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+def _pip_options(version: str) -> list[str]:
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    if version in NEWER and sys.version_info < (3, 12):
+        options += ["--python-version=3.12", "--implementation=cp", f"--platform=manylinux_2_28_{platform.machine()}"]
+    return options
 
 
 def _unpacked(version: str) -> Path:
-    """The root of a stock tree of that release. Never to be written to: take a copy."""
+    """The root of a stock tree of that release, or of Megatron-LM's main. Never to be written to: take a copy."""
+    if version == "main":
+        if not os.environ.get("QUANTCTL_MEGATRON_MAIN"):
+            pytest.skip("QUANTCTL_MEGATRON_MAIN names no checkout of Megatron-LM's main")
+        return Path(os.environ["QUANTCTL_MEGATRON_MAIN"]).resolve()
     target = CACHE / "megatron" / version
     CACHE.mkdir(exist_ok=True)
     with filelock.FileLock(CACHE / f"megatron-{version}.lock"):
         if not target.exists():
             wheels = CACHE / "wheels" / version
             requirement = f"megatron-core=={version}"
-            options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
-            subprocess.run([sys.executable, "-m", "pip", "download", *options, "-d", wheels, requirement], check=True)
+            pip = [sys.executable, "-m", "pip", "download", *_pip_options(version)]
+            subprocess.run([*pip, "-d", wheels, requirement], check=True)
             (wheel,) = wheels.glob("*.whl")
             draft = target.with_name(f".{version}")
             with zipfile.ZipFile(wheel) as archive:
@@ -46,9 +64,10 @@ def megatron_tree() -> Callable[[str], Path]:
 @pytest.fixture
 def stock_copy(tmp_path: Path) -> Callable[[str], Path]:
     """Function from a release to a stock tree of the test's own."""
+    unwanted = shutil.ignore_patterns(".git")
 
     def copy(version: str) -> Path:
-        return Path(shutil.copytree(_unpacked(version), tmp_path / f"megatron-{version}"))
+        return Path(shutil.copytree(_unpacked(version), tmp_path / f"megatron-{version}", ignore=unwanted))
 
     return copy
 
@@ -60,7 +79,8 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     patch = pytest.MonkeyPatch()
     for name in ("STATE", "CACHE"):
         patch.setenv(f"XDG_{name}_HOME", str(base / name.lower()))
-    for name in ("MEGATRON_LM_PATH", "PYTHONPATH", "QUANTCTL_RUN_DIR"):
+    # bytecode in the shared trees saves every test a second
+    for name in ("MEGATRON_LM_PATH", "PYTHONPATH", "QUANTCTL_RUN_DIR", "PYTHONDONTWRITEBYTECODE"):
         patch.delenv(name, raising=False)
     patch.setenv("OMP_NUM_THREADS", "1")
     yield
@@ -111,6 +131,7 @@ def checkout(stock_copy: Callable[[str], Path], git: Callable[..., str]) -> Call
 
     def make(version: str) -> Path:
         tree = stock_copy(version)
+        (tree / ".gitignore").write_text("__pycache__/\n")
         git(tree, "init", "--quiet", "--initial-branch=main")
         git(tree, "add", "-A")
         git(tree, "commit", "--quiet", "-m", "stock")

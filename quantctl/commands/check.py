@@ -11,10 +11,11 @@ from quantctl import output
 from quantctl.cli import EXIT_DIFFERS
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.errors import QuantctlError
+from quantctl.forks import NOTE
 from quantctl.provenance import git_state
-from quantctl.selectors import SELECTORS, known_value
+from quantctl.selectors import SELECTORS, Located, known_value
 from quantctl.spec import NONE, canonical
-from quantctl.state import TreeState, read_state
+from quantctl.state import PatchState, TreeState, read_state
 from quantctl.tree import Tree
 
 
@@ -31,22 +32,44 @@ def _expected(text: str | None) -> dict[str, str]:
     return wanted
 
 
+def _patched(state: TreeState) -> bool:
+    return PatchState.APPLIED in state.patches.values()
+
+
 def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
     found = []
     for role, place in state.selectors.items():
-        where = f"{SELECTORS[role].file}:{place.line}"
-        if not known_value(role, place.value):
+        where = f"{SELECTORS[role].file}:{place.lines}"
+        if place.fork:
+            found += _fork_problems(role, place)
+        elif not known_value(role, place.value):
             found.append(f"{where}: {role} is {place.value!r}, which is no known format spec; the run would stop at it")
         if place.uses == 0:
             found.append(f"{where}: {SELECTORS[role].variable} is never read: the rest of the patch is missing")
-    if any(state.patches.values()):
-        for name in (name for name, applied in state.patches.items() if not applied):
-            found.append(f"patch {name} is missing beside the others: run quantctl patch")
+    found += [str(place) for fork in state.forks.values() for place in fork.unclear]
+    if _patched(state):
+        for patch in state.available():
+            if patch.required:
+                found.append(f"patch {patch.name} is missing beside the others: run quantctl patch")
     for role, wanted in expected.items():
         value = state.selectors[role].value if role in state.selectors else NONE
         says = canonical(value, role) if known_value(role, value) else value
         if says != wanted:
             found.append(f"{role} is {says!r}, expected {wanted!r}")
+    return found
+
+
+def _fork_problems(role: str, place: Located) -> list[str]:
+    found = []
+    for selector in place.fork:
+        where, value = f"{selector.file}:{selector.literal.line}", selector.literal.value
+        if not known_value(role, value):
+            found.append(f"{where}: {role} is {value!r}, which is no known format spec")
+        if not selector.understood:
+            asks = ", ".join(sorted(selector.formats))
+            found.append(
+                f"{where}: {role} is {value!r}, and no branch of the fork's code asks for that (but for {asks})"
+            )
     return found
 
 
@@ -63,7 +86,7 @@ def command(ctx: click.Context, expect: str | None) -> None:
     state = read_state(tree.root)
     commit = git_state(tree)
     problems = _problems(state, expected)
-    patched = any(state.patches.values())
+    patched = _patched(state)
     if ctx.obj["json"]:
         output.data(
             {
@@ -72,12 +95,14 @@ def command(ctx: click.Context, expect: str | None) -> None:
                 "megatron_core": tree.version(),
                 "git": commit,
                 "patched": patched,
-                "patches": state.patches,
+                "patches": {name: found.value for name, found in state.patches.items()},
                 "selectors": {
                     role: {
                         "value": state.selectors[role].value if role in state.selectors else None,
                         "file": selector.file,
-                        "line": state.selectors[role].line if role in state.selectors else None,
+                        "line": _lines(state, role)[0] if role in state.selectors else None,
+                        "lines": _lines(state, role),
+                        "fork": role in state.selectors and bool(state.selectors[role].fork),
                     }
                     for role, selector in SELECTORS.items()
                 },
@@ -92,6 +117,10 @@ def command(ctx: click.Context, expect: str | None) -> None:
         ctx.exit(EXIT_DIFFERS)
 
 
+def _lines(state: TreeState, role: str) -> list[int]:
+    return [literal.line for literal in state.selectors[role].literals] if role in state.selectors else []
+
+
 def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bool) -> None:
     git_line = "not in a git checkout"
     if git is not None:
@@ -99,12 +128,28 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
         git_line = f"{git['branch'] or 'detached'} {commit}, {git['changed_files']} changed files"
     click.echo(output.columns([["tree", describe(tree)], ["git", git_line]]))
     click.echo()
-    if not patched:
+    if not patched and not state.forks:
         click.echo("stock: no selectors; every product runs in the training dtype (quantctl patch inserts them)")
         return
     rows = [["selector", "value", "where"]]
     for role, selector in SELECTORS.items():
         place = state.selectors.get(role)
-        value, line = (place.value, f":{place.line}") if place else ("(not patched)", "")
+        absent = "(left to the fork's code)" if selector.file in state.forks else "(not patched)"
+        value, line = (place.value, f":{place.lines}") if place else (absent, "")
         rows.append([role, value, selector.file + line])
     click.echo(output.columns(rows))
+    click.echo()
+    click.echo(output.columns(_patch_rows(state)))
+    if any(place.fork for place in state.selectors.values()):
+        output.say(f"note: {NOTE}")
+
+
+def _patch_rows(state: TreeState) -> list[list[str]]:
+    """The patches that the tree holds and those that it could take, whose anchors nobody has looked at yet."""
+    hints = {PatchState.APPLIED: "", PatchState.AVAILABLE: " (quantctl patch --list explains)"}
+    rows = []
+    for which, hint in hints.items():
+        names = [name for name, found in state.patches.items() if found is which]
+        if names:
+            rows.append([f"patches {which.value}", ", ".join(names) + hint])
+    return rows

@@ -11,7 +11,7 @@ import libcst as cst
 from quantctl.edit.code import build, newline_of
 from quantctl.edit.visitors import VISITORS
 from quantctl.errors import QuantctlError
-from quantctl.patches.patch import Edit
+from quantctl.patches.patch import Edit, Either
 
 
 class AnchorError(QuantctlError):
@@ -24,6 +24,7 @@ class AnchorError(QuantctlError):
             "this release or fork differs from those that quantctl knows; nothing was changed",
         )
         self.anchor = anchor
+        self.found = found
 
 
 def parse(raw: bytes, file: str) -> cst.Module:
@@ -80,6 +81,22 @@ def _apply(module: cst.Module, edit: Edit, file: str) -> cst.Module:
     return changed
 
 
+def _apply_one_of(module: cst.Module, choice: Either, file: str) -> cst.Module:
+    fitting: list[cst.Module] = []
+    refusals: list[AnchorError] = []
+    for edit in choice.edits:
+        try:
+            fitting.append(_apply(module, edit, file))
+        except AnchorError as refusal:
+            refusals.append(refusal)
+    if len({refusal.anchor for refusal in refusals}) == 1 < len(refusals):
+        raise refusals[0]  # none of them finds the function
+    found = len(fitting) + sum(refusal.found for refusal in refusals)
+    if found != 1:
+        raise AnchorError(file, str(choice), (1,), found)
+    return fitting[0]
+
+
 def _is_import(statement: cst.CSTNode) -> bool:
     return isinstance(statement, cst.SimpleStatementLine) and isinstance(
         statement.body[0], (cst.Import, cst.ImportFrom)
@@ -114,7 +131,7 @@ def _split_comment(header: str) -> tuple[list[str | None], str]:
     return [None, *comments], "\n".join(lines[len(comments) :])
 
 
-def insert(raw: bytes, file: str, edits: Sequence[Edit], header: str = "") -> bytes:
+def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = "") -> bytes:
     """The file with all edits made and `header` (comment lines, then assignments) below its imports.
 
     `file` appears in errors. Raises AnchorError when an anchor does not match as often as expected, and QuantctlError
@@ -122,7 +139,7 @@ def insert(raw: bytes, file: str, edits: Sequence[Edit], header: str = "") -> by
     """
     module = parse(raw, file)
     for edit in edits:
-        module = _apply(module, edit, file)
+        module = (_apply_one_of if isinstance(edit, Either) else _apply)(module, edit, file)
     if header:
         module = _add_header(module, header, file)
     changed = module.bytes

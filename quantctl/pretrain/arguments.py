@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -77,6 +78,14 @@ def _fill(args: argparse.Namespace) -> None:
         args.recompute_granularity = "selective"
 
 
+def _is_split(text: str) -> bool:
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        return False
+    return len(parts) <= 3 and parts[0] > 0 and all(0 <= part < math.inf for part in parts)
+
+
 def _check(args: argparse.Namespace) -> None:
     for flag in FLAGS.values():
         value = getattr(args, flag.dest)
@@ -111,6 +120,11 @@ def _check(args: argparse.Namespace) -> None:
         bool(args.data_path) != args.mock_data,
         "give --data-path or --mock-data, " + ("not both" if args.data_path else "neither was given"),
         "a dataset to try: --data-path $(python -m quantctl.corpus)/text_document",
+    )
+    _require(
+        _is_split(args.split),
+        f"--split {args.split}: these are no parts for training, validation and test",
+        "give three numbers such as 990,10,0",
     )
     _require(
         args.save_interval is None or args.save is not None,

@@ -170,7 +170,7 @@ def load(args: argparse.Namespace, state: Any) -> bool:
         saved = content["args"]
     except Exception as error:  # torch and pickle raise many kinds for a damaged or foreign file
         raise QuantctlError(
-            f"{file} is no checkpoint of the embedded trainer: {error}",
+            f"{file} is no checkpoint of the embedded trainer: {str(error).splitlines()[0]}",
             "checkpoints of Megatron-LM's own trainer are not read here",
         ) from error
     _compare(args, saved, file)

@@ -17,14 +17,30 @@ from quantctl.pretrain.tokenizer import Tokenizer
 Batch = dict[str, torch.Tensor]
 
 
-def _check_files(data_path: list[str]) -> None:
-    prefixes = data_path if len(data_path) == 1 else data_path[1::2]
+_PARTS = ("training", "validation", "test")
+
+
+def _check_files(prefixes: list[str]) -> None:
     for prefix in prefixes:
         for suffix in (".bin", ".idx"):
             if not Path(prefix + suffix).is_file():
                 raise QuantctlError(
                     f"--data-path {prefix}: {prefix}{suffix} does not exist",
                     "give the prefix of an indexed dataset, without .bin or .idx",
+                )
+
+
+def _check_split(prefixes: list[str], split: str, matrix: list[tuple[float, float] | None]) -> None:
+    """Refuse a part that --split asks for and that gets no document: Megatron would look for its tokens forever."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    for prefix in prefixes:
+        documents = len(IndexedDataset(prefix))
+        for name, bounds in zip(_PARTS, matrix, strict=True):
+            if bounds is not None and round(bounds[0] * documents) == round(bounds[1] * documents):
+                raise QuantctlError(
+                    f"--split {split} leaves the {name} part none of the {documents} documents of {prefix}",
+                    "give that part 0 or more of them",
                 )
 
 
@@ -68,22 +84,22 @@ def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any,
 
     blend: dict[str, Any] = {}
     if not args.mock_data:
-        _check_files(args.data_path)
+        prefixes = args.data_path if len(args.data_path) == 1 else args.data_path[1::2]
+        _check_files(prefixes)
         blend = {"blend": get_blend_from_list(args.data_path), "split": args.split}
-    try:
-        config = GPTDatasetConfig(
-            random_seed=args.seed,
-            sequence_length=args.seq_length,
-            path_to_cache=args.data_cache_path,
-            tokenizer=tokenizer,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-            **blend,
-        )
-    except (AssertionError, ValueError) as error:
-        raise QuantctlError(f"--split {args.split}: {error}", "give three numbers such as 990,10,0") from error
+    config = GPTDatasetConfig(
+        random_seed=args.seed,
+        sequence_length=args.seq_length,
+        path_to_cache=args.data_cache_path,
+        tokenizer=tokenizer,
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        **blend,
+    )
+    if not args.mock_data:
+        _check_split(prefixes, args.split, config.split_matrix)
     kind = MockGPTDataset if args.mock_data else GPTDataset
     try:
         with _one_builder(args):
@@ -94,7 +110,7 @@ def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any,
                 f"the sample indices cannot be written: {error.__cause__}", "give a folder with --data-cache-path"
             ) from error
         raise
-    for name, dataset in zip(("training", "validation", "test"), datasets, strict=True):
+    for name, dataset in zip(_PARTS, datasets, strict=True):
         if dataset is not None and len(dataset) == 0:
             raise QuantctlError(
                 f"the {name} part of --data-path holds no sample of --seq-length {args.seq_length} tokens",

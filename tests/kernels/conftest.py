@@ -18,6 +18,8 @@ from quantctl.spec import FormatSpec, parse
 ELEMENTS = {
     "e4m3": (ml_dtypes.float8_e4m3fn, 8, 448.0, 3),
     "e5m2": (ml_dtypes.float8_e5m2, 15, 57344.0, 2),
+    "e3m2": (ml_dtypes.float6_e3m2fn, 4, 28.0, 2),
+    "e2m3": (ml_dtypes.float6_e2m3fn, 2, 7.5, 3),
     "e2m1": (ml_dtypes.float4_e2m1fn, 2, 6.0, 1),
 }
 
@@ -53,6 +55,28 @@ def mx_rows(x: np.ndarray, element: str, rule: str) -> np.ndarray:
     return result.reshape(padded.shape)[..., :length]
 
 
+def nvfp4_rows(x: np.ndarray) -> np.ndarray:
+    """[..., n] through NVFP4 in blocks of 16 along the last axis, in fp32 operations in the recipe's order."""
+    x = x.astype(np.float32)
+    length = x.shape[-1]
+    blocks = np.concatenate([x, np.zeros((*x.shape[:-1], -length % 16), np.float32)], axis=-1)
+    blocks = blocks.reshape(*x.shape[:-1], -1, 16)
+    finite = np.abs(blocks[np.isfinite(blocks)])
+    largest = finite.max() if finite.size else np.float32(0)
+    with np.errstate(all="ignore"):
+        encode = min(np.float32(2688) / largest, np.float32(2.0**117)) if largest > 0 else np.float32(1)
+        decode = np.float32(1) / np.float32(encode)
+        amax = np.abs(blocks).max(axis=-1, keepdims=True)
+        scale = np.minimum(amax / np.float32(6) * encode, np.float32(448))
+        scale = np.where(np.isfinite(amax), scale, 0).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        scaled = np.where(scale > 0, blocks * (np.float32(1) / (scale * decode)), 0)
+        elements = np.clip(scaled, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        # E4M3's own NaN stands for a block that is not finite
+        result = np.where(np.isfinite(amax), np.copysign(np.abs(elements) * scale * decode, blocks), np.nan)
+    assert result.dtype == np.float32
+    return result.reshape(*x.shape[:-1], -1)[..., :length]
+
+
 def hif8(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32).astype(en_dtypes.hifloat8).astype(np.float64)
 
@@ -65,7 +89,8 @@ def emulate(x: Tensor, spec: FormatSpec | str, axis: int = -1) -> Tensor:
         result = hif8(values)
     else:
         rows = np.moveaxis(values, axis, -1)
-        result = np.moveaxis(mx_rows(rows, spec.elem or "e2m1", spec.scale), -1, axis)
+        rows = nvfp4_rows(rows) if spec.format == "nvfp4" else mx_rows(rows, spec.elem or "e2m1", spec.scale)
+        result = np.moveaxis(rows, -1, axis)
     largest = torch.finfo(x.dtype).max
     finite = torch.from_numpy(np.ascontiguousarray(result))
     result = torch.where(finite.isfinite(), finite.clamp(-largest, largest), finite)

@@ -9,7 +9,7 @@ from torch import Tensor
 from quantctl.errors import QuantctlError
 from quantctl.kernels import attention, hits
 
-FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp4", "hifp8"]
+FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp4", "nvfp4", "hifp8"]
 BWD = ["quantized", "dequantized", "high_precision"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SCALE = 0.17

@@ -13,7 +13,7 @@ from quantctl.kernels import hits, linear
 from quantctl.kernels.linear import quantized_linear
 from quantctl.kernels.quantize import quantize_dequantize
 
-FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp4", "mxfp4:scale=even", "hifp8"]
+FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp6", "mxfp4", "mxfp4:scale=even", "nvfp4", "hifp8"]
 BWD = ["quantized", "dequantized", "high_precision"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # leading dimensions, in, out; the second has tails in all three reductions

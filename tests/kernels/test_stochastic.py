@@ -17,6 +17,7 @@ from quantctl.kernels.quantize import quantize_dequantize
 SPECS = [
     "mxfp8:round=stochastic",
     "mxfp8:elem=e5m2,round=stochastic",
+    "mxfp6:round=stochastic",
     "mxfp4:round=stochastic",
     "hifp8:round=stochastic",
 ]
@@ -103,6 +104,7 @@ def test_rounding_is_unbiased(spec) -> None:
     [
         ("mxfp8:round=stochastic", ml_dtypes.float8_e4m3fn, 2.0**-6),
         ("mxfp8:elem=e5m2,round=stochastic", ml_dtypes.float8_e5m2, 2.0**-13),
+        ("mxfp6:elem=e2m3,round=stochastic", ml_dtypes.float6_e2m3fn, 1.0),
         ("mxfp4:round=stochastic", ml_dtypes.float4_e2m1fn, 1.0),
         ("hifp8:round=stochastic", en_dtypes.hifloat8, 1.0),
     ],
@@ -112,7 +114,8 @@ def test_rounding_is_unbiased_over_a_tensor(spec, element, scale) -> None:
     length 1 and is independent between elements: Hoeffding bounds the sum. The anchor 6 fixes each block's scale."""
     x = torch.randn(1024, 512, generator=torch.Generator().manual_seed(0)).clamp(-6, 6)
     x[:, ::32] = 6.0
-    codes = np.arange(16 if element is ml_dtypes.float4_e2m1fn else 256, dtype=np.uint8).view(element)
+    width = {ml_dtypes.float4_e2m1fn: 4, ml_dtypes.float6_e2m3fn: 6}.get(element, 8)
+    codes = np.arange(2**width, dtype=np.uint8).view(element)
     values = codes.astype(np.float64)
     values = np.unique(values[np.isfinite(values)]) * scale
     exact = x.double().numpy()

@@ -46,7 +46,7 @@ def test_values_equal_to_mx(spec, rule, dtype, same) -> None:
 @by_rule
 def test_zero_blocks_have_scale_byte_zero(rule) -> None:
     scale, values = torchao(torch.zeros(1, 32), "mxfp8:elem=e4m3", rule)
-    assert scale.item() == mx.shared_exponent(torch.zeros(()), mxfp8.ELEMENTS["e4m3"], rule).item() + 127 == 0
+    assert scale.item() == mx.shared_exponent(torch.zeros(()), mxfp8.E4M3, rule).item() + 127 == 0
     assert (values == 0).all()
 
 
@@ -72,7 +72,7 @@ def test_known_difference_rceil_through_a_logarithm_misses_the_next_power_there(
     """One ulp above 448 * 2^50 needs the scale 2^51; log2 in fp32 rounds 50.0000001 to 50."""
     amax = torch.nextafter(torch.tensor(448.0 * 2.0**50), torch.tensor(torch.inf))
     assert torchao(amax.repeat(1, 32), "mxfp8:elem=e4m3", "rceil")[0].item() == 127 + 50
-    assert mx.shared_exponent(amax, mxfp8.ELEMENTS["e4m3"], "rceil").item() == 51
+    assert mx.shared_exponent(amax, mxfp8.E4M3, "rceil").item() == 51
 
 
 @by_format

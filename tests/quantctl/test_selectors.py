@@ -99,4 +99,4 @@ def test_unknown_spec_is_refused():
 
 def test_located_where_it_stands():
     (place,) = locate(Source(b"\ncustom_quant_type_linear = 'mxfp8'\n" + USE, "f.py")).values()
-    assert (place.role, place.value, place.line, place.uses) == ("linear", "mxfp8", 2, 1)
+    assert (place.role, place.value, place.lines, place.uses) == ("linear", "mxfp8", "2", 1)

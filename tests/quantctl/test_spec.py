@@ -8,7 +8,7 @@ import pytest
 
 from quantctl import spec
 from quantctl.errors import QuantctlError
-from quantctl.modes import MODES, SCRIPT_MODES, mode_selectors
+from quantctl.modes import MODES, SCRIPT_FORMATS, SCRIPT_MODES, mode_selectors
 from quantctl.spec import FORMATS, SITES, FormatSpec, canonical, parse
 
 CANONICAL = {
@@ -23,6 +23,10 @@ CANONICAL = {
     ("mxfp8:bwd=dequantized", "pv"): "mxfp8",
     ("mxfp8:bwd=dequantized", "lm_head"): "mxfp8:bwd=dequantized",
     (" hifp8:scale=tensor ", "linear"): "hifp8:scale=tensor",
+    ("mxfp6:elem=e3m2", "linear"): "mxfp6",
+    ("mxfp6:elem=e2m3,bwd=dequantized", "qk"): "mxfp6:elem=e2m3",
+    ("nvfp4:round=nearest,bwd=quantized", "linear"): "nvfp4",
+    ("nvfp4:bwd=high_precision,round=stochastic", "linear"): "nvfp4:round=stochastic,bwd=high_precision",
     ("mxfp4: round=stochastic , scale=even", "linear"): "mxfp4:scale=even,round=stochastic",
 }
 
@@ -45,6 +49,9 @@ REFUSED = {
     "mxfp8:scale=floor,scale=ceil": "scale is given twice",
     "hifp8:scale=floor": "scale=floor",
     "hifp8:round=away": "round=away",
+    "mxfp6:elem=e4m3": "elem=e4m3",
+    "nvfp4:scale=rceil": "'scale=rceil' is no option of nvfp4",
+    "nvfp4:elem=e2m1": "'elem=e2m1' is no option of nvfp4",
     "none:round=away": "'none' takes no options",
 }
 
@@ -64,8 +71,13 @@ def test_older_forks_spec():
 
 
 def test_ten_script_modes_and_the_formats_alone():
-    assert len(SCRIPT_MODES) == 10
-    assert set(MODES) == set(SCRIPT_MODES) | set(FORMATS)
+    assert (
+        *("bf16", "FA_mxfp8", "FA_mxfp4", "FA_hifp8", "linear_mxfp8", "linear_mxfp4", "linear_hifp8"),
+        *("FA_linear_mxfp8", "FA_linear_mxfp4", "FA_linear_hifp8"),
+    ) == SCRIPT_MODES
+    assert set(SCRIPT_FORMATS) < set(FORMATS) < set(MODES)
+    assert set(SCRIPT_MODES) < set(MODES)
+    assert len(MODES) == 1 + 4 * len(FORMATS)
     assert all(set(values) == set(SITES) for values in MODES.values())
 
 
@@ -75,6 +87,7 @@ MODE_VALUES = {
     "linear_hifp8": ("hifp8", "none", "none", "none"),
     "FA_linear_mxfp8": ("mxfp8", "none", "mxfp8", "none"),
     "mxfp8": ("mxfp8", "none", "mxfp8", "mxfp8"),
+    "FA_linear_nvfp4": ("nvfp4", "none", "nvfp4", "none"),
 }
 
 

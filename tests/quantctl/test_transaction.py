@@ -17,7 +17,7 @@ from quantctl.tree import Tree
 
 
 def contents(tree: Tree) -> dict[str, bytes]:
-    return {file: (tree.root / file).read_bytes() for file in FILES}
+    return {file: (tree.root / file).read_bytes() for file in FILES if (tree.root / file).exists()}
 
 
 def changes_to(tree: Tree, values: dict[str, str]) -> list[Change]:

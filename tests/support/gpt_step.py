@@ -1,21 +1,31 @@
-"""One training step of a real GPTModel on the CPU, without quantctl: prints loss, gradients and hits as JSON.
+"""Training steps of a real GPTModel on the CPU, each on a model of its own: prints a line of JSON a step.
 
-    python gpt_step.py [--tied] [--freeze] [--bias]
+    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [/ FLAGS OF THE NEXT STEP] ...
 
 The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed: equal is equal in every bit.
+With --fused every weight gradient is accumulated into main_grad by the module fused_weight_gradient_mlp_cuda beside
+this file, and the line tells how many of its operands were the plain ones and how many the quantized ones.
 """
 
 import argparse
+import contextlib
 import hashlib
+import inspect
 import json
 import sys
+import typing
 import warnings
 from types import MethodType
 
 import torch
 import torch.distributed as dist
+import typing_extensions
 
+if not hasattr(typing, "override"):  # megatron-core imports it from 0.17 on; before Python 3.12 only the extension has it
+    typing.override = typing_extensions.override
 warnings.filterwarnings("ignore")
+
+FLAGS = ("tied", "freeze", "bias", "fused", "foreign-head")
 
 
 def rotary_on_cpu(self, max_seq_len, offset=0, packed_seq=False, cp_group=None):
@@ -23,18 +33,26 @@ def rotary_on_cpu(self, max_seq_len, offset=0, packed_seq=False, cp_group=None):
     return torch.cat((freqs, freqs), dim=-1)[:, None, None, :]
 
 
+def initialize():
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
+    buffer = parallel_state.get_global_memory_buffer().buffer
+    buffer["mpu", torch.float32] = torch.empty(2 * 4 * 32 * 32)
+
+
 def build(options):
-    from megatron.core import parallel_state, tensor_parallel
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.transformer import TransformerConfig
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    tensor_parallel.random.initialize_rng_tracker(inference_rng_tracker=True)
     torch.manual_seed(7)
-    buffer = parallel_state.get_global_memory_buffer().buffer
-    buffer["mpu", torch.float32] = torch.empty(2 * 4 * 32 * 32)
+    # 0.10 and 0.11 read the normalization from the configuration alone
+    takes_norm = "normalization" in inspect.signature(get_gpt_layer_local_spec).parameters
+    rms_norm = {"normalization": "RMSNorm"} if takes_norm else {}
     config = TransformerConfig(
         num_layers=2,
         hidden_size=64,
@@ -53,11 +71,11 @@ def build(options):
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=options.fused,
     )
     model = GPTModel(
         config=config,
-        transformer_layer_spec=get_gpt_layer_local_spec(normalization="RMSNorm"),
+        transformer_layer_spec=get_gpt_layer_local_spec(**rms_norm),
         vocab_size=96,
         max_sequence_length=32,
         share_embeddings_and_output_weights=options.tied,
@@ -66,33 +84,114 @@ def build(options):
     model.rotary_pos_emb.forward = MethodType(rotary_on_cpu, model.rotary_pos_emb)
     if options.freeze:
         model.decoder.layers[1].mlp.linear_fc1.weight.requires_grad_(False)
+    if options.fused:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "embedding" not in name:
+                parameter.main_grad = torch.zeros_like(parameter)
+    if options.foreign_head:
+        model.output_layer = torch.nn.Linear(64, 96)
+        model.setup_embeddings_and_output_layer()
     return model
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    for flag in ("tied", "freeze", "bias"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    model = build(parser.parse_args())
+@contextlib.contextmanager
+def wgrad_operands():
+    """Within it, the list yielded collects (total_input, grad_output) of each weight gradient before any selector acts."""
+    from megatron.core.tensor_parallel import layers
+
+    collected, stock = [], layers.prepare_input_tensors_for_wgrad_compute
+
+    def record(grad_output, total_input):
+        grad_output, total_input = stock(grad_output, total_input)
+        collected.append((total_input, grad_output))
+        return grad_output, total_input
+
+    layers.prepare_input_tensors_for_wgrad_compute = record
+    yield collected
+    layers.prepare_input_tensors_for_wgrad_compute = stock
+
+
+def compare(plain, received):
+    """How many of the operands that the fused GEMM received are the plain ones, and how many those along tokens
+    quantized by the selectors' specs: the output layer's product is the first of a backward pass."""
+    from megatron.core.tensor_parallel import layers
+
+    counts = {"operands": 2 * len(plain), "plain": 0, "quantized": 0}
+    for index, (ours, theirs) in enumerate(zip(plain, received, strict=True)):
+        site = "lm_head" if index == 0 else "linear"
+        text = getattr(layers, f"custom_quant_type_{site}", "none")
+        for operand, given in zip(ours, theirs, strict=True):
+            counts["plain"] += torch.equal(operand, given)
+            if text != "none":
+                from quantctl.kernels.quantize import quantize_dequantize
+                from quantctl.spec import parse
+
+                counts["quantized"] += torch.equal(quantize_dequantize(operand, parse(text, site), 0), given)
+    return counts
+
+
+def gradients(model):
+    """Name to a hash of .grad, or of main_grad where the fused GEMM wrote there; the sign of a zero does not count."""
+    values = {
+        name: getattr(parameter, "main_grad", None) if parameter.grad is None else parameter.grad
+        for name, parameter in model.named_parameters()
+    }
+    return {
+        name: hashlib.sha256((value + 0.0).numpy().tobytes()).hexdigest()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def difference(after, before):
+    """Counts of `after` less those of `before`, where anything is left."""
+    left = {}
+    for site, specs in after.items():
+        for spec, products in specs.items():
+            counts = {
+                product: n - before.get(site, {}).get(spec, {}).get(product, 0) for product, n in products.items()
+            }
+            if any(counts.values()):
+                left.setdefault(site, {})[spec] = counts
+    return left
+
+
+def hits():
+    kernels = sys.modules.get("quantctl.kernels.hits")
+    return kernels.snapshot() if kernels else {}
+
+
+def step(options):
+    before = hits()
+    model = build(options)
     tokens = torch.randint(0, 96, (2, 33))
     positions = torch.arange(32).repeat(2, 1)
     mask = torch.ones(1, 1, 32, 32, dtype=torch.bool).triu(1)
     loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
-    loss.backward()
-    gradients = {
-        name: hashlib.sha256(p.grad.numpy().tobytes()).hexdigest()
-        for name, p in model.named_parameters()
-        if p.grad is not None
-    }
-    kernels = sys.modules.get("quantctl.kernels.hits")
+    with wgrad_operands() as plain:
+        loss.backward()
     result = {
         "loss": loss.item().hex(),
-        "gradients": gradients,
+        "gradients": gradients(model),
         "tree": sys.modules["megatron.core"].__file__,
         "quantctl_imported": any(name.partition(".")[0] == "quantctl" for name in sys.modules),
-        "hits": kernels.snapshot() if kernels else {},
+        "hits": difference(hits(), before),
     }
-    print(json.dumps(result))
+    if options.fused:
+        import fused_weight_gradient_mlp_cuda as fused
+
+        result["fused"] = compare(plain, fused.received)
+        fused.received.clear()
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for flag in FLAGS:
+        parser.add_argument(f"--{flag}", action="store_true")
+    initialize()
+    for flags in " ".join(sys.argv[1:]).split("/"):
+        print(json.dumps(step(parser.parse_args(flags.split()))), flush=True)
 
 
 main()

@@ -34,6 +34,9 @@ REFUSALS = {
     "long sequence": ("--seq-length 64", "--max-position-embeddings 32 is below --seq-length 64", "raise it"),
     "warmup": ("--lr-warmup-iters 10", "--lr-warmup-iters 10 is not below --lr-decay-iters 10", "shorten"),
     "min lr": ("--min-lr 1", "--min-lr 1.0", "change"),
+    "split of words": ("--split most,some,few", "--split most,some,few", "990,10,0"),
+    "split in four": ("--split 1,2,3,4", "--split 1,2,3,4", "990,10,0"),
+    "no training": ("--split 0,1,0", "--split 0,1,0", "990,10,0"),
     "two sources": ("--data-path x", "not both", "quantctl.corpus"),
     "save interval": ("--save-interval 5", "--save-interval without --save", "--save DIR"),
 }

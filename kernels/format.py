@@ -1,0 +1,49 @@
+"""What a number format offers to the rest: values, and the codes that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quantctl.spec import FormatSpec
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A tensor in codes, with the quantized axis last: everything that is needed to get the values back."""
+
+    elements: Tensor
+    """uint8 [..., n], one code each."""
+    block_scales: Tensor | None
+    """uint8 [..., blocks], or None where the format has no blocks."""
+    tensor_scale: Tensor | None
+    """fp32 [], what the whole tensor is multiplied by, or None."""
+
+
+class Format(Protocol):
+    """A format's module has one of these under the name FORMAT."""
+
+    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+        """`x` (bf16, fp16 or fp32) through the format in blocks along `axis` (>= 0); same shape and dtype."""
+
+    def bits(self, spec: FormatSpec) -> int:
+        """Width of an element's code."""
+
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+        """Codes of `x` [..., n] in blocks along its last axis."""
+
+    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+        """What quantize_dequantize gives for the tensor that was encoded, [..., n]."""
+
+
+def blocked(x: Tensor, size: int) -> Tensor:
+    """x [..., n] as [..., blocks, size]; zeros fill up the last block, which changes nothing about the others."""
+    return torch.nn.functional.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+
+
+def unblocked(blocks: Tensor, length: int) -> Tensor:
+    """The inverse of `blocked`: [..., blocks, size] without the padding, [..., length]."""
+    return blocks.flatten(-2)[..., :length]

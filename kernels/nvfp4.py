@@ -1,0 +1,108 @@
+"""NVFP4: E2M1 elements in blocks of 16 with an E4M3 scale each, and one fp32 scale a tensor.
+
+"Pretraining Large Language Models with NVFP4", arXiv 2509.25149, appendix on quantization; all of it in fp32, each
+operation rounded, in this order:
+
+    s_enc = 6 * 448 / amax(x)           tensor: amax is to become the largest element in a block of the largest scale
+    s_dec = 1 / s_enc
+    b     = E4M3(amax(block) / 6 * s_enc)    block: RNE, subnormals kept, saturating
+    q     = E2M1(x * (1 / (b * s_dec)))      element: rounded by the spec's rule, saturating
+    value = q * b * s_dec
+
+q * b is exact in bf16. The product with s_dec is not: it is rounded to fp32 and then to x's dtype, which is the one
+rounding that a hardware product, scaled after its accumulation, does not have.
+NaN and Inf take no part in amax(x); their block becomes NaN (scale byte 0x7F). A block whose b is 0 is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantctl.kernels.elements import look_up
+from quantctl.kernels.format import Codes, blocked, unblocked
+from quantctl.kernels.mx import block_amax, by_blocks
+from quantctl.kernels.mxfp4 import E2M1
+from quantctl.kernels.mxfp8 import E4M3
+from quantctl.spec import FormatSpec
+
+BLOCK = 16
+LARGEST_ENCODE = 2.0**117
+"""s_enc of tensors with amax < 2^-105 stops here: b * s_dec >= 2^-126 and its reciprocal stay normal numbers."""
+
+
+def tensor_scales(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s_enc and s_dec of fp32 `x`, fp32 []; both 1 if nothing but zeros, NaN and Inf is in it."""
+    amax = x.nan_to_num(0.0, 0.0, 0.0).abs_().amax() if x.numel() else x.new_zeros(())
+    # numbers as tensors: torch divides by a number, and a number by a tensor, by way of a rounded reciprocal
+    encode = (
+        (torch.full_like(amax, E2M1.largest * E4M3.largest) / amax)
+        .clamp_max(LARGEST_ENCODE)
+        .masked_fill(amax == 0, 1.0)
+    )
+    return encode, encode.reciprocal()
+
+
+def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
+    """b of blocks with the largest magnitudes `amax`, fp32; NaN where amax is NaN or Inf."""
+    scaled = (amax / torch.full_like(encode, E2M1.largest)).mul_(encode)
+    return E4M3.round_(scaled.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
+
+
+@dataclass(frozen=True)
+class NVFP4:
+    def _quantize(
+        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, scales: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """q and b of fp32 blocks that fill `axis`."""
+        assert spec.round is not None
+        encode, decode = scales
+        b = block_scale(block_amax(values, axis), encode)
+        inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
+        return E2M1.round_(values * inverse, spec.round, noise), b
+
+    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+        """`x` through NVFP4 along `axis` (>= 0). Same shape and dtype. A tail shorter than 16 is a short block.
+
+        The tensor scale is that of the tensor given (under tensor parallelism, of the rank's shard).
+        """
+        scales = tensor_scales(x.float())
+
+        def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+            elements, b = self._quantize(part.float(), spec, axis, noise, scales)
+            return _dequantize(elements, b, scales[1], x.dtype)
+
+        return by_blocks(blocks, BLOCK, x, spec, axis, noise)
+
+    def bits(self, spec: FormatSpec) -> int:
+        return E2M1.bits
+
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+        values = x.float()
+        scales = tensor_scales(values)
+        elements, b = self._quantize(
+            blocked(values, BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK), scales
+        )
+        finite = b.isfinite()
+        codes = E2M1.codes(elements.where(finite, 0.0))
+        scale_codes = E4M3.codes(b.where(finite, 0.0)).masked_fill(~finite, 0x7F)
+        return Codes(unblocked(codes, x.shape[-1]), scale_codes.squeeze(-1), scales[1])
+
+    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+        assert codes.block_scales is not None
+        assert codes.tensor_scale is not None
+        device = codes.elements.device
+        b = look_up(E4M3.values(device), codes.block_scales).unsqueeze(-1)
+        values = look_up(E2M1.values(device), codes.elements)
+        blocks = _dequantize(blocked(values, BLOCK), b, codes.tensor_scale, dtype)
+        return unblocked(blocks, values.shape[-1])
+
+
+def _dequantize(elements: Tensor, b: Tensor, decode: Tensor, dtype: torch.dtype) -> Tensor:
+    largest = torch.finfo(dtype).max
+    return elements.mul_(b).mul_(decode).clamp_(-largest, largest).to(dtype)
+
+
+FORMAT = NVFP4()

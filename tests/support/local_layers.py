@@ -1,0 +1,226 @@
+"""One training step of a real GPTModel whose local layers stock Megatron refuses, on the CPU: prints JSON.
+
+    python local_layers.py mla|moe|mtp [--tied]
+    RANK=r WORLD_SIZE=n MASTER_ADDR=... MASTER_PORT=... python local_layers.py norms [--stock-norms]
+
+mla    multi-latent attention; each layer's attention output against the same computation in float64
+moe    8 experts, top 2, a shared expert
+mtp    one multi-token prediction layer
+norms  RMSNorm and LayerNorm with sequence parallelism as wide as the world; full gradients
+
+The tree is the one on PYTHONPATH. Code that asks for the CUDA device gets the CPU.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import typing
+import warnings
+
+import torch
+import torch.distributed as dist
+import typing_extensions
+
+warnings.filterwarnings("ignore")
+torch.cuda.current_device = lambda: torch.device("cpu")
+if not hasattr(typing, "override"):  # 0.17 and later say that they need Python 3.12, for this name alone
+    typing.override = typing_extensions.override
+
+SEQUENCE, VOCABULARY = 32, 96
+COMMON = {
+    "num_layers": 2,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "num_attention_heads": 4,
+    "normalization": "RMSNorm",
+    "gated_linear_unit": True,
+    "activation_func": torch.nn.functional.silu,
+    "add_bias_linear": False,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "use_cpu_initialization": True,
+    "persist_layer_norm": False,
+    "masked_softmax_fusion": False,
+    "bias_activation_fusion": False,
+    "bias_dropout_fusion": False,
+    "apply_rope_fusion": False,
+    "gradient_accumulation_fusion": False,
+}
+MLA = {
+    "multi_latent_attention": True,
+    "q_lora_rank": None,
+    "kv_lora_rank": 32,
+    "qk_head_dim": 16,
+    "qk_pos_emb_head_dim": 8,
+    "v_head_dim": 24,
+    "qk_layernorm": True,
+    "rope_type": "yarn",
+    "rotary_scaling_factor": 40.0,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+}
+MOE = {
+    "num_moe_experts": 8,
+    "moe_router_topk": 2,
+    "moe_ffn_hidden_size": 64,
+    "moe_shared_expert_intermediate_size": 64,
+    "moe_router_load_balancing_type": "aux_loss",
+    "moe_aux_loss_coeff": 0.01,
+    "moe_token_dispatcher_type": "allgather",
+}
+
+
+def start(tensor_parallel=1):
+    from megatron.core import parallel_state, tensor_parallel as tp
+
+    if tensor_parallel > 1:
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel)
+    tp.random.initialize_rng_tracker(inference_rng_tracker=True)
+    torch.manual_seed(7)
+
+
+def build(case, tied=False, **changes):
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.transformer import MLATransformerConfig, TransformerConfig
+
+    config_class = MLATransformerConfig if case == "mla" else TransformerConfig
+    config = config_class(**COMMON | changes)
+    spec = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts,
+        qk_layernorm=config.qk_layernorm,
+        multi_latent_attention=case == "mla",
+        normalization=config.normalization,
+    )
+    more = {}
+    if case == "mtp":
+        from megatron.core.models.gpt.gpt_layer_specs import get_gpt_mtp_block_spec
+
+        more["mtp_block_spec"] = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
+    return GPTModel(
+        config=config,
+        transformer_layer_spec=spec,
+        vocab_size=VOCABULARY,
+        max_sequence_length=SEQUENCE,
+        share_embeddings_and_output_weights=tied,
+        position_embedding_type="rope",
+        **more,
+    )
+
+
+def step(model):
+    """Forward and backward of fixed tokens; the loss."""
+    generator = torch.Generator().manual_seed(11)
+    tokens = torch.randint(0, VOCABULARY, (2, SEQUENCE + 1), generator=generator)
+    positions = torch.arange(SEQUENCE).repeat(2, 1)
+    mask = torch.ones(1, 1, SEQUENCE, SEQUENCE, dtype=torch.bool).triu(1)
+    loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
+    loss.backward()
+    return loss.item()
+
+
+class AttentionCheck:
+    """Hooks on a core attention that compare its output with float64 on the same Q, K and V.
+
+    Error bound of the float32 computation, element by element, with u = 2^-24, d the width of a key, s the number of
+    keys and c the softmax scale: a score is off by at most D = (d + 3) u c max|q|.|k|, which moves a probability by at
+    most a factor exp(2 D); softmax and product add at most (2 s + 16) u. So |error| <= (exp(2 D) - 1 + (2 s + 16) u)
+    times the sum of p |v|.
+    """
+
+    def __init__(self, module, scale):
+        self.scale = scale
+        self.excess = []
+        self.width = None
+        module.register_forward_hook(self.compare)
+
+    def compare(self, module, arguments, output):
+        q, k, v = (x.detach().double().permute(1, 2, 0, 3) for x in arguments[:3])  # [b, np, s, d]
+        scores = self.scale * q @ k.transpose(-1, -2)
+        future = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).triu(1)
+        probabilities = scores.masked_fill(future, -math.inf).softmax(-1)
+        expected = (probabilities @ v).permute(2, 0, 1, 3).flatten(2)
+        u = 2.0**-24
+        drift = (q.shape[-1] + 3) * u * self.scale * (q.abs() @ k.abs().transpose(-1, -2)).max()
+        relative = torch.expm1(2 * drift) + (2 * k.shape[-2] + 16) * u
+        bound = (relative * (probabilities @ v.abs())).permute(2, 0, 1, 3).flatten(2)
+        self.width = output.shape[-1]
+        self.excess.append(((output.detach().double() - expected).abs() / bound).max().item())
+
+
+def mla(options):
+    start()
+    model = build("mla", **MLA)
+    # YARN: m = 0.1 * mscale * ln(factor) + 1, and the softmax scale is m^2 / sqrt(width of a key)
+    m = 0.1 * MLA["mscale"] * math.log(MLA["rotary_scaling_factor"]) + 1
+    scale = m * m / math.sqrt(MLA["qk_head_dim"] + MLA["qk_pos_emb_head_dim"])
+    checks = [AttentionCheck(layer.self_attention.core_attention, scale) for layer in model.decoder.layers]
+    loss = step(model)
+    errors = [error for check in checks for error in check.excess]
+    return model, {"loss": loss, "errors_in_bounds": errors, "widths": [check.width for check in checks]}
+
+
+def moe(options):
+    start()
+    model = build("moe", **MOE)
+    return model, {"loss": step(model)}
+
+
+def mtp(options):
+    start()
+    model = build("mtp", tied=options.tied, mtp_num_layers=1, mtp_loss_scaling_factor=0.1)
+    return model, {"loss": step(model)}
+
+
+def full(gradient, parameter):
+    """The gradient of the whole parameter, from the parts of all tensor parallel ranks."""
+    if dist.get_world_size() == 1 or not getattr(parameter, "tensor_model_parallel", False):
+        return gradient
+    parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, gradient.contiguous())
+    return torch.cat(parts, dim=parameter.partition_dim)
+
+
+def norms(options):
+    """Gradients before and after the reduction that Megatron makes in finalize_model_grads."""
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.distributed.finalize_model_grads import _allreduce_layernorm_grads
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    start(world)
+    # the halves of a gated first layer lie differently for different widths, so there is no gate here
+    changes = {"gated_linear_unit": False, "num_query_groups": 2, "normalization": options.normalization}
+    model = build("norms", **changes, tensor_model_parallel_size=world, sequence_parallel=world > 1)
+    loss = step(model)
+    named = dict(model.named_parameters())
+    before = {name: full(p.grad, p).tolist() for name, p in named.items()}
+    model.ddp_config = DistributedDataParallelConfig()
+    _allreduce_layernorm_grads([model], model.config)
+    after = {name: full(p.grad, p).tolist() for name, p in named.items()}
+    return model, {"loss": loss, "before": before, "after": after}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=("mla", "moe", "mtp", "norms"))
+    parser.add_argument("--tied", action="store_true")
+    parser.add_argument("--normalization", default="RMSNorm")
+    options = parser.parse_args()
+    model, result = globals()[options.case](options)
+    hits = sys.modules.get("quantctl.kernels.hits")
+    result["without_gradient"] = [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ]
+    result["tree"] = sys.modules["megatron.core"].__file__
+    result["hits"] = hits.snapshot() if hits else {}
+    if dist.get_rank() == 0:
+        print(json.dumps(result))
+    dist.destroy_process_group()
+
+
+main()
