@@ -19,7 +19,7 @@ from torch import Tensor
 
 from quantctl.kernels.elements import look_up
 from quantctl.kernels.format import Codes
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_integers_
+from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, finite_amax, round_integers_
 from quantctl.spec import FormatSpec
 
 # magnitude of the exponent up to which a number of this format has so many mantissa bits
@@ -62,12 +62,11 @@ def _round(x: Tensor, how: str, noise: Tensor | None) -> Tensor:
     return torch.where(x.abs() >= OVERFLOW, x * torch.inf, rounded.add_(0.0))  # + 0.0 makes -0 a 0
 
 
-def tensor_scale(x: Tensor) -> Tensor:
-    """The power of two, fp32 [], that x is divided by: amax / scale in [2^TENSOR_TARGET, 2^(TENSOR_TARGET+1)).
+def tensor_scale(amax: Tensor) -> Tensor:
+    """The power of two, fp32 [], that a tensor is divided by: amax / scale in [2^TENSOR_TARGET, 2^(TENSOR_TARGET+1)).
 
-    NaN and Inf take no part; 1 if nothing but zeros is left.
+    amax: its largest finite magnitude, fp32 []. NaN and Inf take no part; 1 if nothing but zeros is left.
     """
-    amax = x.nan_to_num(0.0, 0.0, 0.0).abs_().amax() if x.numel() else x.new_zeros(())
     # clamped so that the scale is a normal number
     scale = (binade(amax) * 2.0**-TENSOR_TARGET).clamp_min(torch.finfo(torch.float32).tiny)
     return scale.masked_fill(amax == 0, 1.0)
@@ -131,7 +130,7 @@ class HiFloat8:
         values = x.float()
         if spec.scale == "none":
             return _round(values, how, noise), None
-        scale = tensor_scale(values)
+        scale = tensor_scale(finite_amax(values))
         return _round(values / scale, how, noise), scale
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from quantctl.kernels.format import Codes, blocked, unblocked
 from quantctl.kernels.mx import block_amax, by_blocks
 from quantctl.kernels.mxfp4 import E2M1
 from quantctl.kernels.mxfp8 import E4M3
+from quantctl.kernels.rounding import finite_amax
 from quantctl.spec import FormatSpec
 
 BLOCK = 16
@@ -33,15 +34,11 @@ LARGEST_ENCODE = 2.0**117
 """s_enc of tensors with amax < 2^-105 stops here: b * s_dec >= 2^-126 and its reciprocal stay normal numbers."""
 
 
-def tensor_scales(x: Tensor) -> tuple[Tensor, Tensor]:
-    """s_enc and s_dec of fp32 `x`, fp32 []; both 1 if nothing but zeros, NaN and Inf is in it."""
-    amax = x.nan_to_num(0.0, 0.0, 0.0).abs_().amax() if x.numel() else x.new_zeros(())
+def tensor_scales(amax: Tensor) -> tuple[Tensor, Tensor]:
+    """s_enc and s_dec, fp32 [], of a tensor with that largest finite magnitude; both 1 for 0."""
     # numbers as tensors: torch divides by a number, and a number by a tensor, by way of a rounded reciprocal
-    encode = (
-        (torch.full_like(amax, E2M1.largest * E4M3.largest) / amax)
-        .clamp_max(LARGEST_ENCODE)
-        .masked_fill(amax == 0, 1.0)
-    )
+    encode = (torch.full_like(amax, E2M1.largest * E4M3.largest) / amax).clamp_max(LARGEST_ENCODE)
+    encode = encode.masked_fill(amax == 0, 1.0)
     return encode, encode.reciprocal()
 
 
@@ -68,7 +65,7 @@ class NVFP4:
 
         The tensor scale is that of the tensor given (under tensor parallelism, of the rank's shard).
         """
-        scales = tensor_scales(x.float())
+        scales = tensor_scales(finite_amax(x))
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
             elements, b = self._quantize(part.float(), spec, axis, noise, scales)
@@ -81,7 +78,7 @@ class NVFP4:
 
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
         values = x.float()
-        scales = tensor_scales(values)
+        scales = tensor_scales(finite_amax(x))
         elements, b = self._quantize(
             blocked(values, BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK), scales
         )

@@ -29,6 +29,11 @@ def power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent + BIAS) << MANTISSA_BITS).clamp_min(1 << (MANTISSA_BITS - 1)).view(torch.float32)
 
 
+def finite_amax(x: Tensor) -> Tensor:
+    """The largest finite magnitude in `x`, fp32 []; 0 if there is none."""
+    return x.float().nan_to_num(0.0, 0.0, 0.0).abs_().amax() if x.numel() else x.new_zeros((), dtype=torch.float32)
+
+
 def _nearest(y: Tensor, noise: Tensor | None) -> Tensor:
     return y.round_()  # half to even (IEEE 754 roundTiesToEven)
 

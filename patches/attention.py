@@ -7,7 +7,6 @@ quantctl.kernels.attention.
 from __future__ import annotations
 
 from quantctl.patches.patch import Edit, Kind, Patch
-
 from quantctl.selectors import ATTENTION
 
 _HEADER = """
@@ -55,5 +54,6 @@ PATCH = Patch(
             _QK,
         ),
         Edit(Kind.REPLACE, "DotProductAttention.forward", "context = torch.bmm(P, V)", _PV),
+        Edit(Kind.PRODUCTS, "DotProductAttention.forward", "", "", count=(2,)),
     ),
 )

@@ -12,7 +12,6 @@ ColumnParallelLinear.forward, which looks at the tag that quantctl.patches.lm_he
 from __future__ import annotations
 
 from quantctl.patches.patch import Edit, Either, Kind, Patch
-
 from quantctl.selectors import LAYERS
 
 _HEADER = """
@@ -70,6 +69,7 @@ else:
     grad_bias = unquantized_grad_output.sum(dim=0) if use_bias else None
 """
 
+
 def _fprop(function: str) -> Either:
     """The forward product stands in the function itself, or behind 0.19 in a helper that chooses among two GEMMs."""
     return Either(
@@ -118,5 +118,9 @@ PATCH = Patch(
             "self._forward_impl",
             "lm_head=getattr(self, 'is_lm_head', False)",
         ),
+        Edit(Kind.PRODUCTS, f"{_FROZEN}.forward", "", ""),
+        Edit(Kind.PRODUCTS, f"{_FROZEN}.backward", "", "", count=(1, 2)),
+        Edit(Kind.PRODUCTS, f"{_TRAINED}.forward", "", ""),
+        Edit(Kind.PRODUCTS_BEFORE, f"{_TRAINED}.backward", "prepare_input_tensors_for_wgrad_compute", ""),
     ),
 )

@@ -4,6 +4,9 @@ MLASelfAttention builds its core attention with `k_channels` and `v_channels`, t
 which differ there. Only Transformer Engine's attention takes them. In 0.14 - 0.16 without Transformer Engine, the
 constructor stops even before that is used: HAVE_TE says whether the module of Megatron's TE layers can be imported,
 which it always can, and TELinear is then no class.
+
+From 0.19 on a resolver places the norms of queries and keys. The local layers' spec names both with --qk-layernorm, but
+without --q-lora-rank (DeepSeek-V2-Lite) queries have none, and the resolver refuses what it could leave out.
 """
 
 from __future__ import annotations
@@ -53,4 +56,39 @@ WITHOUT_TE_PATCH = Patch(
     edits=(Edit(Kind.FIRST, "MultiLatentAttention.__init__", "", _HAVE_TE),),
     required=False,
     needed=rb"^    HAVE_TE = True$",
+)
+
+_IF_FUSED = """
+if self.fused_norm_linear_impl is not None:
+    ORIGINAL_STATEMENT
+"""
+_Q_PROJECTION = """
+if self.fused_norm_linear_impl is not None:
+    ORIGINAL_STATEMENT
+else:
+    # quantctl: local layers have no projection with a norm in it, and without a query LoRA no query norm
+    linear_q_proj_cls = self.submodules.linear_q_proj or self.linear_impl
+"""
+
+Q_NORM_PATCH = Patch(
+    name="mla_q_norm",
+    file="megatron/core/transformer/mla_qk_norm_config.py",
+    why="--qk-layernorm without --q-lora-rank is refused for local layers, whose spec names a query norm all the same",
+    releases="0.19, main",
+    mark=b"quantctl: local layers have no projection",
+    edits=(
+        Edit(
+            Kind.REPLACE,
+            "QKNormConfigResolver._reject_common_spec_conflicts",
+            "self._raise_unused_q_norm()",
+            _IF_FUSED,
+        ),
+        Edit(
+            Kind.REPLACE,
+            "QKNormConfigResolver._resolve_mla_qk_layernorm",
+            'linear_q_proj_cls = self._mla_fused_linear_or_default(self.submodules.linear_q_proj, "linear_q_proj")',
+            _Q_PROJECTION,
+        ),
+    ),
+    required=False,
 )

@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What an edit does with its anchor and its code."""
+    """What an edit does with its anchor and its code. Counting finds what would stay unquantized."""
 
     REPLACE = "put code in place of the statement"
     AFTER = "insert code behind the statement"
@@ -20,6 +20,8 @@ class Kind(Enum):
     LIST_ELEMENT = "append an element to the list assigned to the name"
     RETURN_ELEMENT = "append an element to each returned tuple"
     ARGUMENT = "append an argument to the call of the callee"
+    PRODUCTS = "count the matrix products"
+    PRODUCTS_BEFORE = "count the matrix products in front of the call of"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,15 @@
 """All patches, in the order they are applied. A new patch is a module here and a line below."""
 
-from quantctl.patches import attention, linear, lm_head, mla, moe_without_te, rmsnorm_sp, rope_scaling_factor
+from quantctl.patches import (
+    attention,
+    linear,
+    lm_head,
+    mla,
+    moe_without_te,
+    mtp_without_te,
+    rmsnorm_sp,
+    rope_scaling_factor,
+)
 from quantctl.patches.patch import Patch
 
 PATCHES: tuple[Patch, ...] = (
@@ -9,7 +18,9 @@ PATCHES: tuple[Patch, ...] = (
     attention.PATCH,
     mla.ATTENTION_PATCH,
     mla.WITHOUT_TE_PATCH,
+    mla.Q_NORM_PATCH,
     rmsnorm_sp.PATCH,
     moe_without_te.PATCH,
+    mtp_without_te.PATCH,
     *rope_scaling_factor.PATCHES,
 )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from quantctl.errors import QuantctlError
+from quantctl.exits import REFUSED, exit_with
 
 COMMANDS = {
     "check": "show every selector: value, file:line, the tree's version and git state",
@@ -25,8 +22,6 @@ COMMANDS = {
     "run": "build and run one training script",
     "generate": "write the 60 training scripts",
 }
-
-EXIT_DIFFERS, EXIT_REFUSED, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class LazyGroup(click.Group):
@@ -62,43 +57,22 @@ def cli(ctx: click.Context, megatron: Path | None, as_json: bool) -> None:
     ctx.obj = {"megatron": megatron, "json": as_json}
 
 
-def _report_bug() -> None:
-    click.echo(traceback.format_exc(), err=True)
-    click.echo(
-        "quantctl: this is a bug in quantctl. Please report the lines above with the command: "
-        + " ".join(["quantctl", *sys.argv[1:]]),
-        err=True,
-    )
+def _run() -> int | None:
+    try:
+        status: int | None = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = REFUSED
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    return status
 
 
 def main() -> NoReturn:
     """Run the command line and exit with 0, 1 (differs), 2 (refused), 3 (a bug here) or 130 (interrupted)."""
-    status = 0
-    try:
-        status = cli.main(standalone_mode=False) or 0
-    except click.exceptions.Exit as stop:
-        status = stop.exit_code
-    except BrokenPipeError:
-        # the reader of our output left; nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except QuantctlError as error:
-        click.echo(f"quantctl: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
-        status = EXIT_REFUSED
-    except OSError as error:
-        click.echo(f"quantctl: {error.filename or 'the operating system'}: {error.strerror or error}", err=True)
-        status = EXIT_REFUSED
-    except click.ClickException as error:
-        error.show()
-        status = EXIT_REFUSED
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("quantctl: interrupted", err=True)
-        status = EXIT_INTERRUPTED
-    except Exception:
-        _report_bug()
-        status = EXIT_BUG
-    sys.exit(status)
+    exit_with(_run)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import quantctl.child
 from quantctl import output, proof, provenance
-from quantctl.cli import EXIT_DIFFERS
 from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS
 from quantctl.files import write_new
 from quantctl.selectors import SELECTORS
 from quantctl.spec import NONE
@@ -174,4 +174,4 @@ def execute(tree: Tree, values: Mapping[str, str], command: Sequence[str], run_d
         for problem in verdict.problems:
             output.say(f"proof failed: {problem}")
     output.say(f"run directory: {run_dir}")
-    return status or (0 if verdict.ok else EXIT_DIFFERS)
+    return status or (0 if verdict.ok else DIFFERS)

@@ -1,4 +1,4 @@
-"""Exit statuses for the programs that stand beside the click commands (`python -m quantctl.pretrain`, `.corpus`)."""
+"""Exit statuses, and the one place where errors become them: for the command line and the programs beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def _say(text: str) -> None:
 def exit_with(program: Callable[[], int | None]) -> NoReturn:
     """Run `program` and exit with what it returns (None is 0); errors become the statuses that quantctl documents.
 
-    QuantctlError is 2 unless it has its own `status`; any other exception is a bug here and shows its traceback.
+    QuantctlError is 2 unless it has its own `status`, a failing system call is 2; any other exception is a bug here and
+    shows its traceback.
     """
     try:
         status = program() or FINE
@@ -35,8 +36,12 @@ def exit_with(program: Callable[[], int | None]) -> NoReturn:
         _say("interrupted")
         status = INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        # the reader of our output left; nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FINE
+    except OSError as error:
+        _say(f"{error.filename or 'the operating system'}: {error.strerror or error}")
+        status = REFUSED
     except Exception:
         traceback.print_exc()
         _say("this is a bug in quantctl. Please report the lines above with the command: " + " ".join(sys.argv))

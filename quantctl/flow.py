@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from quantctl.products import (
+    CALLED,
     FOR_EFFECT,
     asked_for,
     called,
+    chain_of,
     has_product,
     key_of,
-    last_branch_raises,
     named,
     strings,
     targets_of,
@@ -101,10 +102,10 @@ class Flow:
             return groups
         if isinstance(node, ast.IfExp):
             groups = self.expression(node.test, env, guards)
-            inner = self._under(node.test, groups, guards)
+            inner = self._under([node.test], groups, guards)
             return groups | self.expression(node.body, env, inner) | self.expression(node.orelse, env, inner)
         groups = frozenset().union(*(self.expression(part, env, guards) for part in ast.iter_child_nodes(node)))
-        kind = called(node, FOR_EFFECT) if node is self.dropped else called(node)
+        kind = called(node, FOR_EFFECT if node is self.dropped else CALLED)
         argument = _Guard(groups, frozenset(), plain=False)
         if kind is not None:
             self._note(kind, (*guards, argument))
@@ -130,9 +131,11 @@ class Flow:
         return None if key is None or key in self.variables else named(node)
 
     def _under(
-        self, test: ast.expr, groups: Groups, guards: tuple[_Guard, ...], rejects: bool = False
+        self, tests: list[ast.expr], groups: Groups, guards: tuple[_Guard, ...], rejects: bool = False
     ) -> tuple[_Guard, ...]:
-        return (*guards, _Guard(groups, *asked_for(test), rejects)) if groups else guards
+        asked = [asked_for(test) for test in tests]
+        formats = frozenset().union(*(formats for formats, _ in asked))
+        return (*guards, _Guard(groups, formats, all(plain for _, plain in asked), rejects)) if groups else guards
 
     def _note(self, kind: str | None, guards: tuple[_Guard, ...]) -> None:
         if kind is None:
@@ -200,7 +203,9 @@ class Flow:
             self._class(node, env, guards)
         elif isinstance(node, ast.If):
             groups = self.expression(node.test, env, guards)
-            inner = self._under(node.test, groups, guards, last_branch_raises(node))
+            tests, otherwise = chain_of(node)
+            raises = bool(otherwise) and isinstance(otherwise[-1], ast.Raise)
+            inner = self._under(tests, groups, guards, raises)
             return self._join(self._branch(node.body, env, inner), self._branch(node.orelse, env, inner))
         elif isinstance(node, ast.Match):
             return self._match(node, env, guards)
@@ -253,7 +258,7 @@ class Flow:
         for _ in range(2):
             inner = guards
             if isinstance(node, ast.While):
-                inner = self._under(node.test, self.expression(node.test, env, guards), guards)
+                inner = self._under([node.test], self.expression(node.test, env, guards), guards)
             else:
                 groups = self.expression(node.iter, env, guards)
                 for target in targets_of(node.target):

@@ -166,9 +166,9 @@ def _definitions(module: ast.Module, ours: frozenset[str]) -> dict[int, Definiti
             known.add(node.arg)
             mentions.setdefault(node.arg, node.lineno)
         elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
-            key = key_of(node)
-            if key is not None and _is_selector(key):
-                mentions.setdefault(key, node.lineno)
+            last = node.id if isinstance(node, ast.Name) else node.attr
+            if last.startswith(PREFIX):
+                mentions.setdefault(key_of(node) or last, node.lineno)
     for key, line in mentions.items():
         if key not in known or (not found and key not in ours):
             found[-line] = Definition(key, line, None, "no literal in this file decides it")

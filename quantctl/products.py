@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 # by product, how functions that compute it are called: mxfp_matmul, F.linear, LinearWithFrozenWeight.apply
-_CALLED = {"baddbmm": r"baddbmm", "bmm": r"bmm", "matmul": r"matmul|gemm|linear|(?:^|_)mm$|addmm|^_forward_impl$"}
+CALLED = {"baddbmm": r"baddbmm", "bmm": r"bmm", "matmul": r"matmul|gemm|linear|(?:^|_)mm$|addmm|^_forward_impl$"}
 # the same where the result is dropped: what is left is output in place, and not save_linear_inputs(...)
 FOR_EFFECT = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|wgrad_gemm|(?:^|_)mm$"}
 # products that are handed around by name: f = torch.matmul
@@ -39,7 +39,7 @@ def _product(function: ast.AST, patterns: Mapping[str, str]) -> str | None:
     return next((kind for kind, pattern in patterns.items() if re.search(pattern, last, re.IGNORECASE)), None)
 
 
-def called(node: ast.AST, patterns: Mapping[str, str] = _CALLED) -> str | None:
+def called(node: ast.AST, patterns: Mapping[str, str] = CALLED) -> str | None:
     """The product that an expression computes: baddbmm, bmm or matmul."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         return "matmul"
@@ -73,8 +73,10 @@ def asked_for(test: ast.expr) -> tuple[frozenset[str], bool]:
     return frozenset(), False
 
 
-def last_branch_raises(statement: ast.If) -> bool:
-    branch = statement.orelse
+def chain_of(statement: ast.If) -> tuple[list[ast.expr], list[ast.stmt]]:
+    """The tests of an if/elif chain from here on, and what its else holds."""
+    tests, branch = [statement.test], statement.orelse
     while len(branch) == 1 and isinstance(branch[0], ast.If):
+        tests.append(branch[0].test)
         branch = branch[0].orelse
-    return bool(branch) and isinstance(branch[-1], ast.Raise)
+    return tests, branch

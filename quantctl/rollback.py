@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantctl.backup import FileState, Operation, latest_records, states_before
 from quantctl.errors import QuantctlError
 from quantctl.files import mode_of
+from quantctl.state import is_untouched
 from quantctl.transaction import Change, Session
 
 
@@ -41,7 +42,7 @@ class EditedSince(QuantctlError):
 
     def __init__(self, edited: Sequence[Edited], reason: str) -> None:
         super().__init__(
-            f"edited since quantctl wrote it: {', '.join(e.path for e in edited)} (the difference is above){reason}",
+            f"edited since quantctl wrote it{reason}: {', '.join(e.path for e in edited)} (the difference is above)",
             "take the edit back, or use --force: it keeps the present bytes in the log",
         )
         self.edited = edited
@@ -105,6 +106,21 @@ def _edited(session: Session, goal: Goal, operations: Sequence[Operation]) -> li
     return found
 
 
+def _without_replaced(goal: Goal, edited: Sequence[Edited], upgrade: str) -> tuple[Goal, list[Edited]]:
+    """Leave out files that hold nothing of quantctl's any more: they are their owner's again, as they are.
+
+    Raises QuantctlError when that is all of them.
+    """
+    replaced = {e.path for e in edited if e.on_disk and is_untouched(e.path, e.theirs)}
+    if replaced and replaced == set(goal.files):
+        raise QuantctlError(
+            f"the files were replaced since quantctl wrote them{upgrade}: nothing of quantctl's is in them",
+            "there is nothing to restore; quantctl set patches the tree as it is now",
+        )
+    files = {path: state for path, state in goal.files.items() if path not in replaced}
+    return replace(goal, files=files), [e for e in edited if e.path not in replaced]
+
+
 def go_back(
     session: Session, goal: Goal, operations: Sequence[Operation], command: str, *, force: bool
 ) -> tuple[Operation | None, Operation | None]:
@@ -115,13 +131,14 @@ def go_back(
     edited = _edited(session, goal, operations)
     saved = None
     if edited:
-        if not force:
-            then, now = operations[0].megatron, session.tree.version()
-            reason = f"; the tree was megatron-core {then} then and is {now} now" if then != now else ""
-            raise EditedSince(edited, reason)
-        changes = [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]
-        if changes:
-            saved = session.record_only(changes, "save", f"bytes on disk before: {command}")
+        then, now = operations[0].megatron, session.tree.version()
+        upgrade = f" (megatron-core {then} then, {now} now)" if then != now else ""
+        if goal.kind == "restore":
+            goal, edited = _without_replaced(goal, edited, upgrade)
+        if edited and not force:
+            raise EditedSince(edited, upgrade)
+        if on_disk := [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]:
+            saved = session.record_only(on_disk, "save", f"bytes on disk before: {command}")
     root, read = session.tree.root, session.backup.repository.read_blob
     changes = [
         Change(path, _present(root, path), read(state.blob), None if mode_of(root / path) == state.mode else state.mode)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import lru_cache
 
 from quantctl.errors import QuantctlError
 from quantctl.forks import ForkSelector, Survey, canonical_or, survey
@@ -96,6 +97,7 @@ def _assignments(module: ast.Module, variable: str) -> list[ast.expr]:
     return values
 
 
+@lru_cache(maxsize=16)
 def fork_of(source: Source) -> Survey:
     """The selectors that a fork brings along in this file; false if it has none."""
     here = [selector for selector in SELECTORS.values() if selector.file == source.name]

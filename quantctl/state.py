@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
+from quantctl.forks import Survey
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.forks import Survey
 from quantctl.selectors import SELECTORS, Located, fork_of, locate, rewrite
 from quantctl.source import Source
 from quantctl.spec import NONE
@@ -163,3 +163,8 @@ def values_after(state: TreeState, values: Mapping[str, str]) -> dict[str, str]:
     ours = {role: NONE for role, selector in SELECTORS.items() if selector.file not in state.forks}
     there = ours.keys() | state.selectors.keys()
     return ours | state.values() | {role: value for role, value in values.items() if role in there}
+
+
+def is_untouched(file: str, raw: bytes) -> bool:
+    """Whether a file holds nothing of quantctl's and no selector of a fork: then its bytes are its owner's alone."""
+    return b"custom_quant_type" not in raw and not any(p.mark in raw for p in PATCHES if p.file == file)

@@ -15,7 +15,6 @@ from pathlib import Path
 import filelock
 import pytest
 
-
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
 NEWER = ("0.17.1", "0.18.2", "0.19.0")

@@ -8,23 +8,17 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
-from quantctl.patches.registry import PATCHES
 from quantctl.selectors import SELECTORS
-from quantctl.state import TreeState, plan, read_state, values_after
+from quantctl.state import TreeState, is_untouched, plan, read_state, values_after
 from quantctl.transaction import Change, open_tree
 from quantctl.tree import Tree
 
 
 def _changes(state: TreeState, values: Mapping[str, str]) -> list[Change]:
     return [
-        Change(file, state.sources[file].raw, after, fresh=_is_fresh(file, state.sources[file].raw))
+        Change(file, state.sources[file].raw, after, fresh=is_untouched(file, state.sources[file].raw))
         for file, after in plan(state, values).items()
     ]
-
-
-def _is_fresh(file: str, raw: bytes) -> bool:
-    """Whether the file holds nothing of quantctl's: then its bytes are its owner's, whatever the history says."""
-    return b"custom_quant_type" not in raw and not any(p.mark in raw for p in PATCHES if p.file == file)
 
 
 def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.cli import EXIT_DIFFERS
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS
 from quantctl.forks import NOTE
 from quantctl.provenance import git_state
 from quantctl.selectors import SELECTORS, Located, known_value
 from quantctl.spec import NONE, canonical
-from quantctl.state import PatchState, TreeState, read_state
+from quantctl.state import PatchState, TreeState
+from quantctl.transaction import read_consistent
 from quantctl.tree import Tree
 
 
@@ -83,7 +84,7 @@ def command(ctx: click.Context, expect: str | None) -> None:
     """
     expected = _expected(expect)
     tree = tree_in_use(ctx)
-    state = read_state(tree.root)
+    state = read_consistent(tree)
     commit = git_state(tree)
     problems = _problems(state, expected)
     patched = _patched(state)
@@ -114,7 +115,7 @@ def command(ctx: click.Context, expect: str | None) -> None:
         for problem in problems:
             output.say(f"problem: {problem}")
     if problems:
-        ctx.exit(EXIT_DIFFERS)
+        ctx.exit(DIFFERS)
 
 
 def _lines(state: TreeState, role: str) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from quantctl import output
-from quantctl.cli import EXIT_DIFFERS
 from quantctl.commands._change import change_tree
 from quantctl.commands._common import chosen_values, selector_options, tree_in_use
+from quantctl.exits import DIFFERS
 
 
 @click.command(short_help="change selectors")
@@ -29,4 +29,4 @@ def command(ctx: click.Context, mode: str | None, diff: bool, check: bool, **spe
     )
     if check and differs:
         output.say("would change the tree")
-        ctx.exit(EXIT_DIFFERS)
+        ctx.exit(DIFFERS)

@@ -139,7 +139,7 @@ def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = 
     """
     module = parse(raw, file)
     for edit in edits:
-        module = (_apply_one_of if isinstance(edit, Either) else _apply)(module, edit, file)
+        module = _apply_one_of(module, edit, file) if isinstance(edit, Either) else _apply(module, edit, file)
     if header:
         module = _add_header(module, header, file)
     changed = module.bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,6 +11,9 @@ import libcst as cst
 from quantctl.edit.code import append, build
 from quantctl.edit.pattern import Bindings, code_of, match
 from quantctl.patches.patch import Edit, Kind
+
+_PRODUCT = re.compile(r"\w*(mm|matmul|einsum|dot|linear|_linear_forward)")
+"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper."""
 
 
 class Visitor(cst.CSTTransformer):
@@ -124,6 +128,22 @@ class Argument(Visitor):
         return updated_node.with_changes(args=append(updated_node.args, new))
 
 
+class Products(Visitor):
+    """Count the matrix products, in front of the call of `anchor` if there is one: a fork may have more than stock."""
+
+    def __init__(self, edit: Edit, module: cst.Module) -> None:
+        super().__init__(edit, module)
+        self.passed = False
+
+    def visit_Call(self, node: cst.Call) -> None:
+        name = code_of(node.func).rpartition(".")[2]
+        self.passed |= name == self.edit.anchor
+        self.matches += not self.passed and _PRODUCT.fullmatch(name) is not None
+
+    def visit_MatrixMultiply(self, node: cst.MatrixMultiply) -> None:
+        self.matches += not self.passed
+
+
 VISITORS: dict[Kind, type[Visitor]] = {
     Kind.REPLACE: Replace,
     Kind.AFTER: After,
@@ -132,4 +152,6 @@ VISITORS: dict[Kind, type[Visitor]] = {
     Kind.LIST_ELEMENT: ListElement,
     Kind.RETURN_ELEMENT: ReturnElement,
     Kind.ARGUMENT: Argument,
+    Kind.PRODUCTS: Products,
+    Kind.PRODUCTS_BEFORE: Products,
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+from pathlib import Path
 
 import pytest
 
 from quantctl.edit.insert import AnchorError, insert
+from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
 from quantctl.selectors import LAYERS, SELECTORS
-from quantctl.source import Source
 from quantctl.state import PatchState, plan, read_state
 
 RELEASES = ("0.12.3", "0.16.1")
@@ -60,32 +62,109 @@ def test_crlf_file_stays_crlf(megatron_tree):
     assert insert(stock.replace(b"\n", b"\r\n"), LAYERS, patch.edits, patch.header) == expected
 
 
+FORWARD = "        output = torch.matmul(total_input, weight.t())\n"
+DGRAD = "        grad_input = grad_output.matmul(weight)\n"
+QK = "            beta=0.0,\n            alpha=self.softmax_scale,\n"
+PV = "        context = torch.bmm(attention_probs, value.transpose(0, 1))\n"
+MIXED = """        if total_input.dtype == weight.dtype:
+            output = torch.matmul(total_input, weight.t())
+        else:
+            output = te_general_gemm(weight, total_input, layout="TN")[0]
+"""
+SWITCH = """        if ctx.sequence_parallel:
+            grad_input = grad_output @ weight
+"""
+
+LAST_TAG = "            self.output_layer.weight.is_embedding_or_output_parameter = True\n"
+
 BROKEN = {
-    "renamed method": ("class ColumnParallelLinear", "class ColumnParallelLinearOld", "ColumnParallelLinear.forward"),
-    "other product": ("torch.matmul(total_input, weight.t())", "torch.mm(total_input, weight.t())", "torch.matmul"),
-    "other names": ("grad_input = grad_output.matmul(weight)", "grad_in = grad_output.matmul(weight)", "grad_input ="),
+    "renamed method": (
+        *("linear", "class ColumnParallelLinear", "class ColumnParallelLinearOld"),
+        "function `ColumnParallelLinear.forward`",
+    ),
+    "renamed autograd function": (
+        *("linear", "class LinearWithFrozenWeight(", "class FrozenLinear("),
+        "function `LinearWithFrozenWeight.forward`",
+    ),
+    "other product": ("linear", FORWARD, FORWARD.replace("matmul", "mm"), "`output = torch.matmul(X, weight.t())`"),
+    "other names": ("linear", DGRAD, DGRAD.replace("grad_input", "grad_in"), "`grad_input = DY.matmul(weight)`"),
+    "a second forward product": ("linear", FORWARD, MIXED, "count the matrix products: expected 1, found 2"),
+    "a second dgrad product": ("linear", DGRAD, DGRAD + SWITCH, "count the matrix products in front of the call of"),
+    "wgrad operands prepared otherwise": (
+        *("linear", "= prepare_input_tensors_for_wgrad_compute(", "= flatten_for_wgrad("),
+        "`grad_output, total_input = prepare_input_tensors_for_wgrad_compute(grad_output, total_input)`",
+    ),
+    "other bias gradient": (
+        *("linear", "grad_bias = grad_output.sum(dim=0)", "grad_bias = grad_output.sum(0)"),
+        "`grad_bias = grad_output.sum(dim=0) if use_bias else None`",
+    ),
+    "arguments under another name": ("linear", "    args = [input, weight", "    arguments = [input, weight", "`args`"),
+    "other attention scores": ("attention", QK, QK.replace("0.0", "1.0"), "`matmul_result = torch.baddbmm("),
+    "no attention output": ("attention", PV, "        context = None\n", "`context = torch.bmm(P, V)`"),
+    "a second attention output": ("attention", PV, PV + PV, "`context = torch.bmm(P, V)`: expected 1, found 2"),
+    "a third attention product": ("attention", PV, PV + PV.replace("context", "sink"), "count the matrix products"),
+    "renamed setup": (
+        *("lm_head", "def setup_embeddings_and_output_layer", "def setup_output_layer"),
+        "function `LanguageModule.setup_embeddings_and_output_layer`",
+    ),
 }
 
 
-@pytest.mark.parametrize(("old", "new", "named"), BROKEN.values(), ids=BROKEN)
-def test_unmatched_anchor_is_refused_by_name(megatron_tree, old, new, named):
-    patch = _by_name("linear")
-    stock = (megatron_tree("0.16.1") / LAYERS).read_text()
+def modified(tree: Path, patch: Patch, old: str, new: str) -> bytes:
+    stock = (tree / patch.file).read_text()
     assert old in stock
+    changed = stock.replace(old, new)
+    compile(changed, patch.file, "exec")
+    return changed.encode()
+
+
+@pytest.mark.parametrize(("name", "old", "new", "named"), BROKEN.values(), ids=BROKEN)
+def test_unmatched_anchor_is_refused_by_name(megatron_tree, name, old, new, named):
+    patch = _by_name(name)
+    source = modified(megatron_tree("0.16.1"), patch, old, new)
     with pytest.raises(AnchorError) as refusal:
-        insert(stock.replace(old, new).encode(), LAYERS, patch.edits, patch.header)
-    assert LAYERS in refusal.value.message
+        insert(source, patch.file, patch.edits, patch.header)
+    assert patch.file in refusal.value.message
     assert named in refusal.value.message
 
 
-def test_reformatted_anchors_still_match(megatron_tree):
+def test_refusal_names_every_way_of_writing_it(megatron_tree):
+    """The forward product stands in two ways in the releases; the refusal tells both."""
     patch = _by_name("linear")
-    stock = (megatron_tree("0.16.1") / LAYERS).read_text()
-    loose = stock.replace(
-        "output = torch.matmul(total_input, weight.t())",
-        "output = torch.matmul(\n            total_input,  # gathered\n            weight.t(),\n        )",
-    )
-    assert loose != stock
-    patched = insert(loose.encode(), LAYERS, patch.edits, patch.header)
-    assert b"quantctl_linear.fprop(ctx, total_input, weight)" in patched
-    compile(Source(patched, LAYERS).module, LAYERS, "exec")
+    source = modified(megatron_tree("0.16.1"), patch, FORWARD, FORWARD.replace("output =", "out ="))
+    with pytest.raises(AnchorError, match="return _linear_forward") as refusal:
+        insert(source, patch.file, patch.edits, patch.header)
+    assert "output = torch.matmul(X, weight.t())" in refusal.value.message
+
+
+MODIFIED = {
+    "comments and line breaks": (
+        *("linear", FORWARD),
+        "        output = torch.matmul(\n            total_input,  # gathered\n            weight.t(),\n        )\n",
+    ),
+    "gradient under another name": ("linear", DGRAD, "        dy = grad_output\n" + DGRAD.replace("grad_output", "dy")),
+    "logging beside the product": ("linear", FORWARD, "        log_shape(total_input.shape)\n" + FORWARD),
+    "one more parameter": (
+        *("linear", "        wgrad_deferral_limit,\n        tp_group,\n"),
+        "        wgrad_deferral_limit,\n        mine,\n        tp_group,\n",
+    ),
+    "its own decorator": ("linear", "    @custom_fwd\n", "    @custom_fwd\n    @torch.compiler.disable\n"),
+    "positional call": (
+        *("linear", "output_parallel = self._forward_impl(\n            input="),
+        "output_parallel = self._forward_impl(\n            ",
+    ),
+    "scores with a named buffer": ("attention", "            matmul_input_buffer,\n", "            self.buffer,\n"),
+    "tags of its own": ("lm_head", LAST_TAG, LAST_TAG + LAST_TAG.replace("is_embedding", "is_mine")),
+}
+
+
+@pytest.mark.parametrize(("name", "old", "new"), MODIFIED.values(), ids=MODIFIED)
+def test_local_changes_beside_the_anchors_are_kept(megatron_tree, name, old, new):
+    """What is inserted into the modified file is what is inserted into the stock one, up to names."""
+    patch = _by_name(name)
+    stock = (megatron_tree("0.16.1") / patch.file).read_bytes()
+    source = modified(megatron_tree("0.16.1"), patch, old, new)
+    patched = insert(source, patch.file, patch.edits, patch.header)
+    calls = re.compile(rb"quantctl_\w+\.\w+\(")
+    assert calls.findall(patched) == calls.findall(insert(stock, patch.file, patch.edits, patch.header))
+    assert {line.strip() for line in new.splitlines()} <= {line.strip() for line in patched.decode().splitlines()}

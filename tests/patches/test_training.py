@@ -24,7 +24,16 @@ def test_unknown_value_stops_the_run(patched, run_steps):
 
 
 def test_output_layer_out_of_reach_stops_the_run(patched, run_steps):
-    """Transformer Engine's output layer computes its products itself; any other class that is not Megatron's does too."""
+    """Transformer Engine's output layer computes its products itself, as any class does that is not Megatron's own."""
     done = run_steps(patched("0.16.1", lm_head="mxfp8"), ("--foreign-head",))
     assert done.returncode != 0
     assert "lm_head=mxfp8: the output layer is a Linear" in done.stderr
+
+
+def test_logits_of_another_dtype_are_quantized_too(patched, train):
+    """Megatron-LM's main lets Transformer Engine compute the output layer when its output is wider than its input."""
+    (stock,) = train(patched("main"), ("--wide-logits",))
+    assert stock["wide"] == {"operands": 2, "plain": 2, "quantized": 0}
+    (step,) = train(patched("main", lm_head="mxfp8"), ("--wide-logits",))
+    assert step["wide"] == {"operands": 2, "plain": 0, "quantized": 2}
+    assert step["hits"] == {"lm_head": {"mxfp8": {"fprop": 1, "dgrad": 1, "wgrad": 1}}}

@@ -1,10 +1,11 @@
 """Training steps of a real GPTModel on the CPU, each on a model of its own: prints a line of JSON a step.
 
-    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [/ FLAGS OF THE NEXT STEP] ...
+    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [--wide-logits] [/ FLAGS OF THE NEXT STEP] ...
 
 The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed: equal is equal in every bit.
 With --fused every weight gradient is accumulated into main_grad by the module fused_weight_gradient_mlp_cuda beside
-this file, and the line tells how many of its operands were the plain ones and how many the quantized ones.
+this file, and the line tells how many of its operands were the plain ones and how many the quantized ones. With
+--wide-logits (Megatron-LM's main) the output layer's GEMM is Transformer Engine's, bf16 to fp32; torch stands for it.
 """
 
 import argparse
@@ -21,11 +22,11 @@ import torch
 import torch.distributed as dist
 import typing_extensions
 
-if not hasattr(typing, "override"):  # megatron-core imports it from 0.17 on; before Python 3.12 only the extension has it
+if not hasattr(typing, "override"):  # Python before 3.12; megatron-core imports it from 0.17 on
     typing.override = typing_extensions.override
 warnings.filterwarnings("ignore")
 
-FLAGS = ("tied", "freeze", "bias", "fused", "foreign-head")
+FLAGS = ("tied", "freeze", "bias", "fused", "foreign-head", "wide-logits")
 
 
 def rotary_on_cpu(self, max_seq_len, offset=0, packed_seq=False, cp_group=None):
@@ -41,7 +42,8 @@ def initialize():
     parallel_state.initialize_model_parallel()
     get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
     buffer = parallel_state.get_global_memory_buffer().buffer
-    buffer["mpu", torch.float32] = torch.empty(2 * 4 * 32 * 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        buffer["mpu", dtype] = torch.empty(2 * 4 * 32 * 32, dtype=dtype)
 
 
 def build(options):
@@ -72,6 +74,8 @@ def build(options):
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
         gradient_accumulation_fusion=options.fused,
+        bf16=options.wide_logits,
+        params_dtype=torch.bfloat16 if options.wide_logits else torch.float32,
     )
     model = GPTModel(
         config=config,
@@ -80,6 +84,7 @@ def build(options):
         max_sequence_length=32,
         share_embeddings_and_output_weights=options.tied,
         position_embedding_type="rope",
+        **({"logit_dtype": torch.float32} if options.wide_logits else {}),
     )
     model.rotary_pos_emb.forward = MethodType(rotary_on_cpu, model.rotary_pos_emb)
     if options.freeze:
@@ -96,7 +101,7 @@ def build(options):
 
 @contextlib.contextmanager
 def wgrad_operands():
-    """Within it, the list yielded collects (total_input, grad_output) of each weight gradient before any selector acts."""
+    """The list collects (total_input, grad_output) of each weight gradient as they are before any selector acts."""
     from megatron.core.tensor_parallel import layers
 
     collected, stock = [], layers.prepare_input_tensors_for_wgrad_compute
@@ -111,9 +116,32 @@ def wgrad_operands():
     layers.prepare_input_tensors_for_wgrad_compute = stock
 
 
-def compare(plain, received):
-    """How many of the operands that the fused GEMM received are the plain ones, and how many those along tokens
-    quantized by the selectors' specs: the output layer's product is the first of a backward pass."""
+@contextlib.contextmanager
+def wide_gemm_operands(model):
+    """Puts torch in the place of Transformer Engine's GEMM. The lists collect (input, weight) of the output layer before
+    any selector acts, and as the GEMM received them."""
+    from megatron.core.extensions import transformer_engine
+
+    plain, received = [], []
+
+    def general_gemm(weight, total_input, out_dtype, layout, bias):
+        assert (layout, bias) == ("TN", None)
+        received.append((total_input, weight))
+        return (total_input.to(out_dtype) @ weight.to(out_dtype).t(),)
+
+    def record(layer, arguments):
+        plain.append((arguments[0].reshape(-1, arguments[0].size(-1)), layer.weight))
+
+    hook = model.output_layer.register_forward_pre_hook(record)
+    transformer_engine.te_general_gemm = general_gemm
+    yield plain, received
+    transformer_engine.te_general_gemm = None
+    hook.remove()
+
+
+def compare(plain, received, axis):
+    """How many of the operands that a GEMM received are the plain ones, and how many those quantized along `axis` by
+    the selectors' specs. The first pair is the output layer's, in a backward pass too."""
     from megatron.core.tensor_parallel import layers
 
     counts = {"operands": 2 * len(plain), "plain": 0, "quantized": 0}
@@ -126,7 +154,7 @@ def compare(plain, received):
                 from quantctl.kernels.quantize import quantize_dequantize
                 from quantctl.spec import parse
 
-                counts["quantized"] += torch.equal(quantize_dequantize(operand, parse(text, site), 0), given)
+                counts["quantized"] += torch.equal(quantize_dequantize(operand, parse(text, site), axis), given)
     return counts
 
 
@@ -137,7 +165,7 @@ def gradients(model):
         for name, parameter in model.named_parameters()
     }
     return {
-        name: hashlib.sha256((value + 0.0).numpy().tobytes()).hexdigest()
+        name: hashlib.sha256((value.float() + 0.0).numpy().tobytes()).hexdigest()
         for name, value in values.items()
         if value is not None
     }
@@ -167,7 +195,8 @@ def step(options):
     tokens = torch.randint(0, 96, (2, 33))
     positions = torch.arange(32).repeat(2, 1)
     mask = torch.ones(1, 1, 32, 32, dtype=torch.bool).triu(1)
-    loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
+    with wide_gemm_operands(model) if options.wide_logits else contextlib.nullcontext() as wide:
+        loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
     with wgrad_operands() as plain:
         loss.backward()
     result = {
@@ -180,8 +209,10 @@ def step(options):
     if options.fused:
         import fused_weight_gradient_mlp_cuda as fused
 
-        result["fused"] = compare(plain, fused.received)
+        result["fused"] = compare(plain, fused.received, 0)
         fused.received.clear()
+    if options.wide_logits:
+        result["wide"] = compare(*wide, -1)
     return result
 
 

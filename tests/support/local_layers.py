@@ -12,6 +12,9 @@ The tree is the one on PYTHONPATH. Code that asks for the CUDA device gets the C
 """
 
 import argparse
+import contextlib
+import dataclasses
+import inspect
 import json
 import math
 import os
@@ -48,6 +51,7 @@ COMMON = {
     "apply_rope_fusion": False,
     "gradient_accumulation_fusion": False,
 }
+NEWER_FIELDS = {"rope_type": "yarn", "transformer_impl": "local"}
 MLA = {
     "multi_latent_attention": True,
     "q_lora_rank": None,
@@ -56,7 +60,6 @@ MLA = {
     "qk_pos_emb_head_dim": 8,
     "v_head_dim": 24,
     "qk_layernorm": True,
-    "rope_type": "yarn",
     "rotary_scaling_factor": 40.0,
     "mscale": 0.707,
     "mscale_all_dim": 0.707,
@@ -80,28 +83,33 @@ def start(tensor_parallel=1):
     else:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel)
-    tp.random.initialize_rng_tracker(inference_rng_tracker=True)
+    # without dropout nothing draws from the tracker, whose states are CUDA's
+    tp.random.get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
     torch.manual_seed(7)
 
 
 def build(case, tied=False, **changes):
     from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt import gpt_layer_specs
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
     config_class = MLATransformerConfig if case == "mla" else TransformerConfig
-    config = config_class(**COMMON | changes)
-    spec = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts,
-        qk_layernorm=config.qk_layernorm,
-        multi_latent_attention=case == "mla",
-        normalization=config.normalization,
-    )
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    newer = {name: value for name, value in NEWER_FIELDS.items() if name in fields}
+    config = config_class(**COMMON | newer | changes)
+    wanted = {
+        "num_experts": config.num_moe_experts,
+        "qk_layernorm": config.qk_layernorm,
+        "multi_latent_attention": case == "mla",
+        "normalization": config.normalization,
+    }
+    # 0.10 and 0.11 take the normalization from the configuration; 0.19 passes everything on
+    declared = getattr(gpt_layer_specs, "get_gpt_layer_local_submodules", gpt_layer_specs.get_gpt_layer_local_spec)
+    known = inspect.signature(declared).parameters
+    spec = gpt_layer_specs.get_gpt_layer_local_spec(**{name: value for name, value in wanted.items() if name in known})
     more = {}
     if case == "mtp":
-        from megatron.core.models.gpt.gpt_layer_specs import get_gpt_mtp_block_spec
-
-        more["mtp_block_spec"] = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
+        more["mtp_block_spec"] = gpt_layer_specs.get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
     return GPTModel(
         config=config,
         transformer_layer_spec=spec,

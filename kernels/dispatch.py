@@ -1,0 +1,48 @@
+"""Which implementation computes: the Triton kernels on a CUDA device, the torch reference everywhere else.
+
+QUANTCTL_KERNELS=reference or triton forces one. Both give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+
+from quantctl.errors import QuantctlError
+
+VARIABLE = "QUANTCTL_KERNELS"
+CHOICES = ("reference", "triton")
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def use_triton(device: torch.device) -> bool:
+    """Whether tensors on `device` go through the Triton kernels.
+
+    Raises QuantctlError for an unknown choice, and if triton is forced where it cannot run.
+    """
+    choice = os.environ.get(VARIABLE, "")
+    if choice == "":
+        return device.type == "cuda" and _has_triton()
+    if choice not in CHOICES:
+        raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
+    if choice == "reference":
+        return False
+    if not _has_triton():
+        raise QuantctlError(f"{VARIABLE}=triton: Triton is not installed", f"pip install triton, or unset {VARIABLE}")
+    if device.type != "cuda" and not _interpreted():
+        raise QuantctlError(
+            f"{VARIABLE}=triton: there is a tensor on {device.type}, where Triton has no compiler",
+            f"unset {VARIABLE}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",
+        )
+    return True
