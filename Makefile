@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test lint format generate clean
+.PHONY: run test releases lint format generate clean
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2
+
+# every release of Megatron, trained as well: QUANTCTL_MEGATRON_MAIN=CHECKOUT adds Megatron-LM's main
+releases: $(STAMP)
+	$(BIN)/python tests/support/releases.py -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

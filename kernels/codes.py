@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.format import Codes
-from quantctl.kernels.quantize import FORMATS, noise_for, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, draw_for, refuse_dtype
 from quantctl.spec import FormatSpec, parse
 
 # bits of a code -> (codes, bytes) of a group: the fewest codes that fill whole bytes
@@ -67,7 +67,8 @@ def encode(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Dra
     spec = parse(spec) if isinstance(spec, str) else spec
     refuse_dtype(x, spec)
     x, axis = x.detach(), axis % x.dim()
-    noise = noise_for(x, spec, rng)
+    draw = draw_for(spec, rng)
+    noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
     rows, row_noise = (None if t is None else t.movedim(axis, -1).contiguous() for t in (x, noise))
     assert rows is not None
     format_ = FORMATS[spec.format]

@@ -26,6 +26,9 @@ class Codes:
 class Format(Protocol):
     """A format's module has one of these under the name FORMAT."""
 
+    has_blocks: bool
+    """The quantized axis plays a role."""
+
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` (bf16, fp16 or fp32) through the format in blocks along `axis` (>= 0); same shape and dtype."""
 

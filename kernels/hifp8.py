@@ -13,6 +13,7 @@ neighbours; above 2^15 there is no upper one, and the rule for nearest decides.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -122,6 +123,8 @@ def _dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True)
 class HiFloat8:
     """Blocks play no role, so `axis` is unused."""
+
+    has_blocks: ClassVar[bool] = False
 
     def _quantize(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """HiFloat8 values, fp32, and the tensor scale (None without one)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class MX:
     """An MX format: its element types by the name that the spec's `elem` gives them (None: there is one only)."""
 
     elements: dict[str | None, Element]
+    has_blocks: ClassVar[bool] = True
 
     def _quantize(self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Section 6.3 for fp32 blocks that fill `axis`: amax, and P_i = V_i / X rounded with X from amax."""

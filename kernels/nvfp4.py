@@ -17,6 +17,7 @@ NaN and Inf take no part in amax(x); their block becomes NaN (scale byte 0x7F). 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NVFP4:
+    has_blocks: ClassVar[bool] = True
+
     def _quantize(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, scales: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:

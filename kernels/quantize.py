@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import hifp8, mxfp4, mxfp6, mxfp8, nvfp4, philox
+from quantctl.kernels.dispatch import use_triton
 from quantctl.kernels.format import Format
 from quantctl.spec import FormatSpec, parse
 
@@ -21,14 +22,9 @@ FORMATS: dict[str, Format] = {
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def draw_for(spec: FormatSpec) -> philox.Draw | None:
-    """A new draw if `spec` rounds stochastically; to be kept where a backward must see the same operand."""
-    return philox.next_draw() if spec.round == "stochastic" else None
-
-
-def noise_for(x: Tensor, spec: FormatSpec, rng: philox.Draw | None) -> Tensor | None:
-    """The noise of `x` in the order of its elements, fp32 of its shape, if `spec` rounds stochastically."""
-    return philox.uniform(x.shape, rng or philox.next_draw(), x.device) if spec.round == "stochastic" else None
+def draw_for(spec: FormatSpec, given: philox.Draw | None = None) -> philox.Draw | None:
+    """`given` or a new draw if `spec` rounds stochastically; to be kept where a backward must see the same operand."""
+    return (given or philox.next_draw()) if spec.round == "stochastic" else None
 
 
 def refuse_dtype(x: Tensor, spec: FormatSpec) -> None:
@@ -50,9 +46,35 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
     are the products' business (linear.py, attention.py). Shapes never depend on values, so it runs under torch.compile
     and on NPUs. Raises QuantctlError for other dtypes and for unknown specs.
     """
+    return quantize_dequantize_along(x, spec, (axis,), (rng,))[0]
+
+
+def quantize_dequantize_along(
+    x: Tensor, spec: FormatSpec | str, axes: tuple[int, ...], rngs: tuple[philox.Draw | None, ...] | None = None
+) -> list[Tensor]:
+    """quantize_dequantize along each of one or two axes; where Triton computes, x is read once for both.
+
+    rngs: a draw for each axis; new ones, in this order, where none is given.
+    """
     spec = parse(spec) if isinstance(spec, str) else spec
     if spec.is_none:
-        return x
+        return [x for _ in axes]
     refuse_dtype(x, spec)
     x = x.detach()
-    return FORMATS[spec.format].quantize_dequantize(x, spec, axis % x.dim(), noise_for(x, spec, rng))
+    format_ = FORMATS[spec.format]
+    axes = tuple(axis % x.dim() for axis in axes)
+    draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
+    if len(axes) == 2 and not format_.has_blocks and spec.round != "stochastic":
+        return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
+    if use_triton(x.device):
+        from quantctl.kernels import triton_qdq
+
+        if len({(draw.seed, draw.rank) for draw in draws if draw}) < 2:
+            return triton_qdq.quantize_dequantize(x, spec, axes, draws)
+        return [
+            triton_qdq.quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)
+        ]
+    return [
+        format_.quantize_dequantize(x, spec, axis, None if draw is None else philox.uniform(x.shape, draw, x.device))
+        for axis, draw in zip(axes, draws, strict=True)
+    ]

@@ -60,9 +60,9 @@ def round_to_step(a, step, noise, ROUND: tl.constexpr):
         rounded = tl.where(a - rounded == 0.5 * step, rounded + step, rounded)
     if ROUND == "stochastic":
         lower = tl.where(rounded > a, rounded - step, rounded)
-        # 2^24 / step from the bits of step
-        per_step = float_of(((2 * 127 + 24) << 23) - bits_of(step))
-        rounded = tl.where((a - lower) * per_step >= noise, lower + step, lower)
+        # 1 / step: the two exponent fields add up to twice the bias
+        per_step = float_of((254 << 23) - bits_of(step))
+        rounded = tl.where((a - lower) * per_step * 16777216.0 >= noise, lower + step, lower)
     return rounded
 
 

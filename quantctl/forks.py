@@ -161,6 +161,8 @@ def _definitions(module: ast.Module, ours: frozenset[str]) -> dict[int, Definiti
             reason = None if literal else objection
             if literal and "." in key:
                 reason = "it is an attribute: who reads it cannot be told"
+            if id(place) in found:
+                reason = "several names are assigned at once"
             found[id(place)] = Definition(key, getattr(place, "lineno", 1), literal, reason)
         if isinstance(node, ast.arg) and _is_selector(node.arg):
             known.add(node.arg)
@@ -200,7 +202,11 @@ def survey(source: Source, products: Mapping[str, str], ours: frozenset[str] = f
     definitions = _definitions(source.module, ours)
     if not definitions:
         return Survey()
-    Flow(definitions).run(source.module)
+    try:
+        Flow(definitions).run(source.module)
+    except RecursionError:
+        deep = "an expression of the file is nested too deeply to be followed"
+        return Survey((), tuple(Unclear(source.name, f.line, f.variable, None, deep) for f in definitions.values()))
     in_order = sorted(definitions.values(), key=lambda found: found.line)
     decided = {id(found): {products[kind] for kind in found.products if kind in products} for found in in_order}
     the_role = set().union(*decided.values()) if len(set(products.values())) == 1 else set()

@@ -199,7 +199,7 @@ def _refuse_unclear(source: Source, values: dict[str, str]) -> None:
 
 def verify(source: Source, wanted: dict[str, str]) -> None:
     """Compile the file, read its selectors again and compare them with what was asked."""
-    compile(source.module, source.name, "exec")
+    source.compile()
     found = locate(source)
     for role, value in wanted.items():
         says = {canonical_or(literal.value, role) for literal in found[role].literals} if role in found else set()

@@ -42,10 +42,23 @@ class Source:
             raise QuantctlError(
                 f"{self.name} is not valid Python: {error}", "repair the file, or bring it back with git"
             ) from error
+        except (MemoryError, RecursionError) as error:  # the parser's stack, not the machine's memory
+            raise QuantctlError(f"{self.name} is nested too deeply to be parsed", "simplify the expression") from error
+
+    def compile(self) -> None:
+        """Raise QuantctlError if the interpreter would not take the file: some errors come after parsing."""
+        try:
+            compile(self.module, self.name, "exec")
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise QuantctlError(
+                f"{self.name} does not compile: {error}", "repair the file, or bring it back with git"
+            ) from error
 
     @cached_property
     def _encoding(self) -> str:
-        return tokenize.detect_encoding(io.BytesIO(self.raw).readline)[0]
+        # to the interpreter a lone carriage return ends a line as well, and with it the line that names the encoding
+        unified = self.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return tokenize.detect_encoding(io.BytesIO(unified).readline)[0]
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -70,5 +83,15 @@ class Source:
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
 
     def literal(self, node: ast.Constant) -> Literal:
-        """Where the string literal `node` stands."""
-        return Literal(str(node.value), node.lineno, *self.span(node))
+        """Where the string literal `node` stands. Raises QuantctlError if its bytes cannot be told."""
+        try:
+            start, end = self.span(node)
+            found = ast.literal_eval("(" + self.raw[start:end].decode(self._encoding) + ")")
+        except (SyntaxError, ValueError):  # UnicodeError is a ValueError
+            found = None
+        if found != node.value:
+            raise QuantctlError(
+                f"{self.name}:{node.lineno}: where the string {node.value!r} begins and ends cannot be told",
+                "save the file as UTF-8 with ordinary newlines",
+            )
+        return Literal(str(node.value), node.lineno, start, end)

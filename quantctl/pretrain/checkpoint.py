@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels import philox
 from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
 
@@ -46,6 +47,7 @@ def _rng_state() -> dict[str, Any]:
         "random_rng_state": random.getstate(),
         "np_rng_state": (kind, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), *rest),
         "torch_rng_state": torch.get_rng_state(),
+        "quantctl_draws": philox.calls_made(),
     }
     if torch.cuda.is_available():
         from megatron.core import tensor_parallel
@@ -60,6 +62,7 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["np_rng_state"]
     numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), *rest))
     torch.set_rng_state(state["torch_rng_state"])
+    philox.set_calls_made(state["quantctl_draws"])
     if "cuda_rng_state" in state and torch.cuda.is_available():
         from megatron.core import tensor_parallel
 

@@ -1,6 +1,6 @@
 """Training steps of a real GPTModel on the CPU, each on a model of its own: prints a line of JSON a step.
 
-    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [--wide-logits] [/ FLAGS OF THE NEXT STEP] ...
+    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [--wide-logits] [/ NEXT STEP'S FLAGS] ...
 
 The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed: equal is equal in every bit.
 With --fused every weight gradient is accumulated into main_grad by the module fused_weight_gradient_mlp_cuda beside
@@ -118,8 +118,8 @@ def wgrad_operands():
 
 @contextlib.contextmanager
 def wide_gemm_operands(model):
-    """Puts torch in the place of Transformer Engine's GEMM. The lists collect (input, weight) of the output layer before
-    any selector acts, and as the GEMM received them."""
+    """Puts torch in the place of Transformer Engine's GEMM. The lists collect (input, weight) of the output layer as
+    they are before any selector acts, and as the GEMM received them."""
     from megatron.core.extensions import transformer_engine
 
     plain, received = [], []
@@ -189,14 +189,23 @@ def hits():
     return kernels.snapshot() if kernels else {}
 
 
+def loss_of(model, tokens, options):
+    """Mean cross entropy of tokens [2, 33]."""
+    positions = torch.arange(32).repeat(2, 1)
+    mask = torch.ones(1, 1, 32, 32, dtype=torch.bool).triu(1)
+    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if not options.wide_logits:
+        return model(inputs, positions, mask, labels=labels).mean()
+    # Megatron's own loss writes into fp32 logits in place, which autograd forbids for what the wide GEMM returns
+    return torch.nn.functional.cross_entropy(model(inputs, positions, mask).transpose(1, 2), labels)
+
+
 def step(options):
     before = hits()
     model = build(options)
     tokens = torch.randint(0, 96, (2, 33))
-    positions = torch.arange(32).repeat(2, 1)
-    mask = torch.ones(1, 1, 32, 32, dtype=torch.bool).triu(1)
     with wide_gemm_operands(model) if options.wide_logits else contextlib.nullcontext() as wide:
-        loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
+        loss = loss_of(model, tokens, options)
     with wgrad_operands() as plain:
         loss.backward()
     result = {

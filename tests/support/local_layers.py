@@ -1,24 +1,25 @@
-"""One training step of a real GPTModel whose local layers stock Megatron refuses, on the CPU: prints JSON.
+"""Training steps of real GPTModels whose local layers stock Megatron refuses, on the CPU: prints a line of JSON a step.
 
-    python local_layers.py mla|moe|mtp [--tied]
-    RANK=r WORLD_SIZE=n MASTER_ADDR=... MASTER_PORT=... python local_layers.py norms [--stock-norms]
+    python local_layers.py CASE ...            CASE: mla, moe, mtp, mtp-tied
+    python local_layers.py norms --world N --rank R --store FILE --output FILE [--normalization RMSNorm|LayerNorm]
 
 mla    multi-latent attention; each layer's attention output against the same computation in float64
 moe    8 experts, top 2, a shared expert
 mtp    one multi-token prediction layer
-norms  RMSNorm and LayerNorm with sequence parallelism as wide as the world; full gradients
+norms  sequence parallelism as wide as the world; rank 0 saves the full gradients
 
-The tree is the one on PYTHONPATH. Code that asks for the CUDA device gets the CPU.
+The tree is the one on PYTHONPATH. A step that raises prints its error. Code that asks for the CUDA device gets the CPU.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import json
 import math
-import os
 import sys
+import traceback
 import typing
 import warnings
 
@@ -75,17 +76,13 @@ MOE = {
 }
 
 
-def start(tensor_parallel=1):
-    from megatron.core import parallel_state, tensor_parallel as tp
+def start(world=1, rank=0, store=None):
+    from megatron.core import parallel_state, tensor_parallel
 
-    if tensor_parallel > 1:
-        dist.init_process_group("gloo")
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel)
+    dist.init_process_group("gloo", store=store or dist.HashStore(), rank=rank, world_size=world)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=world)
     # without dropout nothing draws from the tracker, whose states are CUDA's
-    tp.random.get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
-    torch.manual_seed(7)
+    tensor_parallel.random.get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
 
 
 def build(case, tied=False, **changes):
@@ -93,6 +90,7 @@ def build(case, tied=False, **changes):
     from megatron.core.models.gpt import gpt_layer_specs
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
+    torch.manual_seed(7)
     config_class = MLATransformerConfig if case == "mla" else TransformerConfig
     fields = {field.name for field in dataclasses.fields(config_class)}
     newer = {name: value for name, value in NEWER_FIELDS.items() if name in fields}
@@ -161,8 +159,7 @@ class AttentionCheck:
         self.excess.append(((output.detach().double() - expected).abs() / bound).max().item())
 
 
-def mla(options):
-    start()
+def mla():
     model = build("mla", **MLA)
     # YARN: m = 0.1 * mscale * ln(factor) + 1, and the softmax scale is m^2 / sqrt(width of a key)
     m = 0.1 * MLA["mscale"] * math.log(MLA["rotary_scaling_factor"]) + 1
@@ -170,25 +167,26 @@ def mla(options):
     checks = [AttentionCheck(layer.self_attention.core_attention, scale) for layer in model.decoder.layers]
     loss = step(model)
     errors = [error for check in checks for error in check.excess]
-    return model, {"loss": loss, "errors_in_bounds": errors, "widths": [check.width for check in checks]}
+    return model, {"loss": loss.hex(), "errors_in_bounds": errors, "widths": [check.width for check in checks]}
 
 
-def moe(options):
-    start()
+def moe():
     model = build("moe", **MOE)
-    return model, {"loss": step(model)}
+    return model, {"loss": step(model).hex()}
 
 
-def mtp(options):
-    start()
-    model = build("mtp", tied=options.tied, mtp_num_layers=1, mtp_loss_scaling_factor=0.1)
-    return model, {"loss": step(model)}
+def mtp(tied=False):
+    model = build("mtp", tied=tied, mtp_num_layers=1, mtp_loss_scaling_factor=0.1)
+    return model, {"loss": step(model).hex()}
+
+
+CASES = {"mla": mla, "moe": moe, "mtp": mtp, "mtp-tied": lambda: mtp(tied=True)}
 
 
 def full(gradient, parameter):
     """The gradient of the whole parameter, from the parts of all tensor parallel ranks."""
     if dist.get_world_size() == 1 or not getattr(parameter, "tensor_model_parallel", False):
-        return gradient
+        return gradient.clone()
     parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, gradient.contiguous())
     return torch.cat(parts, dim=parameter.partition_dim)
@@ -199,36 +197,68 @@ def norms(options):
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.distributed.finalize_model_grads import _allreduce_layernorm_grads
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    start(world)
+    world = options.world
+    start(world, options.rank, dist.FileStore(options.store, world))
     # the halves of a gated first layer lie differently for different widths, so there is no gate here
     changes = {"gated_linear_unit": False, "num_query_groups": 2, "normalization": options.normalization}
     model = build("norms", **changes, tensor_model_parallel_size=world, sequence_parallel=world > 1)
     loss = step(model)
     named = dict(model.named_parameters())
-    before = {name: full(p.grad, p).tolist() for name, p in named.items()}
+    before = {name: full(p.grad, p) for name, p in named.items()}
     model.ddp_config = DistributedDataParallelConfig()
     _allreduce_layernorm_grads([model], model.config)
-    after = {name: full(p.grad, p).tolist() for name, p in named.items()}
-    return model, {"loss": loss, "before": before, "after": after}
+    after = {name: full(p.grad, p) for name, p in named.items()}
+    if options.rank == 0:
+        torch.save({"loss": loss, "before": before, "after": after}, options.output)
+
+
+def hits():
+    kernels = sys.modules.get("quantctl.kernels.hits")
+    return kernels.snapshot() if kernels else {}
+
+
+def since(before):
+    """The calls counted since then: {site: {product: n}}."""
+    counts = {}
+    for site, specs in hits().items():
+        for spec, products in specs.items():
+            new = {name: n - before.get(site, {}).get(spec, {}).get(name, 0) for name, n in products.items()}
+            if any(new.values()):
+                counts[site] = new
+    return counts
+
+
+def digest(model):
+    grads = [p.grad.numpy().tobytes() for p in model.parameters() if p.grad is not None]
+    return hashlib.sha256(b"".join(grads)).hexdigest()
+
+
+def run(case):
+    before = hits()
+    try:
+        model, result = CASES[case]()
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
+    idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    return {**result, "gradients": digest(model), "without_gradient": idle, "hits": since(before)}
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=("mla", "moe", "mtp", "norms"))
-    parser.add_argument("--tied", action="store_true")
+    parser.add_argument("cases", nargs="+", choices=(*CASES, "norms"))
     parser.add_argument("--normalization", default="RMSNorm")
+    parser.add_argument("--world", type=int)
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--store")
+    parser.add_argument("--output")
     options = parser.parse_args()
-    model, result = globals()[options.case](options)
-    hits = sys.modules.get("quantctl.kernels.hits")
-    result["without_gradient"] = [
-        name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
-    ]
-    result["tree"] = sys.modules["megatron.core"].__file__
-    result["hits"] = hits.snapshot() if hits else {}
-    if dist.get_rank() == 0:
-        print(json.dumps(result))
-    dist.destroy_process_group()
+    if options.cases == ["norms"]:
+        norms(options)
+        return
+    start()
+    for case in options.cases:
+        print(json.dumps({"case": case, **run(case)}), flush=True)
 
 
 main()

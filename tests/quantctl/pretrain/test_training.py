@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.pretrain import checkpoint
+from quantctl.state import plan, read_state
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,20 @@ def test_resume_continues_the_same_curve_to_the_last_bit(base, train, scalars, t
         checkpoint.TRACKER,
     ]
     assert resumed.fields[10]["consumed samples"] == run.fields[10]["consumed samples"]
+
+
+def test_resume_continues_stochastic_rounding(train, stock_copy, scalars, tmp_path) -> None:
+    tree = stock_copy("0.16.1")
+    for file, raw in plan(
+        read_state(tree), {"linear": "mxfp4:round=stochastic", "qk": "mxfp8:round=stochastic"}
+    ).items():
+        (tree / file).write_bytes(raw)
+    flags = ["--train-iters", 6, "--save-interval", 3, "--save", tmp_path / "ckpt"]
+    train(*flags, "--tensorboard-dir", tmp_path / "whole", tree=tree)
+    (tmp_path / "ckpt" / checkpoint.TRACKER).write_text("3")
+    train(*flags, "--load", tmp_path / "ckpt", "--tensorboard-dir", tmp_path / "rest", tree=tree)
+    whole, rest = scalars(tmp_path / "whole")["lm loss"], scalars(tmp_path / "rest")["lm loss"]
+    assert rest == {i: value for i, value in whole.items() if i > 3}
 
 
 def test_resume_with_another_model_names_the_flag(base, train) -> None:

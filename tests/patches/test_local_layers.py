@@ -1,0 +1,152 @@
+"""Models whose local layers stock Megatron refuses: trained on patched trees, and refused again without the patch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantctl.patches.registry import PATCHES
+from quantctl.state import PatchState, plan, read_state
+
+HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
+CASES = ("mla", "moe", "mtp", "mtp-tied")
+RELEASES = [
+    "0.12.3",
+    "0.16.1",
+    *(
+        pytest.param(release, marks=pytest.mark.releases)
+        for release in ("0.13.1", "0.14.0", "0.15.3", "0.17.1", "0.18.2", "0.19.0", "main")
+    ),
+]
+
+
+def run(tree: Path, *cases: str) -> dict[str, dict]:
+    done = subprocess.run(
+        [sys.executable, str(HARNESS), *cases],
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line.pop("case"): line for line in lines}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_model_trains(patched, release):
+    results = run(patched(release), *CASES)
+    for result in results.values():
+        assert "error" not in result, result["error"]
+        assert result["without_gradient"] == []
+        assert result["hits"] == {}
+    assert results["mla"]["widths"] == [96, 96]  # 4 heads with values of 24; kv_channels would say 64
+    assert max(results["mla"]["errors_in_bounds"]) <= 1
+
+
+VALUES = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
+CALLS = {
+    # two layers: query, KV down, KV up, output and the two of the MLP
+    "mla": {"linear": 12, "lm_head": 1, "qk": 2, "pv": 2},
+    # two layers: qkv, output, 2 x 8 experts, the two of the shared expert; the router would be one more
+    "moe": {"linear": 40, "lm_head": 1, "qk": 2, "pv": 2},
+    # three layers of four, and the projection in front of the third, which calls the output layer again
+    "mtp": {"linear": 13, "lm_head": 2, "qk": 3, "pv": 3},
+    "mtp-tied": {"linear": 13, "lm_head": 2, "qk": 3, "pv": 3},
+}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_each_selector_reaches_its_products_and_no_others(patched, release):
+    results = run(patched(release, **VALUES), *CASES)
+    for case, calls in CALLS.items():
+        assert results[case]["hits"] == {
+            site: dict.fromkeys(("fprop", "dgrad", "wgrad"), count) for site, count in calls.items()
+        }, case
+
+
+def test_none_is_stock_in_every_bit_where_stock_can(megatron_tree, patched):
+    possible = ("moe", "mtp", "mtp-tied")
+    assert run(patched("0.12.3"), *possible) == run(megatron_tree("0.12.3"), *possible)
+
+
+NEEDED = [
+    (
+        "0.12.3",
+        "mla",
+        "mla",
+        "TypeError: DotProductAttention.__init__() got an unexpected keyword argument 'k_channels'",
+    ),
+    ("0.16.1", "mla_without_te", "mla", "TypeError: isinstance() arg 2 must be a type"),
+    ("0.19.0", "mla_q_norm", "mla", "`q_lora_rank is None`"),
+    ("0.13.1", "moe_without_te", "moe", "NameError: name 'te_general_gemm' is not defined"),
+    ("0.16.1", "moe_without_te", "moe", "NameError: name 'te_general_gemm' is not defined"),
+    ("main", "mtp_without_te", "mtp", "TypeError: isinstance() arg 2 must be a type"),
+]
+
+
+@pytest.mark.parametrize(("release", "name", "case", "error"), NEEDED)
+def test_without_the_patch_it_stops(megatron_tree, patched, release, name, case, error):
+    tree = patched(release)
+    assert "error" not in run(tree, case)[case]
+    (patch,) = (patch for patch in PATCHES if patch.name == name)
+    (tree / patch.file).write_bytes((megatron_tree(release) / patch.file).read_bytes())
+    assert error in run(tree, case)[case]["error"]
+
+
+NEEDED_IN = {
+    "mla": (
+        "0.10.0",
+        "0.11.0",
+        "0.12.0",
+        "0.12.3",
+        "0.13.1",
+        "0.14.0",
+        "0.15.3",
+        "0.16.1",
+        "0.17.1",
+        "0.18.2",
+        "0.19.0",
+    ),
+    "mla_without_te": ("0.14.0", "0.15.3", "0.16.1"),
+    "mla_q_norm": ("0.19.0",),
+    "rmsnorm_sp": (
+        *("0.10.0", "0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
+    ),
+    "moe_without_te": ("0.13.1", "0.14.0", "0.15.3", "0.16.1"),
+    "mtp_without_te": (),
+    "rope_scaling_factor:pretrain_gpt": (),
+    "rope_scaling_factor:gpt_builders": (),
+    "rope_scaling_factor:argument_utils": ("0.19.0",),
+}
+
+
+@pytest.mark.parametrize("release", NEEDED_IN["mla"])
+def test_the_releases_that_need_each_patch(megatron_tree, release):
+    """In a wheel: pretrain_gpt.py and gpt_builders.py are in none."""
+    state = read_state(megatron_tree(release))
+    available = {patch.name for patch in state.available() if not patch.required}
+    assert available == {name for name, releases in NEEDED_IN.items() if release in releases}
+    after = plan(state, {})
+    for patch in state.available():
+        assert patch.mark in after[patch.file], patch.name
+
+
+def test_a_patch_that_does_not_fit_is_left_out(stock_copy):
+    tree = stock_copy("0.16.1")
+    norm = tree / "megatron/core/transformer/torch_norm.py"
+    norm.write_text(norm.read_text().replace("return norm_cls(", "return build_norm("))
+    after = plan(read_state(tree), {})
+    assert "megatron/core/transformer/torch_norm.py" not in after
+    assert "megatron/core/transformer/multi_latent_attention.py" in after
+
+
+def test_a_patched_tree_knows_its_patches(patched):
+    state = read_state(patched("0.16.1"))
+    applied = {name for name, found in state.patches.items() if found is PatchState.APPLIED}
+    assert applied == {"linear", "lm_head", "attention", "mla", "mla_without_te", "rmsnorm_sp", "moe_without_te"}
+    assert plan(state, {}) == {}

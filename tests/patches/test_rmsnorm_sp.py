@@ -1,0 +1,72 @@
+"""Sequence parallelism over two ranks against one rank: the same loss and, after Megatron's reduction, gradients.
+
+Bound. Both runs make the same products and differ in the order of float32 additions: partial sums over ranks in the
+projections, the norms' gradients, the softmax of the loss. Along the longest path through a model of two layers, forward
+and back, a value meets sums of lengths (hidden 64, keys 32, heads' width 64, first layer of the MLP 64, second 128) a
+layer and the output layer's (64, vocabulary 96), twice for the way back, and finally the 64 tokens of a weight gradient:
+n = 2 (2 x 352 + 160) + 64 = 1792 roundings of u = 2^-24. A sum of n roundings is off by at most n u / (1 - n u) times the
+sum of magnitudes, here measured by the gradient's largest element, as 1.1e-4. A sum of two ranks of which one is missing
+is off by about a half.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
+ROUNDINGS = 2 * (2 * (64 + 32 + 64 + 64 + 128) + 64 + 96) + 64
+BOUND = ROUNDINGS * 2.0**-24
+
+
+def _processes(tree: Path, folder: Path, world: int, normalization: str) -> list[subprocess.Popen]:
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, str(HARNESS), "norms", "--normalization", normalization),
+                *("--world", str(world), "--rank", str(rank)),
+                *("--store", str(folder / f"store{world}"), "--output", str(folder / f"{world}.pt")),
+            ],
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def results(tree: Path, folder: Path, normalization: str) -> list[dict]:
+    """Loss and gradients of one rank and of two."""
+    running = [process for world in (1, 2) for process in _processes(tree, folder, world, normalization)]
+    errors = [process.communicate()[1] for process in running]
+    assert not any(process.returncode for process in running), "\n".join(errors)
+    return [torch.load(folder / f"{world}.pt") for world in (1, 2)]
+
+
+def off(one: dict, two: dict) -> dict[str, float]:
+    """By parameter, the largest difference over the largest gradient."""
+    assert one.keys() == two.keys()
+    return {name: ((one[name] - two[name]).abs().max() / one[name].abs().max()).item() for name in one}
+
+
+@pytest.mark.parametrize(
+    ("release", "normalization"), [("0.12.3", "RMSNorm"), ("0.16.1", "RMSNorm"), ("0.16.1", "LayerNorm")]
+)
+def test_two_ranks_compute_what_one_computes(patched, tmp_path, release, normalization):
+    one, two = results(patched(release), tmp_path, normalization)
+    assert abs(one["loss"] - two["loss"]) <= BOUND * abs(one["loss"])
+    assert max(off(one["after"], two["after"]).values()) <= BOUND
+    # each rank has half of the sequence, so only the reduction makes the norms' gradients whole
+    split = {name for name, error in off(one["before"], two["before"]).items() if error > BOUND}
+    assert split == {name for name in one["before"] if "norm" in name}
+
+
+def test_stock_refuses(megatron_tree, tmp_path):
+    processes = _processes(megatron_tree("0.16.1"), tmp_path, 2, "RMSNorm")
+    errors = [process.communicate()[1] for process in processes]
+    assert all("sequence parallel not supported by torch LayerNorm" in error for error in errors)
