@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test releases lint format generate clean
+.PHONY: run test releases faults bench lint format generate clean
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -17,6 +17,14 @@ test: $(STAMP) lint
 # every release of Megatron, trained as well: QUANTCTL_MEGATRON_MAIN=CHECKOUT adds Megatron-LM's main
 releases: $(STAMP)
 	$(BIN)/python tests/support/releases.py -n 2
+
+# every step of every operation killed or failing, and a thousand random kills
+faults: $(STAMP)
+	QUANTCTL_FAULT_STRIDE=1 QUANTCTL_RANDOM_KILLS=1000 $(BIN)/python -m pytest -n 2 -rP tests/faults
+
+# how long the commands take
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/command_line.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

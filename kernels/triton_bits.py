@@ -49,32 +49,35 @@ def store_bits(pointers, bits, mask, BF16: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
-def round_to_step(a, step, noise, ROUND: tl.constexpr):
-    """a >= 0 rounded to multiples of `step`, a power of two with a < 2^23 steps. noise: 1 .. 2^24, stochastic only."""
+def round_to_step(a, step_bits, noise, ROUND: tl.constexpr):
+    """a >= 0 rounded to multiples of a power of two (its fp32 bits), of which a has less than 2^23.
+
+    noise: 1 .. 2^24, for stochastic only.
+    """
     tl.static_assert(ROUND == "nearest" or ROUND == "away" or ROUND == "stochastic")
     # next to 2^23 steps fp32 has the resolution of one step: the addition rounds half to even
-    shift = step * 8388608.0
+    shift = float_of(step_bits + (23 << 23))
     rounded = (a + shift) - shift
     if ROUND == "away":
         # half to even went down from exactly one half
+        step = float_of(step_bits)
         rounded = tl.where(a - rounded == 0.5 * step, rounded + step, rounded)
     if ROUND == "stochastic":
+        step = float_of(step_bits)
         lower = tl.where(rounded > a, rounded - step, rounded)
         # 1 / step: the two exponent fields add up to twice the bias
-        per_step = float_of((254 << 23) - bits_of(step))
+        per_step = float_of((254 << 23) - step_bits)
         rounded = tl.where((a - lower) * per_step * 16777216.0 >= noise, lower + step, lower)
     return rounded
 
 
 @triton.jit
-def round_to_element(a, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, LARGEST: tl.constexpr,
-                     ROUND: tl.constexpr):  # fmt: skip
-    """a >= 0 rounded to the magnitudes of an element type, saturating."""
+def round_to_element(a, limit, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, ROUND: tl.constexpr):
+    """a >= 0 rounded to the magnitudes of an element type, at most `limit`."""
     tl.static_assert(MANTISSA_BITS < 23)
     # the binade of a, but a subnormal has the step of the smallest normal number
     binade = tl.maximum(bits_of(a) & EXPONENT, (127 + MIN_EXPONENT) << 23)
-    step = float_of(binade - (MANTISSA_BITS << 23))
-    return tl.minimum(round_to_step(a, step, noise, ROUND), LARGEST)
+    return tl.minimum(round_to_step(a, binade - (MANTISSA_BITS << 23), noise, ROUND), limit)
 
 
 @triton.jit

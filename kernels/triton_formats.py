@@ -30,55 +30,77 @@ def _power_of_two(field):
 
 @triton.jit
 def _mx(a, amax, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
-        LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr):  # fmt: skip
+        LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):  # fmt: skip
     """Magnitudes a in blocks with the largest magnitudes' bits amax: mx.py, the scale as its E8M0 byte."""
-    byte = tl.minimum(tl.maximum(((amax + RULE) >> 23) - MAX_EXPONENT, 0), 254)
+    finite = amax < EXPONENT
+    byte = tl.minimum(tl.maximum(((tl.where(finite, amax, 0) + RULE) >> 23) - MAX_EXPONENT, 0), 254)
     # 1 / scale has the byte 254 - byte: multiplying by it is exact where dividing by the scale is
-    elements = round_to_element(a * _power_of_two(254 - byte), noise, MANTISSA_BITS, MIN_EXPONENT, LARGEST, ROUND)
-    return elements * _power_of_two(byte)
+    inverse = _power_of_two(254 - byte)
+    scale = tl.where(finite, _power_of_two(byte), float("nan"))
+    # saturation of the element and of the product in one: the second limit is exact, or above the first
+    limit = tl.minimum(inverse * DTYPE_LARGEST, LARGEST)
+    return round_to_element(a * inverse, limit, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND) * scale
 
 
 @triton.jit
-def _nvfp4(a, amax, encode, decode, noise, ROUND: tl.constexpr):
+def _nvfp4(a, amax, encode, decode, noise, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):
     """Magnitudes a in blocks with the largest magnitudes' bits amax: nvfp4.py, E2M1 under an E4M3 scale."""
+    finite = amax < EXPONENT
+    bounded = float_of(tl.where(finite, amax, 0))
     # div_rn: the plain division is not IEEE's on a GPU
-    scale = round_to_element(tl.div_rn(float_of(amax), tl.full(amax.shape, 6.0, tl.float32)) * encode, 0.0, 3, -6,
-                             E4M3_LARGEST, "nearest")  # fmt: skip
+    wanted = tl.div_rn(bounded, tl.full(amax.shape, 6.0, tl.float32)) * encode
+    scale = round_to_element(wanted, E4M3_LARGEST, 0.0, 3, -6, "nearest")
     product = tl.where(scale == 0.0, 1.0, scale * decode)
     inverse = tl.where(scale == 0.0, 0.0, tl.div_rn(tl.full(product.shape, 1.0, tl.float32), product))
-    return round_to_element(a * inverse, noise, 1, 0, 6.0, ROUND) * scale * decode
+    elements = round_to_element(a * inverse, 6.0, noise, 1, 0, ROUND)
+    return tl.where(finite, tl.minimum(elements * scale * decode, DTYPE_LARGEST), float("nan"))
 
 
 @triton.jit
-def _hifloat8(a, noise, ROUND: tl.constexpr):
-    """Magnitudes a: hifp8.py. The step from the exponent: 3, 2, 1 mantissa bits up to 3, 7, 15; below, denormals."""
-    bounded = tl.minimum(a, HIF8_OVERFLOW)
-    exponent = (bits_of(bounded) >> 23) - 127
-    size = tl.maximum(exponent, -exponent)
-    normal = exponent - 3 + (size > 3).to(tl.int32) + (size > 7).to(tl.int32)
-    step = tl.where(exponent < -15, tl.maximum(exponent, -22), normal)
-    rounded = tl.minimum(round_to_step(bounded, float_of((step + 127) << 23), noise, ROUND), HIF8_LARGEST)
-    return tl.where(a >= HIF8_OVERFLOW, float("inf"), rounded)
+def _hifloat8(magnitude, noise, ROUND: tl.constexpr):
+    """Bits of magnitudes -> bits: hifp8.py."""
+    if ROUND == "away":
+        # in an exponent's range half a step is one bit of the mantissa: adding it carries where half goes up, and the
+        # bits below a step are cut off. An unsigned difference tests both ends of a range of exponents at once
+        half = tl.where((magnitude - (124 << 23)).to(tl.uint32, bitcast=True) < (7 << 23), 1 << 19, 1 << 20)
+        half = tl.where((magnitude - (120 << 23)).to(tl.uint32, bitcast=True) < (15 << 23), half, 1 << 21)
+        half = tl.where(magnitude < (112 << 23), 1 << 22, half)
+        # 2^-22 is the smallest; what is below half of it becomes 0
+        rounded = tl.maximum((magnitude + half) & -(half + half), 105 << 23)
+        rounded = tl.where(magnitude < (104 << 23), 0, rounded)
+    else:
+        a = tl.minimum(float_of(magnitude), HIF8_OVERFLOW)
+        exponent = (bits_of(a) >> 23) - 127
+        size = tl.maximum(exponent, -exponent)
+        normal = exponent - 3 + (size > 3).to(tl.int32) + (size > 7).to(tl.int32)
+        step = tl.where(exponent < -15, tl.maximum(exponent, -22), normal)
+        bounded = tl.minimum(round_to_step(a, (step + 127) << 23, noise, ROUND), HIF8_LARGEST)
+        rounded = tl.where(a >= HIF8_OVERFLOW, EXPONENT, bits_of(bounded))
+    # above 2^15: Inf, or NaN, whose bits are above those of Inf
+    return tl.where(rounded > (142 << 23), tl.maximum(magnitude, EXPONENT), rounded)
 
 
 @triton.jit
-def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr,
-                         MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
-                         LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, SCALED: tl.constexpr,
-                         DTYPE_LARGEST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FORMAT: tl.constexpr,
+                             BLOCK: tl.constexpr, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr,
+                             MAX_EXPONENT: tl.constexpr, LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr,
+                             SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, ROWS: tl.constexpr,
+                             COLUMNS: tl.constexpr):  # fmt: skip
     """fp32 bits [ROWS, COLUMNS] -> fp32 bits of their values in the format, in blocks along AXIS."""
     tl.static_assert(FORMAT == "mx" or FORMAT == "nvfp4" or FORMAT == "hifp8")
     tl.static_assert(ROWS % BLOCK == 0 or AXIS == 1)
     tl.static_assert(COLUMNS % BLOCK == 0 or AXIS == 0)
     magnitude = bits & MAGNITUDE
-    a = float_of(magnitude)
     if FORMAT == "hifp8":
-        values = _hifloat8(a * encode if SCALED else a, noise, ROUND)
-        # there is one zero
-        sign = tl.where(values == 0.0, 0, bits & SIGN)
         if SCALED:
-            values = tl.where(values < float("inf"), tl.minimum(values * decode, DTYPE_LARGEST), values)
-        return tl.where(magnitude > EXPONENT, NAN, bits_of(values) | sign)
+            values = _hifloat8(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
+            product = bits_of(tl.minimum(float_of(values) * decode, DTYPE_LARGEST))
+            result = tl.where(values < EXPONENT, product, values)
+        else:
+            values = _hifloat8(magnitude, noise, ROUND)
+            result = values
+        # there is one zero
+        return tl.where(values == 0, 0, result | (bits & SIGN))
     else:
         if AXIS == 1:
             SHAPE: tl.constexpr = (ROWS, COLUMNS // BLOCK, BLOCK)
@@ -86,18 +108,14 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
         else:
             SHAPE: tl.constexpr = (ROWS // BLOCK, BLOCK, COLUMNS)
             INNER: tl.constexpr = 1
-        blocks = tl.reshape(a, SHAPE)
+        blocks = float_of(tl.reshape(magnitude, SHAPE))
         # bits of magnitudes ascend as the magnitudes do, NaN above Inf above all others
         amax = tl.max(tl.reshape(magnitude, SHAPE), axis=INNER, keep_dims=True)
         if ROUND == "stochastic":
             noise = tl.reshape(noise, SHAPE)
-        # blocks with NaN or Inf are computed as if they were zero: their result is not used
-        finite = amax < EXPONENT
-        bounded = tl.where(finite, amax, 0)
-        blocks = tl.where(finite, blocks, 0.0)
         if FORMAT == "mx":
-            values = _mx(blocks, bounded, noise, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND)
+            values = _mx(blocks, amax, noise, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND,
+                         DTYPE_LARGEST)  # fmt: skip
         else:
-            values = _nvfp4(blocks, bounded, encode, decode, noise, ROUND)
-        result = tl.where(finite, bits_of(tl.minimum(values, DTYPE_LARGEST)), NAN)
-        return tl.reshape(result, (ROWS, COLUMNS)) | (bits & SIGN)
+            values = _nvfp4(blocks, amax, encode, decode, noise, ROUND, DTYPE_LARGEST)
+        return tl.reshape(bits_of(values), (ROWS, COLUMNS)) | (bits & SIGN)

@@ -22,7 +22,8 @@ def discard_temporary(path: Path) -> None:
     _temporary(path.resolve()).unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Ask the disk to keep what was written to a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,7 +64,7 @@ def commit(path: Path, temporary: Path) -> None:
     """Put the staged file in place of `path`. Other hard links to the old file keep their bytes."""
     path = path.resolve()
     os.replace(temporary, path)
-    sync_directory(path.parent)
+    sync(path.parent)
     for bytecode in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
         if _is_never_checked(bytecode):
             bytecode.unlink()
@@ -87,4 +88,4 @@ def write_new(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync_directory(path.parent)
+    sync(path.parent)

@@ -17,8 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
-NEWER = ("0.17.1", "0.18.2", "0.19.0")
-"""Releases whose wheels are for Python 3.12 and later. They are Python all the same, so any version can unpack them."""
+PYTHON_OF_WHEEL = dict.fromkeys(("0.17.1", "0.18.2", "0.19.0"), "3.12")
+"""Later releases have no wheels for 3.11, earlier ones none for 3.12. They are unpacked to be read, patched and put on
+the path, which any version can do."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,10 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _pip_options(version: str) -> list[str]:
+    python = f"--python-version={PYTHON_OF_WHEEL.get(version, '3.11')}"
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
-    if version in NEWER and sys.version_info < (3, 12):
-        options += ["--python-version=3.12", "--implementation=cp", f"--platform=manylinux_2_28_{platform.machine()}"]
-    return options
+    return [*options, python, "--implementation=cp", f"--platform=manylinux_2_28_{platform.machine()}"]
 
 
 def _unpacked(version: str) -> Path:

@@ -143,6 +143,9 @@ class Products(Visitor):
     def visit_MatrixMultiply(self, node: cst.MatrixMultiply) -> None:
         self.matches += not self.passed
 
+    def visit_MatrixMultiplyAssign(self, node: cst.MatrixMultiplyAssign) -> None:
+        self.matches += not self.passed
+
 
 VISITORS: dict[Kind, type[Visitor]] = {
     Kind.REPLACE: Replace,

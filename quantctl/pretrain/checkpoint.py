@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
+from quantctl.files import sync
 from quantctl.kernels import philox
 from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
@@ -70,15 +71,6 @@ def _set_rng_state(state: dict[str, Any]) -> None:
         tensor_parallel.get_cuda_rng_tracker().set_states(state["rng_tracker_states"])
 
 
-def _sync(path: Path) -> None:
-    """Ask the disk to keep what was written to a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def save(args: argparse.Namespace, state: Any) -> None:
     """Write a checkpoint of the training `state` (quantctl.pretrain.loop.State) to --save."""
     root = Path(args.save)
@@ -106,7 +98,7 @@ def save(args: argparse.Namespace, state: Any) -> None:
         },
         file,
     )
-    _sync(file)
+    sync(file)
     dist.barrier()
     if dist.get_rank() == 0:
         old = root / f".{final.name}.old"
@@ -116,9 +108,9 @@ def save(args: argparse.Namespace, state: Any) -> None:
         draft.rename(final)
         tracker = root / f".{TRACKER}.draft"
         tracker.write_text(str(iteration))
-        _sync(tracker)
+        sync(tracker)
         os.replace(tracker, root / TRACKER)
-        _sync(root)
+        sync(root)
         shutil.rmtree(old, ignore_errors=True)
     dist.barrier()
     print_rank_0(f"  successfully saved checkpoint from iteration {iteration:7d} to {root}")

@@ -1,5 +1,8 @@
 """Every release of megatron-core, and Megatron-LM's main: edited, restored, trained. `make releases` prints the table.
 
+QUANTCTL_MEGATRON_MAIN names a checkout of main; golden/main.diff is for its commit d98e8a64 of 22 August 2026.
+`python -m pytest tests/patches/test_releases.py -k golden --update-golden` writes the golden files anew.
+
 Edits and golden diffs of all releases run always. Training runs always for the oldest and the newest release and where
 the layers changed in between; the other releases train under the marker `releases`.
 """
