@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test releases faults bench lint format generate clean
+.PHONY: run test releases faults bench lint format generate clean mutation
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -25,6 +25,10 @@ faults: $(STAMP)
 # how long the commands take
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/command_line.py
+
+# ten thousand damaged Megatron files through the editor; a failure names its seed
+mutation: $(STAMP)
+	MUTANTS=10000 $(BIN)/python -m pytest -n 2 tests/mutation
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

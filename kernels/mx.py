@@ -60,7 +60,8 @@ def block_scale(amax: Tensor, element: Element, rule: str) -> Tensor:
 def block_amax(values: Tensor, axis: int) -> Tensor:
     """max |values| along `axis`, which stays with length 1; NaN if there is a NaN."""
     # two reductions that write nothing are faster than |values| and one
-    return torch.maximum(values.amax(axis, keepdim=True), -values.amin(axis, keepdim=True))
+    amax = torch.maximum(values.amax(axis, keepdim=True), -values.amin(axis, keepdim=True))
+    return amax.abs_()  # of zeros it may be -0
 
 
 def _dequantize(elements: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

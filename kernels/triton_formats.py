@@ -74,10 +74,9 @@ def _hifloat8(magnitude, noise, ROUND: tl.constexpr):
         size = tl.maximum(exponent, -exponent)
         normal = exponent - 3 + (size > 3).to(tl.int32) + (size > 7).to(tl.int32)
         step = tl.where(exponent < -15, tl.maximum(exponent, -22), normal)
-        bounded = tl.minimum(round_to_step(a, (step + 127) << 23, noise, ROUND), HIF8_LARGEST)
-        rounded = tl.where(a >= HIF8_OVERFLOW, EXPONENT, bits_of(bounded))
-    # above 2^15: Inf, or NaN, whose bits are above those of Inf
-    return tl.where(rounded > (142 << 23), tl.maximum(magnitude, EXPONENT), rounded)
+        rounded = bits_of(tl.minimum(round_to_step(a, (step + 127) << 23, noise, ROUND), HIF8_LARGEST))
+    # from 1.25 * 2^15 on: Inf, or NaN, whose bits are above those of Inf
+    return tl.where(magnitude < (142 << 23) + (1 << 21), rounded, tl.maximum(magnitude, EXPONENT))
 
 
 @triton.jit
@@ -93,7 +92,8 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
     magnitude = bits & MAGNITUDE
     if FORMAT == "hifp8":
         if SCALED:
-            values = _hifloat8(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
+            # a product's NaN may have every bit set, which rounding to bf16 would carry into the sign
+            values = _hifloat8(tl.minimum(bits_of(float_of(magnitude) * encode) & MAGNITUDE, NAN), noise, ROUND)
             product = bits_of(tl.minimum(float_of(values) * decode, DTYPE_LARGEST))
             result = tl.where(values < EXPONENT, product, values)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -102,46 +102,48 @@ def amax_kernel(x_ptr, amax_ptr, m_size, n_size, x_batch, x_m, x_n, BF16: tl.con
     tl.atomic_max(amax_ptr, tl.max(tl.max(finite, axis=1), axis=0))
 
 
-TILE = (32, 128)
-"""Rows and columns of a tile: whole blocks of either direction, 8 KiB of bf16."""
+ROWS, COLUMNS = 32, 128
+"""Size of a tile: whole blocks of either direction, 8 KiB of bf16."""
 
 
-class Plan(NamedTuple):
-    """What a spec makes of the kernel's parameters."""
+POINTERS = {torch.bfloat16: "*i16", torch.float16: "*fp16", torch.float32: "*fp32"}
+"""The kernel's pointer type by dtype: bf16 goes in and out as its bits."""
 
-    constants: dict[str, Any]
-    scaled: bool
-    """There is a tensor scale."""
-    exact: bool
-    """Every value is exact in the dtype of the tensor."""
+
+def _is_scaled(spec: FormatSpec) -> bool:
+    return spec.format == "nvfp4" or spec.scale == "tensor"
 
 
 @lru_cache(maxsize=64)
-def _plan(spec: FormatSpec) -> Plan:
+def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
+    """The kernel's parameters that follow from the spec and the dtype."""
     format_ = FORMATS[spec.format]
-    constants: dict[str, Any] = dict.fromkeys(("BLOCK", "MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST"), 1)
-    constants["RULE"] = 0
-    round_, scaled = spec.round, False
+    element = dict.fromkeys(("MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST", "RULE"), 0)
+    family, block, round_ = spec.format, 1, spec.round
     if isinstance(format_, mx.MX):
+        e = format_.elements[spec.elem]
         assert spec.scale is not None
-        element = format_.elements[spec.elem]
-        constants = {
-            "FORMAT": "mx",
-            "BLOCK": mx.BLOCK,
-            "MANTISSA_BITS": element.mantissa_bits,
-            "MIN_EXPONENT": element.min_exponent,
-            "MAX_EXPONENT": element.max_exponent,
-            "LARGEST": element.largest,
-            "RULE": mx.SCALE_RULES[spec.scale](element),
+        family, block = "mx", mx.BLOCK
+        element = {
+            "MANTISSA_BITS": e.mantissa_bits,
+            "MIN_EXPONENT": e.min_exponent,
+            "MAX_EXPONENT": e.max_exponent,
+            "LARGEST": e.largest,
+            "RULE": mx.SCALE_RULES[spec.scale](e),
         }
-    elif isinstance(format_, nvfp4.NVFP4):
-        constants |= {"FORMAT": "nvfp4", "BLOCK": nvfp4.BLOCK}
-        scaled = True
-    else:
-        constants |= {"FORMAT": "hifp8"}
-        round_ = "away" if spec.round == "nearest" else spec.round
-        scaled = spec.scale == "tensor"
-    return Plan(constants | {"ROUND": round_, "SCALED": scaled}, scaled, exact=not scaled)
+    elif family == "nvfp4":
+        block = nvfp4.BLOCK
+    elif round_ == "nearest":
+        round_ = "away"  # HiFloat8's own rule
+    return element | {
+        "FORMAT": family,
+        "BLOCK": block,
+        "ROUND": round_,
+        "SCALED": _is_scaled(spec),
+        "DTYPE_LARGEST": torch.finfo(dtype).max,
+        "BF16": dtype == torch.bfloat16,
+        "EXACT": not _is_scaled(spec),  # without a tensor scale every value is exact in every dtype
+    }
 
 
 def _raw(x: Tensor) -> Tensor:
@@ -164,9 +166,12 @@ def _draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[
     return words
 
 
-def _grid(matrices: Matrices) -> tuple[int]:
+def _tiles(matrices: Matrices) -> tuple[tuple[int], dict[str, int]]:
+    """The grid, and the size of a tile: narrower for a narrow matrix, but never less than a block."""
     batch, m, n, _ = matrices
-    return (batch.size * triton.cdiv(m.size, TILE[0]) * triton.cdiv(n.size, TILE[1]),)
+    columns = max(min(COLUMNS, triton.next_power_of_2(n.size)), mx.BLOCK)
+    programs = batch.size * triton.cdiv(m.size, ROWS) * triton.cdiv(n.size, columns)
+    return (programs,), {"ROWS": ROWS, "COLUMNS": columns}
 
 
 def _scales(x: Tensor, spec: FormatSpec, matrices: Matrices) -> tuple[Tensor, Tensor]:
@@ -174,7 +179,8 @@ def _scales(x: Tensor, spec: FormatSpec, matrices: Matrices) -> tuple[Tensor, Te
     batch, m, n, _ = matrices
     bits = torch.zeros((), dtype=torch.int32, device=x.device)
     sizes = (m.size, n.size, batch.x, m.x, n.x)
-    amax_kernel[_grid(matrices)](_raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, ROWS=TILE[0], COLUMNS=TILE[1])
+    grid, tile = _tiles(matrices)
+    amax_kernel[grid](_raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, **tile)
     amax = bits.view(torch.float32)
     if spec.format == "nvfp4":
         return nvfp4.tensor_scales(amax)
@@ -198,23 +204,19 @@ def quantize_dequantize(
         return [out.copy_(result) for out, result in zip(outs, results, strict=True)]
     batch, m, n, roles = launch
     by_role = dict(zip(roles, outs, strict=True))
-    plan = _plan(spec)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = _scales(x, spec, launch) if plan.scaled else (x, x)
-        qdq_kernel[_grid(launch)](
+        encode, decode = _scales(x, spec, launch) if _is_scaled(spec) else (x, x)
+        grid, tile = _tiles(launch)
+        qdq_kernel[grid](
             *(_raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
             *(encode, decode, m.size, n.size),
             *(batch.x, m.x, n.x, batch.out, m.out, n.out, batch.index, m.index, n.index),
             **_draw_words(roles, draws),
             LAST="last" in by_role,
             FIRST="first" in by_role,
-            DTYPE_LARGEST=torch.finfo(x.dtype).max,
-            BF16=x.dtype == torch.bfloat16,
-            EXACT=plan.exact,
             FOURS=n.index == 1 and m.index % 4 == 0 and batch.index % 4 == 0,
-            ROWS=TILE[0],
-            COLUMNS=TILE[1],
-            **plan.constants,
+            **constants(spec, x.dtype),
+            **tile,
             enable_fp_fusion=False,
         )
     return outs
@@ -225,4 +227,4 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
 
     One read and a write a direction; a tensor scale reads everything once more. Block scales are never stored.
     """
-    return (1 + _plan(spec).scaled + directions) * x.numel() * x.element_size()
+    return (1 + _is_scaled(spec) + directions) * x.numel() * x.element_size()

@@ -12,7 +12,6 @@ without --q-lora-rank (DeepSeek-V2-Lite) queries have none, and the resolver ref
 from __future__ import annotations
 
 from quantctl.patches.patch import Edit, Kind, Patch
-
 from quantctl.selectors import ATTENTION
 
 _HEAD_SIZES = """

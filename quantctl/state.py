@@ -79,7 +79,7 @@ def _patch_state(patch: Patch, raw: bytes | None, root: Path) -> PatchState:
 
 
 def read_state(root: Path) -> TreeState:
-    """Read the files of the tree at `root`. Raises QuantctlError when a required one is missing or one is unreadable."""
+    """Read the files of the tree at `root`. Raises QuantctlError when a required one is missing, or one unreadable."""
     content = {file: _read(root, file) for file in FILES}
     sources = {file: Source(raw, file) for file, raw in content.items() if raw is not None}
     selectors: dict[str, Located] = {}

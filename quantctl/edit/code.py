@@ -58,4 +58,9 @@ def append(items: Sequence[Item], new: Item) -> list[Item]:
     """`items` with `new` behind them, laid out as the list already is (one a line, trailing comma or not)."""
     last: Any = items[-1]
     between = cast(Any, items[-2]).comma if len(items) > 1 else _COMMA
-    return [*items[:-1], last.with_changes(comma=between), new.with_changes(comma=last.comma)]
+    for space in ("whitespace_after_arg", "whitespace_after_param"):
+        # what stands between the last item and the bracket, where there is no trailing comma to hold it
+        if hasattr(last, space):
+            new = cast(Any, new).with_changes(**{space: getattr(last, space)})
+            last = last.with_changes(**{space: cst.SimpleWhitespace("")})
+    return [*items[:-1], last.with_changes(comma=between), cast(Any, new).with_changes(comma=last.comma)]

@@ -12,6 +12,7 @@ from quantctl.edit.code import build, newline_of
 from quantctl.edit.visitors import VISITORS
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Edit, Either
+from quantctl.source import Source
 
 
 class AnchorError(QuantctlError):
@@ -31,7 +32,7 @@ def parse(raw: bytes, file: str) -> cst.Module:
     """The concrete syntax tree. Raises QuantctlError if the file would not come back byte for byte."""
     try:
         module = cst.parse_module(raw)
-    except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
+    except (cst.ParserSyntaxError, SyntaxError, ValueError, LookupError, RecursionError) as error:
         raise QuantctlError(
             f"{file} cannot be parsed: {error}", "repair the file, or bring it back with git"
         ) from error
@@ -143,5 +144,5 @@ def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = 
     if header:
         module = _add_header(module, header, file)
     changed = module.bytes
-    compile(changed, file, "exec")
+    Source(changed, file).compile()
     return changed

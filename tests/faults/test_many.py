@@ -90,7 +90,7 @@ def test_random_kills(tree):
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK"])
 def test_a_file_system_without_locks(tree, code):
-    """As on some NFS mounts: flock fails. The operation goes on under a lock file instead, or refuses; never unlocked."""
+    """As on some NFS mounts flock fails: the operation goes on under a lock file, or refuses; it is never unlocked."""
     program = f"""
 import errno, fcntl, sys
 def no_locks(*_):

@@ -3,6 +3,7 @@ exponents, ml_dtypes and en-dtypes for the elements."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import en_dtypes
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from quantctl.spec import FormatSpec, parse
+
+# read when Triton is imported, which nothing does before a kernel is asked for
+os.environ["TRITON_INTERPRET"] = "1"
 
 # element -> (numpy dtype, exponent of the largest number, largest number, mantissa bits)
 ELEMENTS = {

@@ -59,6 +59,11 @@ def test_special_blocks(dtype, same) -> None:
     assert out[4, 3].signbit()
 
 
+def test_zeros_keep_their_signs() -> None:
+    out = quantize_dequantize(torch.tensor([[0.0, -0.0], [0.0, 0.0], [-0.0, -0.0], [1.0, -0.0]]), "nvfp4")
+    assert out.signbit().tolist() == [[False, True], [False, False], [True, True], [False, True]]
+
+
 @pytest.mark.parametrize("x", [[0.0] * 16, [torch.nan, torch.inf], []], ids=["zeros", "nothing finite", "empty"])
 def test_scales_without_a_largest_magnitude(x) -> None:
     assert [s.item() for s in nvfp4.tensor_scales(finite_amax(torch.tensor(x)))] == [1.0, 1.0]

@@ -1,12 +1,12 @@
 """Sequence parallelism over two ranks against one rank: the same loss and, after Megatron's reduction, gradients.
 
 Bound. Both runs make the same products and differ in the order of float32 additions: partial sums over ranks in the
-projections, the norms' gradients, the softmax of the loss. Along the longest path through a model of two layers, forward
-and back, a value meets sums of lengths (hidden 64, keys 32, heads' width 64, first layer of the MLP 64, second 128) a
-layer and the output layer's (64, vocabulary 96), twice for the way back, and finally the 64 tokens of a weight gradient:
-n = 2 (2 x 352 + 160) + 64 = 1792 roundings of u = 2^-24. A sum of n roundings is off by at most n u / (1 - n u) times the
-sum of magnitudes, here measured by the gradient's largest element, as 1.1e-4. A sum of two ranks of which one is missing
-is off by about a half.
+projections, in the norms' gradients and in the softmax of the loss. On the longest path through a model of two layers a
+value meets sums of lengths 64 (hidden), 32 (keys), 64 (all heads), 64 and 128 (the two of the MLP) in each layer, 64
+and 96 (vocabulary) in the output layer, all of them twice for the way back, and the 64 tokens of a weight gradient at the
+end: n = 2 (2 x 352 + 160) + 64 = 1792 roundings of u = 2^-24. A sum of n terms is off by n u = 1.1e-4 of the sum of
+their magnitudes, for which the parameter's largest gradient stands here. A sum over two ranks that lacks one of them is
+off by about a half.
 """
 
 from __future__ import annotations

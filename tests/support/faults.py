@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,11 @@ def at_each_step(act: Callable[[str, int], None]) -> Iterator[None]:
             setattr(owner, attribute, real[name])
 
 
-def run_in_child(arguments: list[str], at: int = 0, act: Callable[[str], None] | None = None) -> tuple[int, str]:
+At = int | tuple[str, int]
+"""The n-th step, or the n-th of one name."""
+
+
+def run_in_child(arguments: list[str], at: At = 0, act: Callable[[str], None] | None = None) -> tuple[int, str]:
     """Run the command line in a forked process and call `act(name)` before step `at`.
 
     Returns the exit status as subprocess gives it, and the name of the step; empty if it was not reached.
@@ -65,11 +70,13 @@ def run_in_child(arguments: list[str], at: int = 0, act: Callable[[str], None] |
     return os.waitstatus_to_exitcode(wait_status), reached
 
 
-def _run(arguments: list[str], at: int, act: Callable[[str], None] | None, report: int) -> NoReturn:
+def _run(arguments: list[str], at: At, act: Callable[[str], None] | None, report: int) -> NoReturn:
     status = 70
+    seen: Counter[str] = Counter()
 
     def step(name: str, number: int) -> None:
-        if number == at and act is not None:
+        seen[name] += 1
+        if at in (number, (name, seen[name])) and act is not None:
             os.write(report, name.encode())
             act(name)
 

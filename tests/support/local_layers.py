@@ -86,8 +86,7 @@ def start(world=1, rank=0, store=None):
 
 
 def build(case, tied=False, **changes):
-    from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt import gpt_layer_specs
+    from megatron.core.models.gpt import GPTModel, gpt_layer_specs
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
     torch.manual_seed(7)

@@ -46,7 +46,7 @@ class Cells:
         table = Table("release", *columns)
         for release, cells in sorted(self.cells.items(), key=lambda item: _order(item[0])):
             table.add_row(release, *(cells.get(column, "not run") for column in columns))
-        console = Console()
+        console = Console(width=100)
         console.print(table)
         for reason, number in self.reasons.items():
             console.print(f"({number}) cannot run here: {reason}")

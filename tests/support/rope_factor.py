@@ -69,7 +69,9 @@ def main():
         found["argument_utils"] = utilities.gpt_config_from_args(args, config).rope_scaling_factor
     global_vars.set_args(args)
     if importlib.util.find_spec("gpt_builders"):
-        found["gpt_builders"] = factor_of(importlib.import_module("gpt_builders").gpt_builder(args, True, True, config=config))
+        found["gpt_builders"] = factor_of(
+            importlib.import_module("gpt_builders").gpt_builder(args, True, True, config=config)
+        )
     elif importlib.util.find_spec("pretrain_gpt"):
         found["pretrain_gpt"] = factor_of(importlib.import_module("pretrain_gpt").model_provider())
     print(json.dumps({"tree": sys.modules["megatron.core"].__file__, "factors": found}))

@@ -1,0 +1,188 @@
+"""The Triton kernels, run by Triton's interpreter, against the torch reference: every bit, every option."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantctl.errors import QuantctlError
+from quantctl.kernels import triton_qdq
+from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.philox import Draw
+from quantctl.kernels.quantize import quantize_dequantize, quantize_dequantize_along
+from quantctl.spec import FORMATS, parse
+
+# numpy, in which the interpreter computes, reports what IEEE 754 says about Inf and NaN
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+DRAWS = (Draw(seed=2**63 + 5, call=2**33 + 7, rank=3), Draw(seed=2**63 + 5, call=8, rank=3))
+
+SPECS = [
+    f"{name}:" + ",".join(f"{key}={value}" for key, value in zip(options, values, strict=True))
+    for name, table in FORMATS.items()
+    for options in [[key for key in table if key != "bwd"]]
+    for values in itertools.product(*(table[key] for key in options))
+]
+"""Every format with every combination of scale rule, element type and rounding."""
+FEW = ["mxfp8", "mxfp4:round=stochastic", "nvfp4:round=stochastic", "hifp8:scale=tensor", "hifp8:round=stochastic"]
+
+
+@pytest.fixture
+def both(monkeypatch, same):
+    """Function: quantize with both implementations, compare the bits, give the result."""
+
+    def check(x, spec, axes, draws=None):
+        draws = DRAWS[: len(axes)] if draws is None else draws
+        results = {}
+        for choice in ("reference", "triton"):
+            monkeypatch.setenv("QUANTCTL_KERNELS", choice)
+            results[choice] = quantize_dequantize_along(x, spec, axes, draws)
+        for actual, expected in zip(results["triton"], results["reference"], strict=True):
+            same(actual, expected)
+        return results["triton"]
+
+    return check
+
+
+def values(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Many magnitudes; NaN, Inf, zeros of both signs, subnormals, the dtype's largest number."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator) * 2.0 ** (8 * torch.randn(shape, generator=generator))
+    x = x.to(dtype)
+    info = torch.finfo(dtype)
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, info.max, info.tiny / 4, -info.tiny], dtype=dtype)
+    x.view(-1)[:: x.numel() // 7][:7] = special
+    return x
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_option_equals_the_reference_in_one_pass_over_both_directions(spec, both) -> None:
+    """33 x 140: two tiles each way, tails in both directions."""
+    both(values(33, 140, dtype=torch.bfloat16), spec, (0, 1))
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if "scale=floor" not in s and "scale=ceil" not in s])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_other_dtypes(spec, dtype, both) -> None:
+    both(values(33, 67, dtype=dtype), spec, (0, 1))
+
+
+@pytest.mark.parametrize("spec", ["mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "nvfp4", "hifp8", "hifp8:scale=tensor"])
+def test_every_bf16_and_random_fp32_bits(spec, all_bf16, random_bits, both) -> None:
+    both(all_bf16.view(-1, 256), spec, (1,))
+    both(random_bits[:16384].view(-1, 128), spec, (0, 1))
+    small = random_bits[random_bits.abs() < 1e-37][:1024]
+    both(small.view(-1, 64), spec, (0, 1))
+
+
+@pytest.mark.parametrize("spec", FEW)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_direction_is_what_both_give(spec, dtype, both, same) -> None:
+    x = values(40, 70, dtype=dtype)
+    first, last = both(x, spec, (0, 1))
+    same(both(x, spec, (0,), DRAWS[:1])[0], first)
+    same(both(x, spec, (1,), DRAWS[1:])[0], last)
+    last, first_again = both(x, spec, (1, 0), DRAWS[::-1])
+    same(first_again, first)
+
+
+def base() -> torch.Tensor:
+    return values(3, 40, 36, dtype=torch.bfloat16)
+
+
+STRIDES = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.transpose(0, 2),
+    "last two swapped": lambda x: x.transpose(1, 2),
+    "transposed twice": lambda x: x.transpose(0, 1).transpose(1, 2),
+    "every second": lambda x: x[:, ::2, ::2],
+    "slice with an offset": lambda x: x[1:, 3:, 5:],
+    "expanded": lambda x: x[:1].expand(5, 40, 36),
+    "one dimension": lambda x: x[0, :, 3],
+    "one element": lambda x: x[0, 0, :1],
+    "four dimensions": lambda x: x.unflatten(1, (8, 5)).permute(3, 0, 2, 1),
+    "dimensions of one": lambda x: x[:, None, :, None],
+}
+
+
+@pytest.mark.parametrize("spec", ["mxfp8", "mxfp4:round=stochastic", "hifp8:scale=tensor"])
+@pytest.mark.parametrize("stride", STRIDES)
+def test_strides_do_not_matter(spec, stride, both) -> None:
+    whole = base()
+    kept = whole.clone()
+    x = STRIDES[stride](whole)
+    for axis in range(x.dim()):
+        (out,) = both(x, spec, (axis,))
+        assert out.stride() == torch.empty_like(x).stride()
+    if x.dim() > 1:
+        both(x, spec, (-1, -2))
+    assert torch.equal(whole.view(torch.int16), kept.view(torch.int16))
+
+
+def test_draws_of_several_seeds(both) -> None:
+    both(values(33, 40, dtype=torch.bfloat16), "mxfp4:round=stochastic", (0, 1), (Draw(1, 2), Draw(2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 32), (32, 0), (3, 0, 5)], ids=str)
+def test_empty_tensors(shape, both) -> None:
+    for spec in FEW:
+        for axis in range(len(shape)):
+            both(torch.empty(shape, dtype=torch.bfloat16), spec, (axis,))
+
+
+def test_offsets_beyond_32_bits(both) -> None:
+    """36 rows that lie 2^26 elements apart, in a gigabyte of address space that is never touched elsewhere."""
+    room = torch.empty(35 * 2**26 + 40, dtype=torch.bfloat16)
+    x = room.as_strided((36, 40), (2**26, 1))
+    x.copy_(values(36, 40, dtype=torch.bfloat16))
+    both(x, "mxfp8", (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "directions", "passes"),
+    [("mxfp8", 1, 2), ("mxfp8", 2, 3), ("hifp8", 1, 2), ("hifp8:scale=tensor", 1, 3), ("nvfp4", 2, 4)],
+)
+def test_bytes_moved(spec, directions, passes) -> None:
+    x = torch.empty(64, 96, dtype=torch.bfloat16)
+    assert triton_qdq.bytes_moved(x, parse(spec), directions) == passes * 64 * 96 * 2
+
+
+def test_the_device_chooses_and_the_variable_forces(monkeypatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.delenv("QUANTCTL_KERNELS", raising=False)
+    assert (use_triton(cpu), use_triton(cuda)) == (False, True)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+    assert (use_triton(cpu), use_triton(cuda)) == (False, False)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
+    assert (use_triton(cpu), use_triton(cuda)) == (True, True)
+
+
+def test_what_cannot_be_forced_is_refused(monkeypatch) -> None:
+    x = torch.ones(32)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cuda")
+    with pytest.raises(QuantctlError, match="QUANTCTL_KERNELS=cuda") as refusal:
+        quantize_dequantize(x, "mxfp8")
+    assert "reference, triton" in refusal.value.hint
+    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(QuantctlError, match="tensor on cpu") as refusal:
+        quantize_dequantize(x, "mxfp8")
+    assert "TRITON_INTERPRET=1" in refusal.value.hint
+
+
+def test_compiled_code_has_no_operation_that_could_round_otherwise() -> None:
+    """Compiled without a GPU for three generations, and searched: nothing fused, flushed or approximated."""
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert len(rows) == 7
+    assert [row for row in rows if not row.endswith(" clean")] == []
