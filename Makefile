@@ -16,7 +16,7 @@ test: $(STAMP) lint
 
 # every release of Megatron, trained as well: QUANTCTL_MEGATRON_MAIN=CHECKOUT adds Megatron-LM's main
 releases: $(STAMP)
-	$(BIN)/python tests/support/releases.py -n 2
+	$(BIN)/python tests/support/releases.py -n 2 $(ARGS)
 
 # every step of every operation killed or failing, and a thousand random kills
 faults: $(STAMP)

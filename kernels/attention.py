@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import operands
-from quantctl.kernels.quantize import draw_for, quantize_dequantize
+from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
 
 
 class _QuantizedBmm(torch.autograd.Function):
@@ -36,16 +36,19 @@ class _QuantizedBmm(torch.autograd.Function):
         a, b = ctx.saved_tensors
         a_draw, b_draw = ctx.draws
         grad_a = grad_b = None
+        for_a = for_b = grad
+        if ctx.spec.bwd == "quantized":
+            axes = tuple(axis for axis, needed in zip((2, 1), ctx.needs_input_grad, strict=False) if needed)
+            by_axis = dict(zip(axes, quantize_dequantize_along(grad, ctx.spec, axes), strict=True))  # dC is read once
+            for_a, for_b = by_axis.get(2, grad), by_axis.get(1, grad)
         if ctx.needs_input_grad[0]:  # dA = scale * dC B^T reduces columns
             operands.count(ctx.site, "dgrad", ctx.text)
-            dc = operands.gradient_operand(grad, ctx.spec, 2)
             b_in = operands.forward_operand_in_backward(b, ctx.spec, 2, 1, b_draw)
-            grad_a = _scaled(torch.bmm(dc, b_in.transpose(1, 2)), ctx.scale)
+            grad_a = _scaled(torch.bmm(for_a, b_in.transpose(1, 2)), ctx.scale)
         if ctx.needs_input_grad[1]:  # dB = scale * A^T dC reduces rows
             operands.count(ctx.site, "wgrad", ctx.text)
-            dc = operands.gradient_operand(grad, ctx.spec, 1)
             a_in = operands.forward_operand_in_backward(a, ctx.spec, 1, 2, a_draw)
-            grad_b = _scaled(torch.bmm(a_in.transpose(1, 2), dc), ctx.scale)
+            grad_b = _scaled(torch.bmm(a_in.transpose(1, 2), for_b), ctx.scale)
         return grad_a, grad_b, None, None, None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Codes:
 class Format(Protocol):
     """A format's module has one of these under the name FORMAT."""
 
-    has_blocks: bool
+    has_blocks: ClassVar[bool]
     """The quantized axis plays a role."""
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ class Dim(NamedTuple):
     size: int
     x: int
     out: int
-    index: int
+    number: int
 
 
 ONE = Dim(1, 0, 0, 0)

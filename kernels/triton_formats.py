@@ -106,8 +106,8 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
             SHAPE: tl.constexpr = (ROWS, COLUMNS // BLOCK, BLOCK)
             INNER: tl.constexpr = 2
         else:
-            SHAPE: tl.constexpr = (ROWS // BLOCK, BLOCK, COLUMNS)
-            INNER: tl.constexpr = 1
+            SHAPE: tl.constexpr = (ROWS // BLOCK, BLOCK, COLUMNS)  # type: ignore[no-redef]
+            INNER: tl.constexpr = 1  # type: ignore[no-redef]
         blocks = float_of(tl.reshape(magnitude, SHAPE))
         # bits of magnitudes ascend as the magnitudes do, NaN above Inf above all others
         amax = tl.max(tl.reshape(magnitude, SHAPE), axis=INNER, keep_dims=True)

@@ -118,7 +118,7 @@ def _is_scaled(spec: FormatSpec) -> bool:
 def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
     """The kernel's parameters that follow from the spec and the dtype."""
     format_ = FORMATS[spec.format]
-    element = dict.fromkeys(("MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST", "RULE"), 0)
+    element: dict[str, Any] = dict.fromkeys(("MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST", "RULE"), 0)
     family, block, round_ = spec.format, 1, spec.round
     if isinstance(format_, mx.MX):
         e = format_.elements[spec.elem]
@@ -210,11 +210,11 @@ def quantize_dequantize(
         qdq_kernel[grid](
             *(_raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
             *(encode, decode, m.size, n.size),
-            *(batch.x, m.x, n.x, batch.out, m.out, n.out, batch.index, m.index, n.index),
+            *(batch.x, m.x, n.x, batch.out, m.out, n.out, batch.number, m.number, n.number),
             **_draw_words(roles, draws),
             LAST="last" in by_role,
             FIRST="first" in by_role,
-            FOURS=n.index == 1 and m.index % 4 == 0 and batch.index % 4 == 0,
+            FOURS=n.number == 1 and m.number % 4 == 0 and batch.number % 4 == 0,
             **constants(spec, x.dtype),
             **tile,
             enable_fp_fusion=False,

@@ -55,10 +55,22 @@ class Source:
             ) from error
 
     @cached_property
-    def _encoding(self) -> str:
+    def encoding(self) -> str:
+        """The encoding that the file declares."""
         # to the interpreter a lone carriage return ends a line as well, and with it the line that names the encoding
         unified = self.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return tokenize.detect_encoding(io.BytesIO(unified).readline)[0]
+
+    def text(self, start: int, end: int) -> str:
+        """The bytes from `start` to `end`, decoded."""
+        return self.raw[start:end].decode(self.encoding)
+
+    def lines_of(self, node: ast.stmt) -> tuple[int, int]:
+        """Where the lines of a statement begin and end: decorators and the last newline included."""
+        assert node.end_lineno is not None
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+        end = self._line_starts[node.end_lineno] if node.end_lineno < len(self._line_starts) else len(self.raw)
+        return self.offset(first, 0), end
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -69,12 +81,12 @@ class Source:
         start = self._line_starts[line - 1]
         if line == 1 and self.raw.startswith(_BOM):
             start += len(_BOM)
-        if self._encoding in ("utf-8", "utf-8-sig"):
+        if self.encoding in ("utf-8", "utf-8-sig"):
             return start + column
         end = self._line_starts[line] if line < len(self._line_starts) else len(self.raw)
-        text = self.raw[start:end].decode(self._encoding)
+        text = self.raw[start:end].decode(self.encoding)
         before = text.encode("utf-8")[:column].decode("utf-8")
-        return start + len(before.encode(self._encoding))
+        return start + len(before.encode(self.encoding))
 
     def span(self, node: ast.expr) -> tuple[int, int]:
         """First byte of `node` and the one after its last."""
@@ -86,7 +98,7 @@ class Source:
         """Where the string literal `node` stands. Raises QuantctlError if its bytes cannot be told."""
         try:
             start, end = self.span(node)
-            found = ast.literal_eval("(" + self.raw[start:end].decode(self._encoding) + ")")
+            found = ast.literal_eval("(" + self.raw[start:end].decode(self.encoding) + ")")
         except (SyntaxError, ValueError):  # UnicodeError is a ValueError
             found = None
         if found != node.value:

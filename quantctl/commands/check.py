@@ -54,6 +54,9 @@ def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
                 found.append(f"patch {patch.name} is missing beside the others: run quantctl patch")
     for role, wanted in expected.items():
         value = state.selectors[role].value if role in state.selectors else NONE
+        if role not in state.selectors and SELECTORS[role].file in state.forks:
+            found.append(f"{role}: expected {wanted!r}, but the fork's code has no selector for it that is clear")
+            continue
         says = canonical(value, role) if known_value(role, value) else value
         if says != wanted:
             found.append(f"{role} is {says!r}, expected {wanted!r}")
@@ -135,9 +138,10 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
     rows = [["selector", "value", "where"]]
     for role, selector in SELECTORS.items():
         place = state.selectors.get(role)
-        absent = "(left to the fork's code)" if selector.file in state.forks else "(not patched)"
+        fork = state.forks.get(selector.file)
+        absent = "(not patched)" if fork is None else "(left to the fork's code)"
         value, line = (place.value, f":{place.lines}") if place else (absent, "")
-        rows.append([role, value, selector.file + line])
+        rows.append([role, value + " (unclear)" * bool(fork and fork.unclear), selector.file + line])
     click.echo(output.columns(rows))
     click.echo()
     click.echo(output.columns(_patch_rows(state)))

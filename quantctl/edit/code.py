@@ -55,7 +55,10 @@ def build(
 
 
 def append(items: Sequence[Item], new: Item) -> list[Item]:
-    """`items` with `new` behind them, laid out as the list already is (one a line, trailing comma or not)."""
+    """`items` with `new` behind them, laid out as the list already is (one a line, trailing comma or not).
+
+    Comments stay where they are: behind the last item, and not copied with the layout of the one before.
+    """
     last: Any = items[-1]
     between = cast(Any, items[-2]).comma if len(items) > 1 else _COMMA
     for space in ("whitespace_after_arg", "whitespace_after_param"):
@@ -63,4 +66,17 @@ def append(items: Sequence[Item], new: Item) -> list[Item]:
         if hasattr(last, space):
             new = cast(Any, new).with_changes(**{space: getattr(last, space)})
             last = last.with_changes(**{space: cst.SimpleWhitespace("")})
-    return [*items[:-1], last.with_changes(comma=between), cast(Any, new).with_changes(comma=last.comma)]
+    after = last.comma
+    if not isinstance(between.whitespace_after, cst.ParenthesizedWhitespace):
+        return [*items[:-1], last.with_changes(comma=_COMMA), cast(Any, new).with_changes(comma=after)]
+    bare = between.whitespace_after.first_line.with_changes(whitespace=cst.SimpleWhitespace(""), comment=None)
+    own_line = bare
+    if isinstance(after, cst.Comma) and isinstance(after.whitespace_after, cst.ParenthesizedWhitespace):
+        own_line = after.whitespace_after.first_line
+        after = after.with_changes(whitespace_after=after.whitespace_after.with_changes(first_line=bare))
+    layout = between.whitespace_after.with_changes(first_line=own_line, empty_lines=())
+    return [
+        *items[:-1],
+        last.with_changes(comma=between.with_changes(whitespace_after=layout)),
+        cast(Any, new).with_changes(comma=after),
+    ]

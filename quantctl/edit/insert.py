@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import textwrap
 from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
 
-from quantctl.edit.code import build, newline_of
 from quantctl.edit.visitors import VISITORS
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Edit, Either
@@ -28,17 +28,17 @@ class AnchorError(QuantctlError):
         self.found = found
 
 
-def parse(raw: bytes, file: str) -> cst.Module:
-    """The concrete syntax tree. Raises QuantctlError if the file would not come back byte for byte."""
+def _parse(text: str, file: str) -> cst.Module:
+    """The concrete syntax tree. Raises QuantctlError if the text would not come back as it is."""
     try:
-        module = cst.parse_module(raw)
-    except (cst.ParserSyntaxError, SyntaxError, ValueError, LookupError, RecursionError) as error:
+        module = cst.parse_module(text)
+    except (cst.ParserSyntaxError, SyntaxError, ValueError, RecursionError) as error:
         raise QuantctlError(
             f"{file} cannot be parsed: {error}", "repair the file, or bring it back with git"
         ) from error
-    if module.bytes != raw:
+    if module.code != text:
         raise QuantctlError(
-            f"{file} does not survive parsing byte for byte (a form feed at its start or lone carriage returns?)",
+            f"{file} does not survive parsing byte for byte (form feeds or lone carriage returns?)",
             "normalize its line ends first; nothing was changed",
         )
     return module
@@ -63,6 +63,9 @@ class _InScope(cst.CSTTransformer):
         return updated_node
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> bool:
+        return False
+
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> bool:
         return False
 
     def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
@@ -98,51 +101,53 @@ def _apply_one_of(module: cst.Module, choice: Either, file: str) -> cst.Module:
     return fitting[0]
 
 
-def _is_import(statement: cst.CSTNode) -> bool:
-    return isinstance(statement, cst.SimpleStatementLine) and isinstance(
-        statement.body[0], (cst.Import, cst.ImportFrom)
-    )
-
-
-def _add_header(module: cst.Module, header: str, file: str) -> cst.Module:
-    """Put `header` behind the last import of the block at the top of the file."""
-    body = list(module.body)
-    first = next((index for index, node in enumerate(body) if _is_import(node)), None)
-    if first is None:
-        raise AnchorError(file, "an import at the top of the file", (1,), 0)
-    last = first
-    while last + 1 < len(body) and _is_import(body[last + 1]):
-        last += 1
-    neighbour = cast(cst.SimpleStatementLine, body[last])
-    newline = cst.Newline().with_changes(value=newline_of(neighbour, module))
-    comments, statements = _split_comment(header)
-    # parsed on its own, a leading comment would belong to the module and not to the statement below it
-    new = build(statements, {}, neighbour, module)
-    lines = [
-        cst.EmptyLine(indent=False, comment=cst.Comment(line) if line else None, newline=newline) for line in comments
+def _with_edits(source: Source, edits: Sequence[Edit | Either]) -> bytes:
+    """The file with all edits made. Only the top-level functions and classes that they name are taken apart."""
+    names = {edit.scope.partition(".")[0] for choice in edits for edit in _alternatives(choice)}
+    spans = [
+        source.lines_of(node)
+        for node in source.module.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names
     ]
-    new[0] = new[0].with_changes(leading_lines=lines)
-    return module.with_changes(body=[*body[: last + 1], *new, *body[last + 1 :]])
+    module = _parse("".join(source.text(*span) for span in spans), source.name)
+    for edit in edits:
+        apply = _apply_one_of if isinstance(edit, Either) else _apply
+        module = apply(module, edit, source.name)  # type: ignore[operator]
+    raw = source.raw
+    for (start, end), node in reversed(list(zip(spans, module.body, strict=True))):
+        code = module.code_for_node(node)
+        if not source.raw[start:end].endswith((b"\n", b"\r")):
+            code = code.rstrip("\r\n")
+        raw = raw[:start] + code.encode(source.encoding) + raw[end:]
+    return raw
 
 
-def _split_comment(header: str) -> tuple[list[str | None], str]:
-    """A blank line and the comment's lines; the statements."""
-    lines = textwrap.dedent(header).strip("\n").splitlines()
-    comments = [line for line in lines if line.startswith("#")]
-    return [None, *comments], "\n".join(lines[len(comments) :])
+def _alternatives(choice: Edit | Either) -> tuple[Edit, ...]:
+    return choice.edits if isinstance(choice, Either) else (choice,)
+
+
+def _add_header(source: Source, header: str) -> bytes:
+    """Put `header` behind the last import of the block at the top of the file."""
+    imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in source.module.body]
+    if True not in imports:
+        raise AnchorError(source.name, "an import at the top of the file", (1,), 0)
+    first = imports.index(True)
+    last = imports.index(False, first) - 1 if False in imports[first:] else len(imports) - 1
+    _, end = source.lines_of(source.module.body[last])
+    line = source.raw[:end]
+    newline = next((ending for ending in (b"\r\n", b"\n", b"\r") if line.endswith(ending)), b"")
+    inserted = ["", *textwrap.dedent(header).strip("\n").splitlines(), ""]
+    return line + (newline or b"\n").join(text.encode() for text in inserted) + source.raw[end:]
 
 
 def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = "") -> bytes:
     """The file with all edits made and `header` (comment lines, then assignments) below its imports.
 
     `file` appears in errors. Raises AnchorError when an anchor does not match as often as expected, and QuantctlError
-    when the file does not round-trip.
+    when what is to be edited does not round-trip.
     """
-    module = parse(raw, file)
-    for edit in edits:
-        module = _apply_one_of(module, edit, file) if isinstance(edit, Either) else _apply(module, edit, file)
+    changed = _with_edits(Source(raw, file), edits)
     if header:
-        module = _add_header(module, header, file)
-    changed = module.bytes
+        changed = _add_header(Source(changed, file), header)
     Source(changed, file).compile()
     return changed

@@ -47,6 +47,7 @@ def _parse(code: str) -> ast.stmt | None:
     return statement
 
 
+@lru_cache(maxsize=4096)  # nodes are immutable, and most statements meet several patterns
 def code_of(node: cst.CSTNode) -> str:
     return cst.Module(body=[]).code_for_node(node)
 

@@ -33,6 +33,9 @@ class Replace(Visitor):
         first, *rest = build(self.edit.code, bindings, statement, self.module)
         return [first.with_changes(leading_lines=statement.leading_lines), *rest]
 
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> bool:
+        return False  # compared as a whole; a node that is not entered stays the same object
+
     def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
     ) -> cst.BaseStatement | cst.FlattenSentinel[cst.BaseStatement]:

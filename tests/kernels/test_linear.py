@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import hits, linear
+from quantctl.kernels import hits, linear, philox, reuse
 from quantctl.kernels.linear import quantized_linear
 from quantctl.kernels.quantize import quantize_dequantize
 
@@ -111,6 +113,37 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
     quantized_linear(x, w.detach(), None, "mxfp4", "lm_head").backward(dy)
     after = hits.snapshot()["lm_head"]["mxfp4"]
     assert {product: after[product] - before.get(product, 0) for product in after} == {"fprop": 1, "dgrad": 1}
+
+
+@pytest.mark.parametrize("spec", ["mxfp8", "mxfp4:round=stochastic", "nvfp4", "hifp8:scale=tensor"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_triton_gives_the_same_training_step(spec, shape, monkeypatch) -> None:
+    """Through the kernels of both directions, in Triton's interpreter."""
+
+    def step(kernels: str) -> list[Tensor]:
+        monkeypatch.setenv("QUANTCTL_KERNELS", kernels)
+        reuse.forget()
+        philox.set_calls_made(0)
+        torch.manual_seed(5)
+        x, w, b, dy = operands(shape, torch.bfloat16)
+        y = quantized_linear(x, w, b, spec)
+        y.backward(dy)
+        return [y.detach(), x.grad, w.grad, b.grad]
+
+    before = philox.calls_made()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert all(map(torch.equal, step("triton"), step("reference")))
+    philox.set_calls_made(before)
+
+
+@pytest.mark.parametrize("spec", ["mxfp8", "mxfp4", "mxfp6:elem=e2m3"])
+def test_shards_in_whole_blocks_have_the_operands_of_the_whole(spec, same) -> None:
+    """Tensor parallelism splits W by rows or columns, and X and dY with them; sequence parallelism splits tokens."""
+    whole = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
+    for split, axis, ranks in itertools.product((0, 1), (0, 1), (2, 4)):
+        shards = [quantize_dequantize(shard, spec, axis) for shard in whole.chunk(ranks, dim=split)]
+        same(torch.cat(shards, dim=split), quantize_dequantize(whole, spec, axis))
 
 
 @by_bwd

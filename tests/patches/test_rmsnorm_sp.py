@@ -3,8 +3,8 @@
 Bound. Both runs make the same products and differ in the order of float32 additions: partial sums over ranks in the
 projections, in the norms' gradients and in the softmax of the loss. On the longest path through a model of two layers a
 value meets sums of lengths 64 (hidden), 32 (keys), 64 (all heads), 64 and 128 (the two of the MLP) in each layer, 64
-and 96 (vocabulary) in the output layer, all of them twice for the way back, and the 64 tokens of a weight gradient at the
-end: n = 2 (2 x 352 + 160) + 64 = 1792 roundings of u = 2^-24. A sum of n terms is off by n u = 1.1e-4 of the sum of
+and 96 (vocabulary) in the output layer, all of them twice for the way back, and the 64 tokens of a weight gradient at
+the end: n = 2 (2 x 352 + 160) + 64 = 1792 roundings of u = 2^-24. A sum of n terms is off by n u = 1.1e-4 of the sum of
 their magnitudes, for which the parameter's largest gradient stands here. A sum over two ranks that lacks one of them is
 off by about a half.
 """

@@ -524,6 +524,8 @@ def test_a_mixed_tree_is_patched_where_it_is_stock(quantctl, stock_copy):
     shown = quantctl("--megatron", tree, "check")
     assert shown.status == 0, shown.err
     assert "the fork's own code decides what a format means" in shown.err
+    assert quantctl("--megatron", tree, "check", "--expect", "linear=mxfp8,qk=mxfp8,pv=none").status == 0
+    assert quantctl("--megatron", tree, "check", "--expect", "lm_head=none").status == 1
     assert re.search(r"lm_head +\(left to the fork's code\)", shown.out)
 
 
@@ -535,6 +537,7 @@ def test_unclear_places_are_shown_by_check_and_block_their_file_only(quantctl, s
     line = next(number for number, at in enumerate(text.splitlines(), start=1) if "custom_quant_type = " in at)
     shown = quantctl("--megatron", tree, "check")
     assert shown.status == 1
+    assert re.search(r"linear +hifp8 \(unclear\)", shown.out)
     assert f"{LAYERS}:{line}: custom_quant_type: its value is not a plain string" in shown.err
     done = quantctl("--megatron", tree, "set", "--linear", "mxfp8")
     assert done.status == 2
