@@ -111,8 +111,10 @@ def _with_edits(source: Source, edits: Sequence[Edit | Either]) -> bytes:
     ]
     module = _parse("".join(source.text(*span) for span in spans), source.name)
     for edit in edits:
-        apply = _apply_one_of if isinstance(edit, Either) else _apply
-        module = apply(module, edit, source.name)  # type: ignore[operator]
+        if isinstance(edit, Either):
+            module = _apply_one_of(module, edit, source.name)
+        else:
+            module = _apply(module, edit, source.name)
     raw = source.raw
     for (start, end), node in reversed(list(zip(spans, module.body, strict=True))):
         code = module.code_for_node(node)

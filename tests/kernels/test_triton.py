@@ -108,7 +108,7 @@ STRIDES = {
     "one dimension": lambda x: x[0, :, 3],
     "one element": lambda x: x[0, 0, :1],
     "four dimensions": lambda x: x.unflatten(1, (17, 2)).permute(3, 0, 2, 1),
-    "dimensions of one": lambda x: x[:, None, :, None],
+    "dimensions of one": lambda x: x[:1, None, :33, None],
 }
 
 
