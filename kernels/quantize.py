@@ -67,14 +67,20 @@ def quantize_dequantize_along(
     if len(axes) == 2 and not format_.has_blocks and spec.round != "stochastic":
         return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
     if use_triton(x.device):
-        from quantctl.kernels import triton_qdq
-
-        if len({(draw.seed, draw.rank) for draw in draws if draw}) < 2:
-            return triton_qdq.quantize_dequantize(x, spec, axes, draws)
-        return [
-            triton_qdq.quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)
-        ]
+        return _triton(x, spec, axes, draws)
     return [
         format_.quantize_dequantize(x, spec, axis, None if draw is None else philox.uniform(x.shape, draw, x.device))
         for axis, draw in zip(axes, draws, strict=True)
     ]
+
+
+def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
+    from quantctl.kernels import triton_qdq
+
+    if len({(draw.seed, draw.rank) for draw in draws if draw}) > 1:  # one launch has one key
+        return [_triton(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
+    if not torch.compiler.is_compiling():
+        return triton_qdq.quantize_dequantize(x, spec, axes, draws)
+    text = f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
+    words = [word for draw in draws if draw for word in (draw.seed - (draw.seed >> 63 << 64), draw.call, draw.rank)]
+    return list(triton_qdq.as_operator(x, text, list(axes), words))

@@ -13,7 +13,6 @@ import triton.language as tl
 EXPONENT = tl.constexpr(0x7F800000)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 SIGN = tl.constexpr(-0x80000000)
-NAN = tl.constexpr(0x7FC00000)
 
 
 @triton.jit

@@ -9,7 +9,6 @@ from quantctl.kernels import hifp8
 from quantctl.kernels.triton_bits import (
     EXPONENT,
     MAGNITUDE,
-    NAN,
     SIGN,
     bits_of,
     float_of,
@@ -92,8 +91,7 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
     magnitude = bits & MAGNITUDE
     if FORMAT == "hifp8":
         if SCALED:
-            # a product's NaN may have every bit set, which rounding to bf16 would carry into the sign
-            values = _hifloat8(tl.minimum(bits_of(float_of(magnitude) * encode) & MAGNITUDE, NAN), noise, ROUND)
+            values = _hifloat8(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
             product = bits_of(tl.minimum(float_of(values) * decode, DTYPE_LARGEST))
             result = tl.where(values < EXPONENT, product, values)
         else:

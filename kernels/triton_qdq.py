@@ -22,7 +22,7 @@ from quantctl.kernels.quantize import FORMATS
 from quantctl.kernels.strides import Matrices, matrices
 from quantctl.kernels.triton_bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
 from quantctl.kernels.triton_formats import quantize_dequantize_tile
-from quantctl.spec import FormatSpec
+from quantctl.spec import FormatSpec, parse
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
@@ -142,7 +142,7 @@ def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
         "SCALED": _is_scaled(spec),
         "DTYPE_LARGEST": torch.finfo(dtype).max,
         "BF16": dtype == torch.bfloat16,
-        "EXACT": not _is_scaled(spec),  # without a tensor scale every value is exact in every dtype
+        "EXACT": family != "nvfp4",  # rounding to fewer bits under a power of two stays within the dtype
     }
 
 
@@ -186,6 +186,18 @@ def _scales(x: Tensor, spec: FormatSpec, matrices: Matrices) -> tuple[Tensor, Te
         return nvfp4.tensor_scales(amax)
     scale = hifp8.tensor_scale(amax)
     return scale.reciprocal(), scale
+
+
+@torch.library.custom_op("quantctl::quantize_dequantize", mutates_args=())
+def as_operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
+    """quantize_dequantize as one node of a torch.compile graph. draws: seed (as int64), call, rank of each axis."""
+    given = tuple(Draw(*draws[i : i + 3]) for i in range(0, len(draws), 3)) or (None,) * len(axes)
+    return quantize_dequantize(x, parse(spec), tuple(axes), given)
+
+
+@as_operator.register_fake
+def _(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
+    return [torch.empty_like(x) for _ in axes]
 
 
 def quantize_dequantize(

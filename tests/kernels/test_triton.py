@@ -126,6 +126,16 @@ def test_strides_do_not_matter(spec, stride, both) -> None:
     assert torch.equal(whole.view(torch.int16), kept.view(torch.int16))
 
 
+@pytest.mark.parametrize("spec", ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic"])
+def test_captured_as_one_graph(spec, both, monkeypatch, same) -> None:
+    x = values(33, 40, dtype=torch.bfloat16)
+    expected = both(x, spec, (0, 1))
+    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
+    compiled = torch.compile(quantize_dequantize_along, backend="eager", fullgraph=True)
+    for actual, e in zip(compiled(x, parse(spec), (0, 1), DRAWS), expected, strict=True):
+        same(actual, e)
+
+
 def test_draws_of_several_seeds(both) -> None:
     both(values(33, 40, dtype=torch.bfloat16), "mxfp4:round=stochastic", (0, 1), (Draw(1, 2), Draw(2, 3)))
 
