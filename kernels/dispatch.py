@@ -6,7 +6,6 @@ QUANTCTL_KERNELS=reference or triton forces one. Both give the same bits.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -15,11 +14,7 @@ from quantctl.errors import QuantctlError
 
 VARIABLE = "QUANTCTL_KERNELS"
 CHOICES = ("reference", "triton")
-
-
-@lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+HAS_TRITON = find_spec("triton") is not None
 
 
 def _interpreted() -> bool:
@@ -33,12 +28,12 @@ def use_triton(device: torch.device) -> bool:
     """
     choice = os.environ.get(VARIABLE, "")
     if choice == "":
-        return device.type == "cuda" and _has_triton()
+        return device.type == "cuda" and HAS_TRITON
     if choice not in CHOICES:
         raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
     if choice == "reference":
         return False
-    if not _has_triton():
+    if not HAS_TRITON:
         raise QuantctlError(f"{VARIABLE}=triton: Triton is not installed", f"pip install triton, or unset {VARIABLE}")
     if device.type != "cuda" and not _interpreted():
         raise QuantctlError(

@@ -1,9 +1,9 @@
-"""The quantized weight, kept from one micro batch of a step to the next.
+"""The quantized weight, kept from one micro batch of a step to the next: QUANTCTL_WEIGHT_REUSE=1 asks for it.
 
 A weight changes once a step, and each micro batch needs it twice: along in-features in fprop, along out-features in
 dgrad. It is quantized once, in one pass for both, and both results are kept until it changes. They cost the weight's
-bytes once (hifp8, whose two directions are one, and bwd=dequantized) or twice (all else); QUANTCTL_WEIGHT_REUSE=0 does
-without.
+bytes once (hifp8, whose two directions are one, and bwd=dequantized) or twice (all else). It is off by default: a
+weight that somebody writes to unseen would be a run on stale numbers, and no speed is worth that unasked.
 
 Kept results are used only while all of this is unchanged: the weight's version (in-place changes that autograd sees),
 its address (`weight.data = ...`; the old storage is held, so no other weight can get its address meanwhile), shape,
@@ -68,7 +68,7 @@ def nbytes() -> int:
 
 
 def _enabled() -> bool:
-    value = os.environ.get(VARIABLE, "1")
+    value = os.environ.get(VARIABLE, "0")
     if value not in ("0", "1"):
         raise QuantctlError(f"{VARIABLE}={value}: neither 0 nor 1", f"unset {VARIABLE}, or set it to 0 or 1")
     return value == "1"

@@ -17,10 +17,13 @@ SITES = {"qk": ("qk",), "pv": ("pv",), "qkpv": ("qk", "pv")}
 
 def choices() -> dict[str, dict[str, str]]:
     """Name -> value of the two attention selectors."""
-    from quantctl.spec import FORMATS, NONE
+    from quantctl.modes import SCRIPT_FORMATS
+    from quantctl.spec import NONE
 
     neither = dict.fromkeys(("qk", "pv"), NONE)
-    named = {f"{key}_{name}": neither | dict.fromkeys(sites, name) for key, sites in SITES.items() for name in FORMATS}
+    named = {
+        f"{key}_{name}": neither | dict.fromkeys(sites, name) for key, sites in SITES.items() for name in SCRIPT_FORMATS
+    }
     return {NONE: neither} | named
 
 

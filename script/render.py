@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from quantctl.modes import SCRIPT_MODES, mode_selectors
 from quantctl.script import flags
 from quantctl.script.architecture import Architecture, Model, Recipe
 from quantctl.script.datasets import DATASETS, STAND_IN_SPLIT, Dataset
 from quantctl.script.models import MODELS
 from quantctl.script.training import DTYPES, OPTIMIZER, SEED, TRAINING_CONFIGS
-
-from quantctl.modes import SCRIPT_MODES, mode_selectors
 
 FOLDER = Path(__file__).parent
 """Where the template is, and where the scripts of this installation are."""

@@ -18,7 +18,8 @@ SPEC = parse("mxfp8")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_kept():
+def _asked_for_and_nothing_kept(monkeypatch):
+    monkeypatch.setenv("QUANTCTL_WEIGHT_REUSE", "1")
     reuse.forget()
     yield
     reuse.forget()
@@ -203,7 +204,7 @@ def test_nothing_is_kept_of(case, monkeypatch) -> None:
     elif case == "no leaf":
         w = w * 1
     else:
-        monkeypatch.setenv("QUANTCTL_WEIGHT_REUSE", "0")
+        monkeypatch.delenv("QUANTCTL_WEIGHT_REUSE")
     reuse.quantized_weight(w, spec, 1)
     assert reuse.nbytes() == 0
 

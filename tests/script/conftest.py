@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 import quantctl.script
+from quantctl.modes import SCRIPT_MODES
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
-
-from quantctl.modes import SCRIPT_MODES
 
 FOLDER = Path(quantctl.script.__file__).parent
 COMBINATIONS = list(itertools.product(MODELS, DATASETS, SCRIPT_MODES))

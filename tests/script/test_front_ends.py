@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from quantctl.script.flash_attention_config import choices
 
 from .conftest import FOLDER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from quantctl.script import flags
 from quantctl.script.models import MODELS
 from quantctl.script.parameters import active_parameters, parameters

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from quantctl.modes import SCRIPT_MODES, mode_selectors
+from quantctl.pretrain.arguments import parse
 from quantctl.script import flags
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
 from quantctl.script.training import OPTIMIZER, TRAINING_CONFIGS
-
-from quantctl.modes import SCRIPT_MODES, mode_selectors
-from quantctl.pretrain.arguments import parse
 
 from .conftest import COMBINATIONS, Command, path_of, words
 
