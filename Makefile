@@ -12,7 +12,7 @@ run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # every release of Megatron, trained as well: QUANTCTL_MEGATRON_MAIN=CHECKOUT adds Megatron-LM's main
 releases: $(STAMP)

@@ -29,6 +29,10 @@ from quantctl.tree import Tree
 _HOOKS = Path(quantctl.child.__path__[0])
 
 
+_DRAIN = 2.0
+"""Seconds that output is waited for behind the command's end."""
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -118,15 +122,17 @@ def _run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> i
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM)),
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
     }
+    file = log.open("ab")
+    streams = ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
+    threads = [threading.Thread(target=_tee, args=(*pair, file), daemon=True) for pair in streams]
     try:
-        with log.open("ab") as file:
-            streams = ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
-            threads = [threading.Thread(target=_tee, args=(*pair, file)) for pair in streams]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        for thread in threads:
+            thread.start()
         status = child.wait()
+        # a process that the command left behind may hold its output open; the run is over all the same
+        for thread in threads:
+            thread.join(_DRAIN)
+        file.flush()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -56,14 +56,25 @@ class Source:
 
     @cached_property
     def encoding(self) -> str:
-        """The encoding that the file declares."""
+        """The encoding that the file declares. Raises QuantctlError if Python's own tools cannot tell it."""
         # to the interpreter a lone carriage return ends a line as well, and with it the line that names the encoding
         unified = self.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return tokenize.detect_encoding(io.BytesIO(unified).readline)[0]
+        try:
+            return tokenize.detect_encoding(io.BytesIO(unified).readline)[0]
+        except SyntaxError as error:
+            raise self._undecodable(error) from error
 
     def text(self, start: int, end: int) -> str:
-        """The bytes from `start` to `end`, decoded."""
-        return self.raw[start:end].decode(self.encoding)
+        """The bytes from `start` to `end`, decoded. Raises QuantctlError if they are not what the file declares."""
+        try:
+            return self.raw[start:end].decode(self.encoding)
+        except UnicodeDecodeError as error:  # the interpreter lets it pass in comments
+            raise self._undecodable(error) from error
+
+    def _undecodable(self, error: Exception) -> QuantctlError:
+        return QuantctlError(
+            f"{self.name} cannot be parsed: {error}", "save it as UTF-8, or declare its encoding in the first line"
+        )
 
     def lines_of(self, node: ast.stmt) -> tuple[int, int]:
         """Where the lines of a statement begin and end: decorators and the last newline included."""
@@ -84,7 +95,7 @@ class Source:
         if self.encoding in ("utf-8", "utf-8-sig"):
             return start + column
         end = self._line_starts[line] if line < len(self._line_starts) else len(self.raw)
-        text = self.raw[start:end].decode(self.encoding)
+        text = self.text(start, end)
         before = text.encode("utf-8")[:column].decode("utf-8")
         return start + len(before.encode(self.encoding))
 

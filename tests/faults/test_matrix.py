@@ -129,7 +129,7 @@ def test_every_failing_step_leaves_the_old_tree(scene, code):
         assert contents(scene.tree) == (new if status == 0 else old), step
         assert scene.leftovers() == [], step
         refused += status == 2
-    assert refused > 1
+    assert refused
 
 
 @_scenes("set a patched tree", "restore")

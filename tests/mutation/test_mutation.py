@@ -294,18 +294,21 @@ def is_extended(old: str, new: str, patch: Patch) -> bool:
 
 def check_lines(raw: bytes, patched: bytes, patch: Patch) -> None:
     """Every line is still there, in order and with its newline; lines between them are the patch's."""
-    extra: list[bytes] = []
-    rest = iter(patched.splitlines(keepends=True))
     encoding = tokenize.detect_encoding(io.BytesIO(raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).readline)[0]
+    rest = patched.splitlines(keepends=True)[::-1]
+    extra: list[bytes] = []
     for line in raw.splitlines(keepends=True):
-        for candidate in rest:
+        while rest:
+            candidate = rest.pop()
             # a statement that moved into a branch is indented deeper, nothing else may differ
             if candidate == line or (candidate.endswith(line.lstrip(b" \t\x0c")) and candidate.strip() == line.strip()):
                 break
-            if is_extended(line.decode(encoding).strip(), candidate.decode(encoding).strip(), patch):
+            old, new = line.decode(encoding).strip(), candidate.decode(encoding).strip()
+            if is_extended(old, new, patch) or (new == old and not line.endswith((b"\n", b"\r"))):
+                break  # an item more, or lines behind what was the last one
+            if rest and is_extended(old, f"{new} {rest[-1].decode(encoding).strip()}", patch):
+                rest.pop()  # the item stands on the next line, with what stood behind the last one
                 break
-            if candidate.strip() == line.strip() and not line.endswith((b"\n", b"\r")):
-                break  # the last line had no newline and got lines behind it
             extra.append(candidate)
         else:
             raise AssertionError(f"a line is gone or changed: {line!r}")
@@ -384,11 +387,15 @@ class Unpatched(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+UNREADABLE = ("cannot be parsed", "is not valid Python", "does not compile", "does not survive parsing")
+
+
 def reason(refusal: QuantctlError, patch: Patch) -> str:
     """The refusal without what differs from file to file."""
+    if general := next((text for text in UNREADABLE if text in refusal.message), None):
+        return general
     last = refusal.message.splitlines()[-1].replace(patch.file, "").strip(" :")
-    general = ("cannot be parsed", "is not valid Python", "does not compile", "does not survive parsing")
-    return next((text for text in general if text in last), re.sub(r"\d+|'[^']*'", "N", last)[:90])
+    return re.sub(r"\d+|'[^']*'", "N", last)[:90]
 
 
 def outcome_of_insertion(raw: bytes, patch: Patch) -> str:

@@ -31,7 +31,11 @@ def test_a_missing_loss_is_divergence():
     assert math.isnan(parse_line(line(10, None)).loss)
 
 
-OTHERS = ("", "loading checkpoint at iteration 5", " validation loss at iteration 3 on validation set | lm loss value: 7 |")
+OTHERS = (
+    "",
+    "loading checkpoint at iteration 5",
+    " validation loss at iteration 3 on validation set | lm loss value: 7 |",
+)
 
 
 @pytest.mark.parametrize("text", OTHERS)

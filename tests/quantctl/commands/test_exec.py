@@ -159,7 +159,7 @@ def test_prune_keeps_what_is_in_use(quantctl, megatron_tree, tmp_path):
     quantctl("--megatron", tree, "exec", "--mode", "bf16", "--run-dir", tmp_path / "a", "--", "true", env=env)
     command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(tree), "exec", "--mode", "FA_mxfp8"]
     held = subprocess.Popen(
-        [*command, "--run-dir", tmp_path / "b", "--", "sh", "-c", "echo up; sleep 60"],
+        [*command, "--run-dir", tmp_path / "b", "--", "sh", "-c", "echo up; exec sleep 60"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **env},
@@ -174,3 +174,13 @@ def test_prune_keeps_what_is_in_use(quantctl, megatron_tree, tmp_path):
     held.stdout.close()
     assert quantctl("exec", "--prune", env=env).status == 0
     assert list(staged.iterdir()) == []
+
+
+def test_a_process_left_behind_does_not_keep_the_run_open(quantctl, megatron_tree, tmp_path):
+    tree = megatron_tree("0.16.1")
+    script = "sleep 100 & echo $! > pid; echo done; exit 4"
+    command = ["exec", "--mode", "bf16", "--run-dir", tmp_path, "--", "sh", "-c", script]
+    done = quantctl("--megatron", tree, *command, cwd=tmp_path)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert done.status == 4
+    assert "done" in (tmp_path / "log.txt").read_text()
