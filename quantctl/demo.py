@@ -122,7 +122,7 @@ def _products(directory: Path) -> str:
 def comparison(runs: Sequence[Run]) -> Table:
     """First and final loss, gap to the first run and time of each run."""
     table = Table(title=f"{MODEL}, smoke config, same seed and data order", box=box.SIMPLE_HEAD)
-    for name in ("mode", "first loss", "final loss", "gap to bf16", "ms/iteration", "time"):
+    for name in ("mode", "first loss", "final loss", "gap to bf16", "ms/iter", "time"):
         table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
     reference = _tail_loss(runs[0].points)
     for run in runs:

@@ -148,7 +148,9 @@ def execute(tree: Tree, values: Mapping[str, str], command: Sequence[str], run_d
     run_dir = run_dir.resolve()
     staged = stage(tree, values)
     with in_use(staged), _owned(run_dir):
-        selectors = dict.fromkeys(SELECTORS, NONE) | read_state(staged).values()
+        state = read_state(staged)
+        selectors = dict.fromkeys(SELECTORS, NONE) | state.values()
+        of_fork = [role for role, place in state.selectors.items() if place.fork]
         pointed = point_at_staged(command, tree.root, staged)
         environment = child_environment(tree.root, staged, run_dir)
         manifest = Manifest(run_dir, selectors)
@@ -170,7 +172,7 @@ def execute(tree: Tree, values: Mapping[str, str], command: Sequence[str], run_d
         output.say(f"staged: {staged}")
         output.say("selectors: " + " ".join(f"{role}={value}" for role, value in selectors.items()))
         status = _run(pointed, environment, run_dir / "log.txt")
-        verdict = proof.merge(run_dir, selectors)
+        verdict = proof.merge(run_dir, selectors, of_fork)
         manifest.end(end=_now(), exit_status=status, proof=verdict.ok)
     for line in proof.lines(verdict):
         output.say(f"counted: {line}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Proof:
     """Summed over ranks."""
     ranks: list[int]
     """Ranks that imported megatron.core from the staged tree."""
+    unproven: list[str]
+    """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
 
 
 def clear(run_dir: Path) -> None:
@@ -55,11 +57,13 @@ def _sum(records: list[dict[str, Any]]) -> Calls:
     return total
 
 
-def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool) -> list[str]:
+def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool, unproven: Collection[str]) -> list[str]:
     if not imported:
         return ["no process of the run imported megatron.core from the staged tree"]
     found = []
     for site, value in selectors.items():
+        if site in unproven:
+            continue
         wanted = canonical(value, site)
         seen = calls.get(site, {})
         if wanted != NONE and not any(seen.get(wanted, {}).values()):
@@ -69,13 +73,13 @@ def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool) -> lis
     return found
 
 
-def merge(run_dir: Path, selectors: Mapping[str, str]) -> Proof:
+def merge(run_dir: Path, selectors: Mapping[str, str], unproven: Collection[str] = ()) -> Proof:
     """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json."""
     imports = _records(run_dir, "import-*.json")
     calls = _sum(_records(run_dir, "rank*.json"))
-    problems = _problems(selectors, calls, bool(imports))
+    problems = _problems(selectors, calls, bool(imports), unproven)
     ranks = sorted({record["rank"] for record in imports})
-    proof = Proof(not problems, problems, dict(selectors), calls, ranks)
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
     (run_dir / "proof.json").write_text(json.dumps(asdict(proof), indent=2) + "\n")
     return proof
 
@@ -87,4 +91,5 @@ def lines(proof: Proof) -> list[str]:
         for spec, products in specs.items():
             counts = ", ".join(f"{product} {count}" for product, count in products.items())
             shown.append(f"{site} in {spec}: {counts}")
-    return shown or ["no quantized product was called"]
+    shown = shown or ["no quantized product was called"]
+    return shown + [f"{site}: not provable, a fork's own selector decides it" for site in proof.unproven]

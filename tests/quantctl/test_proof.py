@@ -1,0 +1,68 @@
+"""What the ranks counted, held against the selectors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from quantctl import proof
+
+NONE = dict.fromkeys(("linear", "lm_head", "qk", "pv"), "none")
+CALLS = {"fprop": 4, "dgrad": 4, "wgrad": 4}
+
+
+def write(run_dir, ranks: list[dict], imported: bool = True) -> None:
+    proof.clear(run_dir)
+    for rank, calls in enumerate(ranks):
+        if imported:
+            (run_dir / "proof" / f"import-{rank}-1.json").write_text(json.dumps({"rank": rank, "pid": 1}))
+        (run_dir / "proof" / f"rank{rank}-1.json").write_text(json.dumps({"rank": rank, "pid": 1, "calls": calls}))
+
+
+CASES = {
+    "as asked": ({"linear": "mxfp8"}, [{"linear": {"mxfp8": CALLS}}], ()),
+    "other spelling of the same": ({"linear": "mxfp8:scale=rceil"}, [{"linear": {"mxfp8": CALLS}}], ()),
+    "nothing asked, nothing run": ({}, [{}], ()),
+    "asked and not run": ({"linear": "mxfp8"}, [{}], ("linear should have run in mxfp8",)),
+    "another format ran": (
+        {"qk": "mxfp8"},
+        [{"qk": {"mxfp4": CALLS}}],
+        ("qk should have run in mxfp8", "qk ran in mxfp4, but its selector says mxfp8"),
+    ),
+    "run and not asked": ({}, [{"pv": {"hifp8": CALLS}}], ("pv ran in hifp8, but its selector says none",)),
+    "one rank in another format": (
+        {"linear": "mxfp8"},
+        [{"linear": {"mxfp8": CALLS}}, {"linear": {"mxfp4": CALLS}}],
+        ("linear ran in mxfp4, but its selector says mxfp8",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("selectors", "ranks", "problems"), CASES.values(), ids=CASES)
+def test_judged(tmp_path, selectors, ranks, problems):
+    write(tmp_path, ranks)
+    verdict = proof.merge(tmp_path, NONE | selectors)
+    assert verdict.ok == (not problems)
+    assert len(verdict.problems) == len(problems)
+    assert all(found.startswith(expected) for found, expected in zip(verdict.problems, problems, strict=True))
+    assert json.loads((tmp_path / "proof.json").read_text())["ok"] == verdict.ok
+
+
+def test_ranks_are_summed(tmp_path):
+    write(tmp_path, [{"linear": {"mxfp8": CALLS}}] * 3)
+    verdict = proof.merge(tmp_path, NONE | {"linear": "mxfp8"})
+    assert verdict.calls == {"linear": {"mxfp8": dict.fromkeys(CALLS, 12)}}
+    assert verdict.ranks == [0, 1, 2]
+
+
+def test_nobody_imported_the_staged_tree(tmp_path):
+    write(tmp_path, [{}], imported=False)
+    assert not proof.merge(tmp_path, NONE).ok
+
+
+def test_a_forks_own_selector_is_said_to_be_unprovable(tmp_path):
+    write(tmp_path, [{"qk": {"mxfp8": CALLS}}])
+    verdict = proof.merge(tmp_path, NONE | {"linear": "fork-format", "qk": "mxfp8"}, ["linear"])
+    assert verdict.ok
+    assert "linear: not provable, a fork's own selector decides it" in proof.lines(verdict)
