@@ -1,5 +1,5 @@
 # `make run` and `make test` set up .venv on first use; the second time they start at once.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
