@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,8 +80,7 @@ class Backup:
         """Make what does not exist yet: the folder of lock and journal, the bare repository of trees outside git."""
         self.state.mkdir(parents=True, exist_ok=True)
         if not self.repository.directory.exists():
-            self.repository.directory.mkdir(parents=True)
-            self.repository.run("init", "--bare", "--quiet", ".")
+            _make_bare(self.repository.directory)
 
     def operations(self) -> list[Operation]:
         """Newest first."""
@@ -104,6 +104,20 @@ class Backup:
         message = f"{operation.command}\n\n{values or 'no selectors'}\n{_DATA}{json.dumps(data)}\n"
         commit = self.repository.write_commit(self.repository.write_tree(entries), message, self.head())
         return replace(operation, id=commit)
+
+
+def _make_bare(directory: Path) -> None:
+    """A bare repository that is whole from the moment it is there, whoever else makes it too."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=directory.parent, ignore_cleanup_errors=True) as draft:
+        repository = Path(draft) / directory.name
+        repository.mkdir()
+        git.Git(repository).run("init", "--bare", "--quiet", ".")
+        try:
+            os.rename(repository, directory)
+        except OSError:
+            if not directory.exists():
+                raise
 
 
 def _parse(entry: str) -> Operation:

@@ -139,7 +139,7 @@ MODELS: dict[str, Model] = {
             memory="1.24e9 parameters: weights and fp32 gradients 6 B x 1.24e9 = 7, optimizer 12 B x 1.24e9 / DP 8 = "
             "2, activations of 16 layers at about 0.8 = 13, one layer's attention recomputed 11, logits 11: "
             "44.",
-            note="pretrain_gpt.py does not pass --rope-scaling-factor to the model: with it the factor is 8, not 32.",
+            note="a stock pretrain_gpt.py drops --rope-scaling-factor (8 then, not 32); the staged copy passes it on.",
         ),
         Model(
             name="deepseek2_lite",

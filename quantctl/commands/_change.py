@@ -9,7 +9,7 @@ import click
 from quantctl import output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
 from quantctl.selectors import SELECTORS
-from quantctl.state import TreeState, is_untouched, plan, read_state, values_after
+from quantctl.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
 from quantctl.transaction import Change, open_tree
 from quantctl.tree import Tree
 
@@ -30,6 +30,17 @@ def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
     click.echo(output.columns(rows))
 
 
+def _say_patches(before: TreeState, after: TreeState) -> None:
+    """Which patches went in, and which the tree needs but could not take."""
+    wanted = before.available()
+    inserted = [patch.name for patch in wanted if after.patches[patch.name] is PatchState.APPLIED]
+    left_out = [patch.name for patch in wanted if patch.name not in inserted]
+    if inserted:
+        output.say(f"inserted: {', '.join(inserted)} (quantctl patch --list explains them)")
+    if left_out:
+        output.say(f"left out, does not fit this tree: {', '.join(left_out)} (quantctl patch --list says why)")
+
+
 def change_tree(tree: Tree, values: Mapping[str, str], *, kind: str, dry: bool, show_diff: bool, as_json: bool) -> bool:
     """Patch the tree where needed and set `values`; True if that changes (or, with `dry`, would change) anything."""
     output.say(f"tree: {describe(tree)}")
@@ -44,6 +55,7 @@ def change_tree(tree: Tree, values: Mapping[str, str], *, kind: str, dry: bool, 
         changes = _changes(before, values)
         operation = session.apply(changes, kind, command_line(), values_after(before, values))
         after = read_state(tree.root)
+    _say_patches(before, after)
     if as_json:
         output.data({"tree": tree.root, "operation": operation and operation.id, "selectors": after.values()})
     else:
