@@ -47,8 +47,11 @@ class Git:
 
     def run(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
         """What `git ARGUMENTS` prints. Raises GitError with git's own words."""
-        from git.cmd import Git as Runner
-        from git.exc import GitCommandError, GitCommandNotFound
+        try:
+            from git.cmd import Git as Runner
+            from git.exc import GitCommandError, GitCommandNotFound
+        except ImportError as error:  # GitPython tries git while it is imported
+            raise GitError(f"git cannot be used: {error}", "is it installed, and is there room on the disk?") from error
 
         with _without_git_variables(), tempfile.TemporaryFile() as feed:
             feed.write(stdin)
