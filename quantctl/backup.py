@@ -92,8 +92,8 @@ class Backup:
     def head(self) -> str | None:
         return self.repository.ref(self.ref) if self.repository.directory.exists() else None
 
-    def record(self, operation: Operation) -> Operation:
-        """Write the operation's commit on top of the history, without moving the ref; returns it with its id."""
+    def record(self, operation: Operation, previous: str | None) -> Operation:
+        """Write the operation's commit on top of `previous`, without moving the ref; returns it with its id."""
         sides = ("before", "after", "original")
         entries = {f"{side}/{record.path}": getattr(record, side).blob for record in operation.files for side in sides}
         entries |= {f"edited/{record.path}": record.edited[1] for record in operation.files if record.edited}
@@ -102,7 +102,7 @@ class Backup:
             del data[derived]
         values = "".join(f"{role}: {value}\n" for role, value in operation.selectors.items())
         message = f"{operation.command}\n\n{values or 'no selectors'}\n{_DATA}{json.dumps(data)}\n"
-        commit = self.repository.write_commit(self.repository.write_tree(entries), message, self.head())
+        commit = self.repository.write_commit(self.repository.write_tree(entries), message, previous)
         return replace(operation, id=commit)
 
 

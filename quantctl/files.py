@@ -80,12 +80,19 @@ def _is_never_checked(bytecode: Path) -> bool:
     return flags & 0b11 == 0b01
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Create or replace a small file of quantctl's own, durably and whole."""
+def write_new(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Create or replace a small file of quantctl's own, durably and whole; `mode` gives it permission bits."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     sync(path.parent)

@@ -56,7 +56,7 @@ class Session:
         if not changes:
             return None
         previous = self.backup.head()
-        operation = self._draft(changes, kind, command, selectors, target)
+        operation = self._draft(previous, changes, kind, command, selectors, target)
         with signals_wait():
             try:
                 Journal.begin(self.backup.state, operation, previous)
@@ -81,26 +81,33 @@ class Session:
     def record_only(self, changes: Sequence[Change], kind: str, command: str) -> Operation:
         """Put bytes into the history that are on disk already."""
         previous = self.backup.head()
-        operation = self._draft(changes, kind, command, {}, "")
+        operation = self._draft(previous, changes, kind, command)
         self.backup.repository.move_ref(self.backup.ref, operation.id, previous)
         return operation
 
     def _draft(
-        self, changes: Sequence[Change], kind: str, command: str, selectors: Mapping[str, str], target: str
+        self,
+        previous: str | None,
+        changes: Sequence[Change],
+        kind: str,
+        command: str,
+        selectors: Mapping[str, str] | None = None,
+        target: str = "",
     ) -> Operation:
-        """The operation's commit, not yet in the history."""
+        """The operation's commit on top of `previous`, not yet in the history."""
         return self.backup.record(
             Operation(
                 id="",
                 time=0,
                 kind=kind,
                 command=command,
-                selectors=dict(selectors),
+                selectors=dict(selectors or {}),
                 files=tuple(self._records(changes)),
                 megatron=self.tree.version(),
                 quantctl=importlib.metadata.version("quantctl"),
                 target=target,
-            )
+            ),
+            previous,
         )
 
     def _records(self, changes: Sequence[Change]) -> Iterator[FileRecord]:

@@ -11,7 +11,7 @@ from quantctl import output
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
-from quantctl.forks import NOTE
+from quantctl.forks import NOTE, canonical_or
 from quantctl.provenance import git_state
 from quantctl.selectors import SELECTORS, Located, known_value
 from quantctl.spec import NONE, canonical
@@ -57,7 +57,7 @@ def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
         if role not in state.selectors and SELECTORS[role].file in state.forks:
             found.append(f"{role}: expected {wanted!r}, but the fork's code has no selector for it that is clear")
             continue
-        says = canonical(value, role) if known_value(role, value) else value
+        says = canonical_or(value, role)
         if says != wanted:
             found.append(f"{role} is {says!r}, expected {wanted!r}")
     return found

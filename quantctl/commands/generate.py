@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import click
 
 from quantctl.errors import QuantctlError
+from quantctl.files import write_new
 
 MODE = 0o755
 
@@ -33,17 +33,8 @@ def _differences(folder: Path, wanted: dict[Path, str]) -> dict[Path, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write `path` in one step: a reader, or a killed command, never sees half a script."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-        os.chmod(temporary, MODE)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_new(path, text.encode(), MODE)
 
 
 @click.command()

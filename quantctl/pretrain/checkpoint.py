@@ -9,7 +9,6 @@ A save fills a hidden folder, renames it, and then replaces the tracker file.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
-from quantctl.files import sync
+from quantctl.files import sync, write_new
 from quantctl.kernels import philox
 from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
@@ -106,11 +105,7 @@ def save(args: argparse.Namespace, state: Any) -> None:
         if final.exists():  # the same iteration again, after an earlier checkpoint was loaded
             final.rename(old)
         draft.rename(final)
-        tracker = root / f".{TRACKER}.draft"
-        tracker.write_text(str(iteration))
-        sync(tracker)
-        os.replace(tracker, root / TRACKER)
-        sync(root)
+        write_new(root / TRACKER, str(iteration).encode())
         shutil.rmtree(old, ignore_errors=True)
     dist.barrier()
     print_rank_0(f"  successfully saved checkpoint from iteration {iteration:7d} to {root}")
