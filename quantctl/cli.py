@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "the registry: models, datasets, modes, training configs",
     "run": "build and run one training script",
     "generate": "write the 60 training scripts",
+    "data": "raw text to Megatron's indexed dataset",
 }
 
 

@@ -14,17 +14,15 @@ import argparse
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantctl.data.bpe import END_OF_DOCUMENT
 from quantctl.errors import QuantctlError
 from quantctl.exits import exit_with
 
 VOCABULARY = 2048
-END_OF_DOCUMENT = "<|endoftext|>"
 PREFIX = "text_document"
 _LAYOUT = 1  # raise it when what is written changes, so that an older folder is not taken for the new one
 _FILES = ("tokenizer.json", f"{PREFIX}.bin", f"{PREFIX}.idx")
@@ -51,48 +49,19 @@ def is_built(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _FILES)
 
 
-def _train_tokenizer(texts: Sequence[str], path: Path) -> list[list[int]]:
-    """Write tokenizer.json and return the token ids of each text, end-of-document included."""
-    try:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise QuantctlError("the corpus needs the tokenizers package", "pip install 'quantctl[megatron]'") from error
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.save(str(path))
-    end: int = tokenizer.token_to_id(END_OF_DOCUMENT)  # type: ignore[assignment]  # it was just trained in
-    return [[*encoding.ids, end] for encoding in tokenizer.encode_batch(texts)]
+def _write(texts: Sequence[str], folder: Path) -> None:
+    """tokenizer.json, and PREFIX.bin and .idx: each text as a document with the end-of-document token behind it."""
+    import numpy
 
+    from quantctl.data.bpe import train_bpe
+    from quantctl.data.index import write_index
 
-def _write_dataset(token_ids: Sequence[Sequence[int]], prefix: Path) -> None:
-    """Write PREFIX.bin and PREFIX.idx with Megatron's own builder, from the tree in use."""
-    from quantctl.tree import find_tree
-
-    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
-    sys.path.insert(0, str(find_tree(None).root))
-    try:
-        import numpy
-        import torch
-        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-    except ImportError as error:
-        raise QuantctlError(
-            f"the corpus is written by megatron-core, which does not import: {error}",
-            "pip install 'quantctl[megatron]'",
-        ) from error
-    finally:
-        sys.path.pop(0)
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.uint16)
-    for ids in token_ids:
-        builder.add_document(torch.tensor(ids), [len(ids)])
-    builder.finalize(f"{prefix}.idx")
+    tokenizer = train_bpe(texts, VOCABULARY, folder / "tokenizer.json")
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    ids = [numpy.array([*encoding.ids, end], dtype=numpy.uint16) for encoding in tokenizer.encode_batch(texts)]
+    (folder / f"{PREFIX}.bin").write_bytes(numpy.concatenate(ids).tobytes())
+    with (folder / f"{PREFIX}.idx").open("wb") as index:
+        write_index(index, numpy.array([len(document) for document in ids], dtype=numpy.int32), numpy.uint16)
 
 
 def build(folder: Path) -> Path:
@@ -107,8 +76,7 @@ def build(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        token_ids = _train_tokenizer(documents(), draft / "tokenizer.json")
-        _write_dataset(token_ids, draft / PREFIX)
+        _write(documents(), draft)
         draft.chmod(0o755)
         try:
             os.replace(draft, folder)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ def git_state(tree: Tree) -> dict[str, Any] | None:
     return {"toplevel": str(top), "commit": commit, "branch": branch, "changed_files": len(changed.splitlines())}
 
 
-def package_versions() -> dict[str, str]:
-    """Installed packages that decide a run's numbers, found without importing them."""
+def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Installed packages that decide a run's numbers, or those of `names`, found without importing them."""
     versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

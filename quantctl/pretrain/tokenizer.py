@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from quantctl.errors import QuantctlError
 
@@ -28,7 +29,8 @@ class Tokenizer:
         self.unique_identifiers = {"class": name, "tokenizer_path": [vocab_file] if vocab_file else []}
 
 
-def _end_of_document(tokenizer, file: Path) -> int:
+def end_of_document(tokenizer: Any, file: Path) -> int:
+    """The id that ends a document. Raises QuantctlError when neither the file nor its config names such a token."""
     names = list(_END_NAMES)
     config = file.with_name("tokenizer_config.json")
     if config.is_file():
@@ -44,6 +46,18 @@ def _end_of_document(tokenizer, file: Path) -> int:
     )
 
 
+def read_fast(file: Path) -> Any:
+    """The `tokenizers` object of a tokenizer.json. Raises QuantctlError when it is none."""
+    try:
+        from tokenizers import Tokenizer as Fast
+    except ImportError as error:
+        raise QuantctlError(f"{file} needs the tokenizers package", "pip install 'quantctl[megatron]'") from error
+    try:
+        return Fast.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception for files it cannot read
+        raise QuantctlError(f"{file} is no tokenizer file: {error}", "give a tokenizer.json") from error
+
+
 def _hugging_face(args: argparse.Namespace) -> Tokenizer:
     if not args.tokenizer_model:
         raise QuantctlError(
@@ -56,20 +70,9 @@ def _hugging_face(args: argparse.Namespace) -> Tokenizer:
             f"--tokenizer-model {path}: no {file.name} there",
             "give a tokenizer.json or the folder that holds it; names of online models are not looked up",
         )
-    try:
-        from tokenizers import Tokenizer as Fast
-    except ImportError as error:
-        raise QuantctlError(
-            "this tokenizer needs the tokenizers package", "pip install 'quantctl[megatron]'"
-        ) from error
-    try:
-        tokenizer = Fast.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception for files it cannot read
-        raise QuantctlError(
-            f"--tokenizer-model {file} is no tokenizer file: {error}", "give a tokenizer.json"
-        ) from error
+    tokenizer = read_fast(file)
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return Tokenizer("HuggingFaceTokenizer", size, _end_of_document(tokenizer, file), str(path))
+    return Tokenizer("HuggingFaceTokenizer", size, end_of_document(tokenizer, file), str(path))
 
 
 def _null(args: argparse.Namespace) -> Tokenizer:

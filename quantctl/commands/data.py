@@ -1,0 +1,218 @@
+"""`quantctl data prepare`: raw text to Megatron's indexed dataset."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from quantctl import output
+from quantctl.errors import QuantctlError
+
+_LINE_SECONDS = 10.0
+"""Seconds between two lines of progress where no terminal shows a bar."""
+_SAMPLE_MB = 100
+_PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "zstandard", "numpy")
+
+
+@click.group("data", short_help="raw text to Megatron's indexed dataset")
+def command() -> None:
+    """Raw text to Megatron's indexed dataset."""
+
+
+def _where(given: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    pairs = []
+    for text in given:
+        field, equals, values = text.partition("=")
+        if not (field and equals and values):
+            raise QuantctlError(f"--where {text}: what is compared?", "write it as FIELD=VALUE or FIELD=VALUE,VALUE")
+        pairs.append((field, tuple(values.split(","))))
+    return tuple(pairs)
+
+
+class _Progress:
+    """A bar on a terminal, else a line every ten seconds: documents, rate, time left."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.before = [0]
+        for shard in shards:
+            self.before.append(self.before[-1] + shard.stat().st_size)
+        self.console = Console(stderr=True)
+        columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("", total=self.before[-1])
+        self.started = self.shown = time.monotonic()
+        self.first: tuple[int, int] | None = None
+
+    def __call__(self, counts: Any, position: int) -> None:
+        now = time.monotonic()
+        done = self.before[counts.shard] + position
+        if self.first is None:
+            self.first = (done, counts.text_bytes)
+            self.started = now
+            self.bar.reset(self.task, completed=done)
+            return
+        seconds = max(now - self.started, 1e-9)
+        rate = (counts.text_bytes - self.first[1]) / seconds / 1e6
+        line = f"{counts.documents:,} documents, {counts.tokens:,} tokens, {rate:.1f} MB/s"
+        self.bar.update(self.task, completed=done, description=line)
+        if not self.console.is_terminal and now - self.shown > _LINE_SECONDS:
+            left = (self.before[-1] - done) * seconds / max(done - self.first[0], 1)
+            output.say(f"{100 * done / max(self.before[-1], 1):3.0f} %  {line}, {left:,.0f} s left")
+            self.shown = now
+
+
+def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
+    from quantctl.data.prepare import summary
+
+    counts = manifest["counts"]
+    if found:
+        output.say("nothing to do: this dataset was prepared before, from these files with these options")
+    rate = counts["text_bytes"] / max(counts["seconds"], 1e-9) / 1e6
+    rows = [
+        ("dataset", f"{prefix}.bin, .idx ({manifest['dtype']}), .manifest.json"),
+        ("documents", f"{counts['documents']:,} of {counts['records']:,} records"),
+        ("tokens", f"{counts['tokens']:,}"),
+        ("time", f"{counts['seconds']:.1f} s, {rate:.1f} MB of text a second"),
+    ]
+    if counts["filtered"]:
+        rows.append(("left out", summary(counts["filtered"])))
+    if counts["malformed"]:
+        rows.append(("malformed", summary(counts["malformed"])))
+    rows += [("", example) for example in counts["examples"]]
+    tokenizer = manifest["tokenizer"]
+    flags = f"--data-path {prefix} --tokenizer-type {tokenizer['megatron_type']} --tokenizer-model {tokenizer['file']}"
+    click.echo(output.columns([*rows, ("train with", flags)]))
+
+
+@command.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER...")
+@click.option(
+    "--output",
+    "prefix",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset becomes OUTPUT_<field>_document.bin and .idx.",
+)
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="Hugging Face folder, tokenizer.json or sentencepiece .model."
+)
+@click.option(
+    "--train-bpe",
+    type=click.IntRange(min=257),
+    metavar="SIZE",
+    help="Train a byte-level BPE of SIZE tokens on the text instead.",
+)
+@click.option(
+    "--sample-mb",
+    type=click.IntRange(min=1),
+    default=_SAMPLE_MB,
+    show_default=True,
+    help="Text that --train-bpe learns from.",
+)
+@click.option(
+    "--preset",
+    default="plain",
+    show_default=True,
+    help="plain, wikipedia or dolma: shards, field and filters that fit it.",
+)
+@click.option("--field", help="Field or column that holds the text.  [default: the preset's]")
+@click.option("--min-chars", type=click.IntRange(min=1), help="Leave out documents with fewer characters.")
+@click.option("--max-chars", type=click.IntRange(min=1), help="Leave out documents with more characters.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FIELD=VALUE[,VALUE]",
+    help="Keep only records with such a value; may be repeated.",
+)
+@click.option(
+    "--text-split",
+    default="file",
+    show_default=True,
+    help="What a document of a .txt file is: file, paragraph or line.",
+)
+@click.option(
+    "--append-eod/--no-append-eod",
+    default=True,
+    show_default=True,
+    help="End each document with the tokenizer's end-of-document.",
+)
+@click.option(
+    "--special-tokens/--no-special-tokens",
+    default=False,
+    show_default=True,
+    help="Add what the tokenizer puts around a text by itself (Llama 3's BOS).",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Tokenizing processes.  [default: the cores of this machine]"
+)
+@click.option("--strict", is_flag=True, help="Stop at the first malformed record, with exit status 1.")
+@click.pass_context
+def prepare(
+    ctx: click.Context,
+    inputs: tuple[Path, ...],
+    prefix: Path,
+    tokenizer: Path | None,
+    train_bpe: int | None,
+    sample_mb: int,
+    preset: str,
+    field: str | None,
+    min_chars: int | None,
+    max_chars: int | None,
+    where: tuple[str, ...],
+    text_split: str,
+    append_eod: bool,
+    special_tokens: bool,
+    workers: int | None,
+    strict: bool,
+) -> None:
+    """Tokenize JSON lines, parquet or plain text (also .gz and .zst) into one dataset.
+
+    \b
+    quantctl data prepare shards/ --preset dolma --tokenizer Llama-3.1-8B --output data/dolma
+    quantctl data prepare dump.jsonl.zst --train-bpe 32000 --output data/mine --workers 16
+
+    Folders are searched for shards, which are read in the order of their names. The result is the same for every
+    number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
+    records are counted, shown and left out.
+    """
+    from quantctl.data.encoder import Recipe
+    from quantctl.data.prepare import Job, train_tokenizer
+    from quantctl.data.prepare import prepare as run
+    from quantctl.data.presets import PRESETS
+    from quantctl.data.shards import SPLITS, find
+    from quantctl.provenance import package_versions
+
+    if preset not in PRESETS:
+        raise QuantctlError(f"unknown preset {preset!r}", f"choose from: {', '.join(PRESETS)}")
+    if text_split not in SPLITS:
+        raise QuantctlError(f"unknown --text-split {text_split!r}", f"choose from: {', '.join(SPLITS)}")
+    if (tokenizer is None) == (train_bpe is None):
+        both = "both" if tokenizer else "neither"
+        raise QuantctlError(f"--tokenizer or --train-bpe: {both} was given", "give one of them")
+    chosen = PRESETS[preset]
+    given = {"min_chars": min_chars, "max_chars": max_chars, "where": _where(where) or None}
+    filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
+    shards = find(inputs, chosen.shards)
+    name = field or chosen.text_field
+    dataset = prefix.with_name(f"{prefix.name}_{name}_document")
+    folder = prefix.with_name(f"{prefix.name}-tokenizer") if tokenizer is None else tokenizer
+    recipe = Recipe(folder, name, filters, append_eod, special_tokens)
+    job = Job(shards, dataset, recipe, text_split, workers or len(os.sched_getaffinity(0)), strict)
+    output.say(f"shards: {len(shards)}, {sum(path.stat().st_size for path in shards) / 1e6:,.1f} MB")
+    if train_bpe is not None:
+        train_tokenizer(job, train_bpe, sample_mb * 10**6, folder)
+    progress = _Progress(shards)
+    with progress.bar:
+        manifest, found = run(job, {"packages": package_versions(_PACKAGES)}, progress)
+    if ctx.obj["json"]:
+        output.data(manifest)
+    else:
+        _show(manifest, dataset, found)

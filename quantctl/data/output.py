@@ -1,0 +1,204 @@
+"""The dataset as it grows: what is on disk, how far it goes, and how it becomes the finished files.
+
+    PREFIX.part/tokens.bin    ids so far
+    PREFIX.part/lengths.i32   tokens a document so far
+    PREFIX.part/journal.json  up to where both can be trusted, and which record comes next
+
+A killed run leaves the folder; the next one cuts both files to what the journal vouches for and goes on. The finished
+dataset appears under its name only when it is whole: PREFIX.bin, then PREFIX.idx, then PREFIX.manifest.json.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from quantctl.data.encoder import Encoded
+from quantctl.data.index import write_index
+from quantctl.data.shards import WORDS, Batch
+from quantctl.errors import QuantctlError
+from quantctl.files import sync, write_new
+
+SYNC_SECONDS = 5.0
+"""Seconds of work that a killed run loses at most."""
+_EXAMPLES = 10
+
+
+@dataclass
+class Counts:
+    """How far the work has come."""
+
+    shard: int = 0
+    """The shard that is being read."""
+    record: int = 0
+    """The next record of it."""
+    records: int = 0
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    seconds: float = 0.0
+    """Time spent, over all attempts."""
+    filtered: dict[str, int] = field(default_factory=dict)
+    malformed: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, batch: Batch, encoded: Encoded, shard: Path, itemsize: int) -> None:
+        self.shard, self.record = batch.shard, batch.first + len(batch.records)
+        self.records += len(batch.records)
+        self.documents += encoded.documents
+        self.tokens += len(encoded.tokens) // itemsize
+        self.text_bytes += encoded.text_bytes
+        self.filtered = dict(encoded.filtered + Counter(self.filtered))
+        self.malformed = dict(encoded.malformed + Counter(self.malformed))
+        for number, what in encoded.examples[: _EXAMPLES - len(self.examples)]:
+            self.examples.append(f"{shard}: {WORDS[batch.kind]} {number + 1}: {what}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a dataset goes."""
+
+    prefix: Path
+
+    def named(self, ending: str) -> Path:
+        return self.prefix.with_name(self.prefix.name + ending)
+
+    @property
+    def part(self) -> Path:
+        return self.named(".part")
+
+    @property
+    def manifest(self) -> Path:
+        return self.named(".manifest.json")
+
+
+@contextmanager
+def owned(target: Target) -> Iterator[None]:
+    """One process at a time prepares a dataset."""
+    target.part.mkdir(parents=True, exist_ok=True)
+    with (target.part / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise QuantctlError(
+                f"another process is preparing {target.prefix}", "wait for it, or give another --output"
+            ) from error
+        yield
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _by_blocks(file)
+
+
+def _by_blocks(file: Any) -> str:
+    """hashlib.file_digest, which Python 3.10 lacks."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+class Growing:
+    """The unfinished dataset, continued where an earlier attempt with the same `identity` stopped."""
+
+    def __init__(self, target: Target, identity: dict[str, Any], dtype: Any) -> None:
+        self.target, self.identity, self.dtype = target, identity, numpy.dtype(dtype)
+        self.counts = Counts()
+        self.journal = target.part / "journal.json"
+        sizes = {"tokens.bin": 0, "lengths.i32": 0}
+        if self.journal.exists():
+            earlier = json.loads(self.journal.read_text())
+            if earlier["identity"] != identity:
+                changed = sorted(key for key in identity if earlier["identity"].get(key) != identity[key])
+                raise QuantctlError(
+                    f"{target.part} holds an unfinished dataset made otherwise: {', '.join(changed)} changed",
+                    f"give the same options and files to go on, or remove {target.part} to start again",
+                )
+            self.counts = Counts(**earlier["counts"])
+            sizes = {
+                "tokens.bin": self.counts.tokens * self.dtype.itemsize,
+                "lengths.i32": self.counts.documents * 4,
+            }
+        self.resumed = self.counts.records
+        self.tokens, self.lengths = (self._opened(name, size) for name, size in sizes.items())
+        self._earlier, self._started = self.counts.seconds, time.monotonic()
+        self._synced = time.monotonic()
+
+    def _opened(self, name: str, size: int) -> Any:
+        path = self.target.part / name
+        path.touch()
+        if path.stat().st_size < size:
+            raise QuantctlError(f"{path} is shorter than its journal says", f"remove {self.target.part} to start again")
+        file = path.open("r+b")
+        file.truncate(size)
+        file.seek(size)
+        return file
+
+    def add(self, batch: Batch, encoded: Encoded, shard: Path) -> None:
+        """Append what a batch became. Batches come in reading order."""
+        self.tokens.write(encoded.tokens)
+        self.lengths.write(encoded.lengths)
+        self.counts.add(batch, encoded, shard, self.dtype.itemsize)
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Make everything so far durable, then say so in the journal."""
+        for file in (self.tokens, self.lengths):
+            file.flush()
+            os.fsync(file.fileno())
+        self.counts.seconds = self._earlier + time.monotonic() - self._started
+        write_new(self.journal, json.dumps({"identity": self.identity, "counts": asdict(self.counts)}).encode())
+        self._synced = time.monotonic()
+
+    def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Give the dataset its name; returns the manifest."""
+        self.save()
+        for file in (self.tokens, self.lengths):
+            file.close()
+        part = self.target.part
+        lengths = numpy.fromfile(part / "lengths.i32", dtype=numpy.int32)
+        with (part / "tokens.idx").open("wb") as index:
+            write_index(index, lengths, self.dtype)
+        sync(part / "tokens.idx")
+        files = {ending: part / f"tokens{ending}" for ending in (".bin", ".idx")}
+        manifest = {
+            **facts,
+            "identity": self.identity,
+            "dtype": self.dtype.name,
+            "counts": asdict(self.counts),
+            "files": {
+                self.target.named(ending).name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+                for ending, path in files.items()
+            },
+        }
+        write_new(part / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+        put_in_place(self.target)
+        return manifest
+
+
+def forget(target: Target) -> None:
+    """Remove what is left of the work on a finished dataset."""
+    shutil.rmtree(target.part)
+
+
+def put_in_place(target: Target) -> None:
+    """Move what a finished part holds to its names: also what a run killed in the middle of this had left."""
+    for name, ending in (("tokens.bin", ".bin"), ("tokens.idx", ".idx"), ("manifest.json", ".manifest.json")):
+        source = target.part / name
+        if source.exists():
+            os.replace(source, target.named(ending))
+    sync(target.prefix.parent)

@@ -1,0 +1,204 @@
+"""The raw files: finding them, and reading them in batches of records.
+
+A record is what one document is made from: a line of JSON, a row of a parquet file, or a piece of plain text. Lines
+stay bytes here; the tokenizing processes take them apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from quantctl.errors import QuantctlError
+
+BATCH_BYTES = 1 << 20
+"""Text of a batch: large beside the cost of sending it to another process, small beside the memory of a machine."""
+BATCH_RECORDS = 4096
+
+Record = bytes | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive records of one shard."""
+
+    shard: int
+    """Which of the shards."""
+    first: int
+    """Number of the first record in its shard, from 0."""
+    kind: str
+    """What the records are: a key of KINDS."""
+    records: list[Record]
+    position: int
+    """Bytes of the shard that have been read, for progress."""
+
+
+def _open_gzip(raw: IO[bytes]) -> IO[bytes]:
+    return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
+
+
+def _open_zstd(raw: IO[bytes]) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise QuantctlError("reading .zst needs the zstandard package", "pip install 'quantctl[data]'") from error
+    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
+
+
+_COMPRESSION: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".gz": _open_gzip, ".zst": _open_zstd}
+
+
+def _lines(path: Path, _fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
+    with _opened(path) as (file, raw):
+        for line in file:
+            yield line, raw.tell()
+
+
+def _text(path: Path, _fields: Sequence[str], split: str) -> Iterator[tuple[Record, int]]:
+    with _opened(path) as (file, raw):
+        for piece in _PIECES[split](file):
+            yield piece, raw.tell()
+
+
+def _paragraphs(file: Iterable[bytes]) -> Iterator[bytes]:
+    lines: list[bytes] = []
+    for line in file:
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield b"".join(lines)
+            lines = []
+    if lines:
+        yield b"".join(lines)
+
+
+_PIECES: dict[str, Callable[[IO[bytes]], Iterable[bytes]]] = {
+    "file": lambda file: [file.read()],
+    "paragraph": _paragraphs,
+    "line": lambda file: (line for line in file if line.strip()),
+}
+SPLITS = tuple(_PIECES)
+"""What one document of a plain text file is."""
+
+
+def _rows(path: Path, fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise QuantctlError("reading parquet needs the pyarrow package", "pip install 'quantctl[data]'") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if missing := [field for field in fields if field not in columns]:
+                raise QuantctlError(
+                    f"{path} has no column {missing[0]!r}",
+                    f"its columns are {', '.join(columns)}: name one with --field",
+                )
+            size, rows, done = path.stat().st_size, max(file.metadata.num_rows, 1), 0
+            for block in file.iter_batches(batch_size=1024, columns=list(fields)):
+                for row in block.to_pylist():
+                    done += 1
+                    yield row, size * done // rows
+    except ArrowException as error:
+        raise QuantctlError(f"{path} cannot be read: {error}", _BROKEN) from error
+
+
+_BROKEN = "is the download complete? Mend the file or take it out, then run the same command again: it goes on there"
+
+KINDS: dict[str, Callable[[Path, Sequence[str], str], Iterator[tuple[Record, int]]]] = {
+    "json": _lines,
+    "text": _text,
+    "parquet": _rows,
+}
+"""Kind of file -> its records, each with the bytes of the file read so far."""
+
+WORDS = {"json": "line", "text": "document", "parquet": "row"}
+"""Kind of file -> what a record of it is called."""
+
+_ENDINGS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".txt": "text",
+    ".text": "text",
+    ".parquet": "parquet",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a shard, by its name; None for a file that is none."""
+    suffixes = path.suffixes[:-1] if path.suffix in _COMPRESSION else path.suffixes
+    if suffixes:
+        return _ENDINGS.get(suffixes[-1])
+    return "json" if path.name.startswith("wiki_") else None  # WikiExtractor's names have no ending
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The decompressed file, and the file on disk, whose position tells the progress."""
+    with path.open("rb") as raw:
+        unpack = _COMPRESSION.get(path.suffix)
+        try:
+            yield (raw if unpack is None else unpack(raw)), raw
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise QuantctlError(f"{path} is damaged: {error}", _BROKEN) from error
+        except Exception as error:
+            if type(error).__name__ == "ZstdError":  # known only where the package is installed
+                raise QuantctlError(f"{path} is damaged: {error}", _BROKEN) from error
+            raise
+
+
+def find(inputs: Sequence[Path], globs: Sequence[str]) -> list[Path]:
+    """The shards in reading order: files as given, folders by their names. Raises QuantctlError if there are none."""
+    found: list[Path] = []
+    for given in inputs:
+        if given.is_dir():
+            below = sorted({path for glob in globs for path in given.glob(glob) if path.is_file() and kind_of(path)})
+            if not below:
+                raise QuantctlError(
+                    f"{given} holds no shards ({', '.join(globs)})",
+                    f"known endings: {', '.join(_ENDINGS)}, each also with {' or '.join(_COMPRESSION)}",
+                )
+            found += below
+        elif not given.exists():
+            raise QuantctlError(f"{given} does not exist", "name a file or a folder of shards")
+        elif kind_of(given) is None:
+            raise QuantctlError(
+                f"{given}: what kind of file is it?",
+                f"known endings: {', '.join(_ENDINGS)}, each also with {' or '.join(_COMPRESSION)}",
+            )
+        else:
+            found.append(given)
+    if repeated := {path for path in found if found.count(path) > 1}:
+        raise QuantctlError(f"{min(repeated)} is named twice", "its documents would be trained on twice: name it once")
+    return found
+
+
+def batches(
+    shards: Sequence[Path], fields: Sequence[str], split: str, shard: int = 0, record: int = 0
+) -> Iterator[Batch]:
+    """All records from the `record`-th one of the `shard`-th shard on."""
+    for number in range(shard, len(shards)):
+        path = shards[number]
+        kind = kind_of(path)
+        assert kind is not None
+        skip = record if number == shard else 0
+        pending: list[Record] = []
+        size, seen, position = 0, 0, 0
+        for item, position in KINDS[kind](path, fields, split):
+            seen += 1
+            if seen <= skip:
+                continue
+            pending.append(item)
+            size += len(item) if isinstance(item, bytes) else sum(len(str(value)) for value in item.values())
+            if size >= BATCH_BYTES or len(pending) >= BATCH_RECORDS:
+                yield Batch(number, seen - len(pending), kind, pending, position)
+                pending, size = [], 0
+        if pending:
+            yield Batch(number, seen - len(pending), kind, pending, path.stat().st_size)
