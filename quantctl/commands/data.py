@@ -16,7 +16,7 @@ from quantctl.errors import QuantctlError
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress where no terminal shows a bar."""
 _SAMPLE_MB = 100
-_PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "zstandard", "numpy")
+_PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "backports.zstd", "numpy")
 
 
 @click.group("data", short_help="raw text to Megatron's indexed dataset")
@@ -198,7 +198,7 @@ def prepare(
         both = "both" if tokenizer else "neither"
         raise QuantctlError(f"--tokenizer or --train-bpe: {both} was given", "give one of them")
     chosen = PRESETS[preset]
-    given = {"min_chars": min_chars, "max_chars": max_chars, "where": _where(where) or None}
+    given: dict[str, Any] = {"min_chars": min_chars, "max_chars": max_chars, "where": _where(where) or None}
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
     shards = find(inputs, chosen.shards)
     name = field or chosen.text_field

@@ -10,6 +10,7 @@ dataset appears under its name only when it is whole: PREFIX.bin, then PREFIX.id
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,25 +118,39 @@ class Growing:
     def __init__(self, target: Target, identity: dict[str, Any], dtype: Any) -> None:
         self.target, self.identity, self.dtype = target, identity, numpy.dtype(dtype)
         self.counts = Counts()
+        self.shard_start = Counts()
         self.journal = target.part / "journal.json"
         sizes = {"tokens.bin": 0, "lengths.i32": 0}
         if self.journal.exists():
-            earlier = json.loads(self.journal.read_text())
-            if earlier["identity"] != identity:
-                changed = sorted(key for key in identity if earlier["identity"].get(key) != identity[key])
-                raise QuantctlError(
-                    f"{target.part} holds an unfinished dataset made otherwise: {', '.join(changed)} changed",
-                    f"give the same options and files to go on, or remove {target.part} to start again",
-                )
-            self.counts = Counts(**earlier["counts"])
+            self.counts, self.shard_start = self._vouched(json.loads(self.journal.read_text()))
             sizes = {
                 "tokens.bin": self.counts.tokens * self.dtype.itemsize,
                 "lengths.i32": self.counts.documents * 4,
             }
-        self.resumed = self.counts.records
         self.tokens, self.lengths = (self._opened(name, size) for name, size in sizes.items())
         self._earlier, self._started = self.counts.seconds, time.monotonic()
         self._synced = time.monotonic()
+
+    def _vouched(self, earlier: dict[str, Any]) -> tuple[Counts, Counts]:
+        """The counts to go on from, and those at the start of their shard.
+
+        Shards that are yet to come may have changed; one that was being read is then read anew. Raises QuantctlError
+        if anything else differs.
+        """
+        counts, start = Counts(**earlier["counts"]), Counts(**earlier["shard_start"])
+        before, now = earlier["identity"], self.identity
+        done = counts.shard
+        changed = sorted(key for key in now if key != "shards" and before.get(key) != now[key])
+        if before["shards"][:done] != now["shards"][:done]:
+            changed.append("shards")
+        if changed:
+            part = self.target.part
+            raise QuantctlError(
+                f"{part} holds an unfinished dataset made otherwise: {', '.join(changed)} changed",
+                f"give the same options and files to go on, or remove {part} to start again",
+            )
+        same_shard = before["shards"][done] == [*now["shards"], None][done]
+        return (counts if same_shard else copy.deepcopy(start)), start
 
     def _opened(self, name: str, size: int) -> Any:
         path = self.target.part / name
@@ -149,6 +164,8 @@ class Growing:
 
     def add(self, batch: Batch, encoded: Encoded, shard: Path) -> None:
         """Append what a batch became. Batches come in reading order."""
+        if batch.first == 0:
+            self.shard_start = replace(copy.deepcopy(self.counts), shard=batch.shard, record=0)
         self.tokens.write(encoded.tokens)
         self.lengths.write(encoded.lengths)
         self.counts.add(batch, encoded, shard, self.dtype.itemsize)
@@ -161,7 +178,8 @@ class Growing:
             file.flush()
             os.fsync(file.fileno())
         self.counts.seconds = self._earlier + time.monotonic() - self._started
-        write_new(self.journal, json.dumps({"identity": self.identity, "counts": asdict(self.counts)}).encode())
+        state = {"identity": self.identity, "counts": asdict(self.counts), "shard_start": asdict(self.shard_start)}
+        write_new(self.journal, json.dumps(state).encode())
         self._synced = time.monotonic()
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:

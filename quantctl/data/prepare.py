@@ -162,8 +162,12 @@ def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], N
                 "is the field right (--field), are the filters? Remove "
                 f"{target.part} before another try with the same options",
             )
-        tokenizer = {"file": str(tokenizer_file(job.recipe.tokenizer)), "megatron_type": worker.encoder.megatron_type}
-        tokenizer |= {"vocab_size": worker.encoder.vocab_size, "eod": worker.encoder.eod}
+        tokenizer = {
+            "file": str(tokenizer_file(job.recipe.tokenizer)),
+            "megatron_type": worker.encoder.megatron_type,
+            "vocab_size": worker.encoder.vocab_size,
+            "eod": worker.encoder.eod,
+        }
         manifest = growing.finish({**facts, "tokenizer": tokenizer})
         forget(target)
         return manifest, False

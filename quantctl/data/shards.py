@@ -44,11 +44,12 @@ def _open_gzip(raw: IO[bytes]) -> IO[bytes]:
 
 
 def _open_zstd(raw: IO[bytes]) -> IO[bytes]:
+    # the standard library's reader of Python 3.14, which notices a file that was cut off; zstandard's does not
     try:
-        import zstandard
+        from backports.zstd import ZstdFile
     except ImportError as error:
-        raise QuantctlError("reading .zst needs the zstandard package", "pip install 'quantctl[data]'") from error
-    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
+        raise QuantctlError("reading .zst needs the backports.zstd package", "pip install 'quantctl[data]'") from error
+    return io.BufferedReader(ZstdFile(raw), 1 << 20)
 
 
 _COMPRESSION: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".gz": _open_gzip, ".zst": _open_zstd}
@@ -139,6 +140,9 @@ def kind_of(path: Path) -> str | None:
     return "json" if path.name.startswith("wiki_") else None  # WikiExtractor's names have no ending
 
 
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The decompressed file, and the file on disk, whose position tells the progress."""
@@ -146,10 +150,8 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         unpack = _COMPRESSION.get(path.suffix)
         try:
             yield (raw if unpack is None else unpack(raw)), raw
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise QuantctlError(f"{path} is damaged: {error}", _BROKEN) from error
         except Exception as error:
-            if type(error).__name__ == "ZstdError":  # known only where the package is installed
+            if isinstance(error, _DAMAGED) or type(error).__name__ == "ZstdError":  # defined where it is installed
                 raise QuantctlError(f"{path} is damaged: {error}", _BROKEN) from error
             raise
 

@@ -1,0 +1,324 @@
+"""`quantctl data prepare`: the same bytes from any container, any number of processes and after a kill."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+from tokenizers import Tokenizer
+
+from quantctl.data import shards
+
+
+def _digests(manifest: Path) -> list[str]:
+    return [file["sha256"] for file in json.loads(manifest.read_text())["files"].values()]
+
+
+@pytest.fixture
+def prepare(quantctl: Callable, tokenizer: Path, tmp_path: Path) -> Callable:
+    """prepare(source, *options) -> what the command printed; the dataset is OUT_text_document below tmp_path."""
+
+    def run(*arguments: object, out: str = "out", status: int = 0):
+        defaults = {"--tokenizer": tokenizer, "--workers": 1}
+        if "--train-bpe" in arguments:
+            del defaults["--tokenizer"]
+        added = [word for option, value in defaults.items() if option not in arguments for word in (option, value)]
+        done = quantctl("data", "prepare", *arguments, *added, "--output", tmp_path / out, cwd=tmp_path)
+        assert done.status == status, done.err
+        return done
+
+    return run
+
+
+def test_megatron_reads_the_documents(prepare, jsonl, texts, tokenizer, tmp_path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    prepare(jsonl)
+    fast = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    dataset = IndexedDataset(str(tmp_path / "out_text_document"), mmap=True)
+    assert len(dataset) == len(texts)
+    assert list(dataset.document_indices) == list(range(len(texts) + 1))
+    for document, text in zip(dataset, texts, strict=True):
+        assert list(document) == [*fast.encode(text).ids, fast.token_to_id("<|endoftext|>")]
+
+
+def test_files_equal_those_of_megatrons_builder(prepare, jsonl, texts, tokenizer, tmp_path) -> None:
+    import torch
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    prepare(jsonl)
+    fast = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    end = fast.token_to_id("<|endoftext|>")
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=DType.optimal_dtype(fast.get_vocab_size()))
+    for text in texts:
+        ids = [*fast.encode(text).ids, end]
+        builder.add_document(torch.tensor(ids), [len(ids)])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    for ending in ("bin", "idx"):
+        assert (tmp_path / f"out_text_document.{ending}").read_bytes() == (tmp_path / f"theirs.{ending}").read_bytes()
+
+
+def _gz(texts: list[str], folder: Path) -> None:
+    with gzip.open(folder / "a.json.gz", "wt") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+def _zst(texts: list[str], folder: Path) -> None:
+    from backports import zstd
+
+    # two frames, as parallel compressors write them
+    raw = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    (folder / "a.jsonl.zst").write_bytes(zstd.compress(raw[:5000]) + zstd.compress(raw[5000:]))
+
+
+def _parquet(texts: list[str], folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"id": range(len(texts)), "text": texts})
+    parquet.write_table(table, folder / "a.parquet", row_group_size=70)
+
+
+def _crlf(texts: list[str], folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes("".join(json.dumps({"text": text}) + "\r\n\r\n" for text in texts).encode())
+
+
+def _two_shards(texts: list[str], folder: Path) -> None:
+    for name, part in (("b.jsonl", texts[100:]), ("a.jsonl", texts[:100])):
+        (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in part).rstrip("\n"))
+
+
+def _text_files(texts: list[str], folder: Path) -> None:
+    for number, text in enumerate(texts):
+        (folder / f"{number:03}.txt").write_text(text)
+
+
+CONTAINERS = {make.__name__.strip("_"): make for make in (_gz, _zst, _parquet, _crlf, _two_shards, _text_files)}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gives_the_same_dataset(container, prepare, jsonl, texts, tmp_path) -> None:
+    prepare(jsonl)
+    folder = tmp_path / container
+    folder.mkdir()
+    CONTAINERS[container](texts, folder)
+    prepare(folder, out="other")
+    assert _digests(tmp_path / "other_text_document.manifest.json") == _digests(
+        tmp_path / "out_text_document.manifest.json"
+    )
+
+
+def test_any_number_of_processes_gives_the_same_dataset(prepare, jsonl, tmp_path, monkeypatch) -> None:
+    # many small documents make several batches
+    lines = jsonl.read_text() * 40
+    jsonl.write_text(lines)
+    assert lines.count("\n") > 2 * shards.BATCH_RECORDS
+    prepare(jsonl)
+    prepare(jsonl, "--workers", 3, out="other")
+    assert _digests(tmp_path / "other_text_document.manifest.json") == _digests(
+        tmp_path / "out_text_document.manifest.json"
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_runs_go_on_where_they_were(workers, prepare, jsonl, tokenizer, tmp_path) -> None:
+    jsonl.write_text(jsonl.read_text() * 60)
+    prepare(jsonl)
+    # each batch is made durable, and the process dies at a random moment
+    code = "from quantctl.data import output; output.SYNC_SECONDS = 0; from quantctl.cli import main; main()"
+    command = [sys.executable, "-c", code, "data", "prepare", str(jsonl), "--tokenizer", str(tokenizer)]
+    command += ["--output", str(tmp_path / "killed"), "--workers", str(workers)]
+    chance = random.Random(workers)
+    journal = tmp_path / "killed_text_document.part" / "journal.json"
+    seen = []
+    for _ in range(3):
+        before = journal.read_bytes() if journal.exists() else None
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        while child.poll() is None and (journal.read_bytes() if journal.exists() else None) == before:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.1)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        assert not (tmp_path / "killed_text_document.bin").exists()
+        seen.append(json.loads(journal.read_text())["counts"]["documents"])
+    assert sorted(set(seen)) == seen, "each attempt must go on from the one before"
+    prepare(jsonl, "--workers", workers, out="killed")
+    assert _digests(tmp_path / "killed_text_document.manifest.json") == _digests(
+        tmp_path / "out_text_document.manifest.json"
+    )
+    assert not journal.parent.exists()
+
+
+def test_malformed_records_are_counted_and_shown(prepare, jsonl, tmp_path) -> None:
+    good = jsonl.read_bytes()
+    bad = [b"{broken", b"[1]", b'{"id": 1}', b'{"text": 5}', b'{"text": "\\ud800"}', b"\xff\xfe", b'{"text": ""}']
+    jsonl.write_bytes(bad[0] + b"\n" + good + b"\n".join(bad[1:]))
+    done = prepare(jsonl, "--workers", 1)
+    counts = json.loads((tmp_path / "out_text_document.manifest.json").read_text())["counts"]
+    assert counts["documents"] == 300
+    assert counts["malformed"] == {
+        "not JSON": 1,
+        "not a JSON object": 1,
+        "no field 'text'": 1,
+        "field 'text' is not a string": 1,
+        "half a surrogate pair": 1,
+        "not UTF-8": 1,
+    }
+    assert counts["filtered"] == {"empty": 1}
+    assert f"{jsonl}: line 1: not JSON" in done.out
+    assert "line 302: not a JSON object" in done.out
+
+
+def test_strict_stops_and_what_was_mended_is_another_job(prepare, jsonl, tmp_path) -> None:
+    jsonl.write_text(jsonl.read_text() + "{broken\n")
+    done = prepare(jsonl, "--strict", status=1)
+    assert "line 301: not JSON" in done.err
+    assert not (tmp_path / "out_text_document.bin").exists()
+    assert "shards changed" not in done.err
+
+
+FILTERS = [
+    (("--min-chars", 700), lambda text: len(text) >= 700),
+    (("--max-chars", 300), lambda text: len(text) <= 300),
+    (("--where", "lang=en,de"), lambda text: "the" in text),
+]
+
+
+@pytest.mark.parametrize(("options", "keeps"), FILTERS, ids=["min", "max", "where"])
+def test_filters(options, keeps, prepare, texts, tmp_path) -> None:
+    source = tmp_path / "shard.jsonl"
+    records = [{"text": text, "lang": "en" if "the" in text else "fr"} for text in texts]
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    prepare(source, *options)
+    kept = sum(map(keeps, texts))
+    assert 0 < kept < len(texts)
+    counts = json.loads((tmp_path / "out_text_document.manifest.json").read_text())["counts"]
+    assert (counts["documents"], sum(counts["filtered"].values())) == (kept, len(texts) - kept)
+
+
+def test_wikipedia_drops_disambiguation_pages(prepare, texts, tmp_path) -> None:
+    source = tmp_path / "wiki_00"
+    pages = [*texts[:5], "Mercury may refer to:\n\n" + texts[0], "A bank can also refer to the following:\n" + texts[1]]
+    source.write_text("".join(json.dumps({"text": page.ljust(300, ".")}) + "\n" for page in pages))
+    prepare(source, "--preset", "wikipedia")
+    counts = json.loads((tmp_path / "out_text_document.manifest.json").read_text())["counts"]
+    assert counts["filtered"] == {"disambiguation page": 2}
+
+
+@pytest.mark.parametrize(("split", "documents"), [("file", 1), ("paragraph", 2), ("line", 3)])
+def test_plain_text(split, documents, prepare, tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n\n  \nthree\n")
+    prepare(tmp_path / "a.txt", "--text-split", split)
+    assert json.loads((tmp_path / "out_text_document.manifest.json").read_text())["counts"]["documents"] == documents
+
+
+def test_a_tokenizer_is_trained_on_the_spot_and_used_again(prepare, jsonl, tmp_path, texts) -> None:
+    prepare(jsonl, "--train-bpe", 500)
+    trained = Tokenizer.from_file(str(tmp_path / "out-tokenizer" / "tokenizer.json"))
+    assert trained.get_vocab_size() == 500
+    assert "nothing to do" in prepare(jsonl, "--train-bpe", 500).err
+    assert "trained on other text" in prepare(jsonl, "--train-bpe", 600, status=2).err
+
+
+def test_sentencepiece(prepare, jsonl, texts, tmp_path) -> None:
+    import sentencepiece
+
+    model = tmp_path / "spm"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(model), vocab_size=400, minloglevel=2
+    )
+    prepare(jsonl, "--tokenizer", f"{model}.model")
+    processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
+    expected = [token for text in texts for token in [*processor.encode(text), processor.eos_id()]]
+    written = numpy.fromfile(tmp_path / "out_text_document.bin", dtype=numpy.uint16)
+    assert written.tolist() == expected
+
+
+REFUSALS = {
+    "no input": (("absent.jsonl",), "absent.jsonl does not exist"),
+    "unknown kind": (("a.pdf",), "what kind of file is it?"),
+    "empty folder": (("empty",), "holds no shards"),
+    "twice": (("a.jsonl", "a.jsonl"), "is named twice"),
+    "no column": (("a.parquet", "--field", "body"), "its columns are id, text"),
+    "damaged gzip": (("cut.jsonl.gz",), "cut.jsonl.gz is damaged"),
+    "damaged zstd": (("cut.jsonl.zst",), "cut.jsonl.zst is damaged"),
+    "no parquet": (("no.parquet",), "no.parquet cannot be read"),
+    "nothing left": (("a.jsonl", "--min-chars", 10**6), "no document was left of 1 records"),
+    "no tokenizer": (("a.jsonl", "--tokenizer", "empty"), "empty is no tokenizer"),
+    "bad tokenizer": (("a.jsonl", "--tokenizer", "a.jsonl"), "is no tokenizer file"),
+    "two tokenizers": (("a.jsonl", "--tokenizer", "empty", "--train-bpe", 300), "both was given"),
+    "preset": (("a.jsonl", "--preset", "pile"), "choose from: plain, wikipedia, dolma"),
+    "where": (("a.jsonl", "--where", "lang"), "FIELD=VALUE"),
+    "split": (("a.jsonl", "--text-split", "page"), "choose from: file, paragraph, line"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case, prepare, texts, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.pdf").touch()
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": texts[0]}) + "\n")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 rubbish")
+    _parquet(texts, tmp_path)
+    for make, name in ((_gz, "a.json.gz"), (_zst, "a.jsonl.zst")):
+        make(texts, tmp_path)
+        (tmp_path / name.replace("a.json", "cut.json", 1).replace("json.gz", "jsonl.gz")).write_bytes(
+            (tmp_path / name).read_bytes()[:-100]
+        )
+    arguments, message = REFUSALS[case]
+    done = prepare(*arguments, status=2)
+    assert message in done.err + done.out
+    assert not (tmp_path / "out_text_document.bin").exists()
+
+
+def test_a_damaged_shard_is_mended_and_only_it_is_read_again(prepare, jsonl, tmp_path) -> None:
+    damaged = tmp_path / "b.jsonl.gz"
+    with gzip.open(damaged, "wb") as file:
+        file.write(jsonl.read_bytes() * 20)
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-500])
+    assert "b.jsonl.gz is damaged" in prepare(jsonl, damaged, status=2).err
+    assert "filters changed" in prepare(jsonl, damaged, "--min-chars", 5, status=2).err
+    damaged.write_bytes(whole)
+    prepare(jsonl, damaged)
+    jsonl.write_bytes(jsonl.read_bytes() * 21)
+    prepare(jsonl, out="other")
+    assert _digests(tmp_path / "other_text_document.manifest.json") == _digests(
+        tmp_path / "out_text_document.manifest.json"
+    )
+
+
+def test_shards_already_read_must_stay_as_they_were(prepare, jsonl, tmp_path) -> None:
+    later = tmp_path / "b.jsonl.gz"
+    later.write_bytes(gzip.compress(random.Random(0).randbytes(3 << 20))[:-9])  # damaged behind its first batches
+    prepare(jsonl, later, status=2)
+    jsonl.write_text(jsonl.read_text() + "\n")
+    assert "shards changed" in prepare(jsonl, later, status=2).err
+
+
+def test_a_finished_dataset_is_not_overwritten(prepare, jsonl, tmp_path) -> None:
+    prepare(jsonl)
+    before = (tmp_path / "out_text_document.bin").read_bytes()
+    assert "made from other files or with other options" in prepare(jsonl, "--no-append-eod", status=2).err
+    assert (tmp_path / "out_text_document.bin").read_bytes() == before
+
+
+def test_two_at_once_on_one_name(prepare, jsonl, tokenizer, tmp_path) -> None:
+    import fcntl
+
+    part = tmp_path / "out_text_document.part"
+    part.mkdir()
+    with (part / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is preparing" in prepare(jsonl, status=2).err
+    prepare(jsonl)
