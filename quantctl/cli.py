@@ -18,9 +18,12 @@ COMMANDS = {
     "undo": "take the last operation back",
     "log": "the operations on the tree",
     "exec": "run a command on a staged tree with its own selectors, and prove what it used",
+    "lint": "check a training command or script before it runs",
     "list": "the registry: models, datasets, modes, training configs",
     "run": "build and run one training script",
+    "bench": "measure the kernels and a training step",
     "generate": "write the 60 training scripts",
+    "report": "compare runs: loss gap, speed, memory, what was quantized",
     "data": "raw text to Megatron's indexed dataset",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.backup import checkout_of
+from quantctl.errors import QuantctlError
 from quantctl.git import Git, GitError
+from quantctl.paths import digest
+from quantctl.selectors import SELECTORS, rewrite
+from quantctl.source import Source
 from quantctl.state import FILES
 from quantctl.tree import Tree
 
@@ -77,3 +82,18 @@ def file_hashes(root: Path) -> dict[str, str]:
     """sha256 of each file that quantctl edits and the tree has."""
     present = [file for file in FILES if (root / file).is_file()]
     return {file: hashlib.sha256((root / file).read_bytes()).hexdigest() for file in present}
+
+
+def code_digest(root: Path) -> str:
+    """Digest of the tree's Python code but for what its selectors say: runs that share it differ in formats only."""
+    defaults = {role: selector.default for role, selector in SELECTORS.items()}
+    of_selectors = {selector.file for selector in SELECTORS.values()}
+    parts: list[str | bytes] = []
+    for path in sorted((root / "megatron").rglob("*.py")):
+        name, raw = str(path.relative_to(root)), path.read_bytes()
+        if name in of_selectors:
+            # a fork's file that quantctl cannot set says the same in every run
+            with contextlib.suppress(QuantctlError):
+                raw = rewrite(Source(raw, name), defaults)
+        parts += [name, raw]
+    return digest(*parts)

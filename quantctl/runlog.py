@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,16 @@ def parse_line(line: str) -> Point | None:
     return Point(int(iteration), int(total), fields)
 
 
+def parse_points(text: str) -> list[Point]:
+    """The points of a log in the order they were written: a resumed run repeats iterations."""
+    return [point for point in map(parse_line, text.splitlines()) if point is not None]
+
+
+def latest(points: Iterable[Point]) -> list[Point]:
+    """The points by iteration; of one that a resumed run repeats, the last one counts."""
+    return sorted({point.iteration: point for point in points}.values(), key=lambda point: point.iteration)
+
+
 def read_log(path: Path) -> list[Point]:
-    """The points of a log in order; of an iteration that a resumed run repeats, the last one counts."""
-    if not path.exists():
-        return []
-    points = (parse_line(line) for line in path.read_text(errors="replace").splitlines())
-    return sorted({p.iteration: p for p in points if p is not None}.values(), key=lambda p: p.iteration)
+    """The points of a log by iteration, each once; none if there is no such file."""
+    return latest(parse_points(path.read_text(errors="replace"))) if path.exists() else []

@@ -1,0 +1,1 @@
+"""Comparing runs: what each one reported, which may be compared, and what the formats cost."""

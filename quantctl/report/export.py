@@ -1,0 +1,75 @@
+"""The comparison as data: JSON for programs, CSV for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+from quantctl.report.compare import Comparison, Row, Spread, gaps
+from quantctl.report.run import Run
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _spread(value: Spread) -> dict[str, float | None]:
+    return {"mean": _plain(value.mean), "sd": _plain(value.sd)}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "mode": row.mode,
+        "seeds": row.seeds,
+        "runs": [str(run.path) for run in row.runs],
+        "final_loss": _spread(row.loss),
+        "validation_loss": _spread(row.validation),
+        "gap": _spread(row.gap),
+        "largest_gap": _plain(row.largest_gap),
+        "milliseconds": _plain(row.milliseconds),
+        "time_ratio": _plain(row.slowdown),
+        "tokens_per_second": _plain(row.tokens_per_second),
+        "peak_memory_bytes": _plain(row.memory),
+        "calls": row.calls,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "path": str(run.path),
+        "mode": run.mode,
+        "seed": run.seed,
+        "selectors": run.selectors,
+        "iterations": run.last.iteration if run.last else 0,
+        "final_loss": _plain(run.final_loss),
+        "milliseconds": _plain(run.milliseconds),
+        "peak_memory_bytes": _plain(run.memory),
+        "tree": run.tree,
+        "packages": run.packages,
+        "marks": [{"trouble": mark.trouble.name.lower(), "detail": mark.detail} for mark in run.marks],
+    }
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Rows of the clean runs, and every run with its marks. Unknown figures are null."""
+    return {
+        "reference": comparison.reference,
+        "modes": [_row(row) for row in comparison.rows],
+        "runs": [_run(run) for run in comparison.runs],
+    }
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One line a run and iteration: path, mode, seed, whether it was averaged in, iteration, loss, gap."""
+    references = {run.seed: run for row in comparison.rows if row.mode == comparison.reference for run in row.runs}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "mode", "seed", "clean", "iteration", "loss", "gap"])
+    for run in comparison.runs:
+        reference = references.get(run.seed)
+        gap = gaps(run, reference) if reference and run.is_clean else {}
+        for iteration, loss in run.losses.items():
+            writer.writerow([run.path, run.mode, run.seed, int(run.is_clean), iteration, loss, gap.get(iteration, "")])
+    return text.getvalue()

@@ -1,0 +1,79 @@
+"""The comparison as one HTML page that needs nothing but itself: for a phone, a desk, a printer, light or dark."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from quantctl.report import charts, table
+from quantctl.report.compare import Comparison
+from quantctl.report.run import Run
+
+_TITLES = {"loss": "Training loss", "gap": "Gap to the reference"}
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """What all averaged runs have in common."""
+    clean = [run for row in comparison.rows for run in row.runs]
+    if not clean:
+        return []
+    run = clean[0]
+    last = run.last
+    flags = run.recipe
+    size = [f"{flags[name]} {word}" for name, word in _SIZE.items() if name in flags]
+    facts = [
+        ("model", ", ".join(size)),
+        ("data", flags.get("data-path", "mock data" if "mock-data" in flags else "")),
+        ("iterations", str(last.total) if last else ""),
+        ("seeds", ", ".join(sorted({str(run.seed) for run in clean}))),
+        ("tree", run.tree),
+        ("packages", ", ".join(f"{name} {version}" for name, version in run.packages.items())),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+_SIZE = {
+    "num-layers": "layers",
+    "hidden-size": "wide",
+    "num-attention-heads": "heads",
+    "num-experts": "experts",
+    "seq-length": "tokens a sequence",
+    "global-batch-size": "sequences a step",
+}
+
+
+def _left_out(run: Run) -> dict[str, Any]:
+    loss = "-" if math.isnan(run.final_loss) else f"{run.final_loss:.4f}"
+    seed = "-" if run.seed is None else str(run.seed)
+    return {"name": run.name, "mode": run.mode, "seed": seed, "loss": loss, "marks": list(map(str, run.marks))}
+
+
+def html(comparison: Comparison, title: str, extra: str = "") -> str:
+    """The page. `extra` is markup of further sections, such as heat maps."""
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    pictures = [
+        {
+            "title": _TITLES[name],
+            "light": Markup(charts.svg(name, comparison, charts.LIGHT)),
+            "dark": Markup(charts.svg(name, comparison, charts.DARK)),
+        }
+        for name in charts.PICTURES
+        if comparison.rows
+    ]
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        made=f"{datetime.now():%d %B %Y}",
+        reference=comparison.reference,
+        headings=list(table.COLUMNS),
+        rows=table.cells(comparison),
+        products=[(row.mode, table.products(row)) for row in comparison.rows if row.runs[0].selectors],
+        facts=_facts(comparison),
+        left_out=[_left_out(run) for run in comparison.left_out],
+        pictures=pictures,
+        extra=Markup(extra),
+    )
