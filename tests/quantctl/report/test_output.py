@@ -1,0 +1,88 @@
+"""What a reader gets: table, JSON, CSV, pictures and the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+
+@pytest.fixture
+def runs(run_directory):
+    for seed in (1, 2):
+        run_directory("bf16", seed, {1: 7.0, 2: 6.0, 3: 5.0, 4: 4.0})
+        run_directory("FA_mxfp4", seed, {1: 7.0, 2: 6.0, 3: 5.0, 4: 4.0 + seed / 10})
+    run_directory("linear_hifp8", 1, {1: 7.0, 2: None}, total=4, attempt={"exit_status": 1})
+
+
+def test_the_table(runs, quantctl, tmp_path):
+    done = quantctl("report", tmp_path)
+    assert done.status == 0, done.err
+    (row,) = [line for line in done.out.splitlines() if line.split()[:2] == ["FA_mxfp4", "2"]]
+    assert "4.1500 ± 0.0707" in row
+    assert "+0.1500 ± 0.0707" in row
+    assert "linear_hifp8-1 (linear_hifp8, seed 1, no loss)" in done.out
+    assert "diverged: no finite loss at iteration 2" in done.out
+    assert "failed: exit status 1" in done.out
+
+
+def test_json(runs, quantctl, tmp_path):
+    data = json.loads(quantctl("--json", "report", tmp_path).out)
+    assert [mode["mode"] for mode in data["modes"]] == ["bf16", "FA_mxfp4"]
+    assert data["modes"][1]["gap"]["mean"] == pytest.approx(0.15)
+    assert data["modes"][1]["calls"] == {"qk": 20}
+    marks = {run["path"].rpartition("/")[2]: [m["trouble"] for m in run["marks"]] for run in data["runs"]}
+    assert marks["linear_hifp8-1"] == ["diverged", "incomplete", "failed"]
+    assert marks["bf16-1"] == []
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.outside.append(f"{tag} {value}")
+
+
+def test_files(runs, quantctl, tmp_path):
+    out = tmp_path / "cost"
+    assert quantctl("report", tmp_path, "--output", out, "--title", "A < B").status == 0
+    assert {path.name for path in out.iterdir()} == {"loss.png", "gap.png", "report.html", "report.csv", "report.json"}
+    text = (out / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.outside == []  # one self-contained file
+    assert page.tags.count("svg") == 4  # two pictures, light and dark
+    assert "A &lt; B" in text
+    rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
+    (last,) = [row for row in rows if row["mode"] == "FA_mxfp4" and (row["seed"], row["iteration"]) == ("2", "4")]
+    assert float(last["gap"]) == pytest.approx(0.2)
+    assert (out / "gap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_folder_is_a_clear_message(quantctl, tmp_path):
+    done = quantctl("report", tmp_path)
+    assert done.status == 2
+    assert f"{tmp_path} holds no run" in done.err
+
+
+def test_what_cannot_be_read_does_not_hide_the_others(runs, quantctl, tmp_path):
+    done = quantctl("report", tmp_path, tmp_path / "absent")
+    assert done.status == 0
+    assert "left out:" in done.err
+    assert "absent does not exist" in done.err
+
+
+def test_nothing_left_to_compare(run_directory, quantctl, tmp_path):
+    run_directory("bf16", 1, {1: None}, total=3)
+    done = quantctl("report", tmp_path, "--output", tmp_path / "cost")
+    assert done.status == 0, done.err
+    assert "No run is left to compare." in done.out

@@ -1,0 +1,110 @@
+"""Where runs are read from: directories, Megatron-LM's logs, TensorBoard's events, and what holds none."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from quantctl.errors import QuantctlError
+from quantctl.report.run import find, load
+
+DUMP = """\
+using world size: 1, data-parallel size: 1
+------------------------ arguments ------------------------
+  accumulate_allreduce_grads_in_fp32 .............. False
+  data_path ....................................... ['data/wiki']
+  lr .............................................. 0.0003
+  save ............................................ /some/where
+  seed ............................................ 42
+-------------------- end of arguments ---------------------
+"""
+LINE = (
+    " [2026-11-21 10:00:00] iteration {0:8d}/      20 | consumed samples: 80 | "
+    "elapsed time per iteration (ms): 310.5 | "
+    "throughput per GPU (TFLOP/s/GPU): 410.2 | learning rate: 3.0E-04 | global batch size:   256 | lm loss: {1:.6E} | "
+    "loss scale: 1.0 | grad norm: 0.5 |\n"
+)
+MEMORY = "[Rank 0] (after 10 iterations) memory (MB) | allocated: 1000.0 | max allocated: 2048.0 | reserved: 4096.0\n"
+
+
+def test_a_megatron_log(tmp_path):
+    log = tmp_path / "slurm-1.out"
+    validation = " validation loss at iteration 20 | lm loss value: 4.500000E+00 | lm loss PPL: 9.0E+01 | \n"
+    log.write_text(DUMP + LINE.format(10, 6.0) + MEMORY + LINE.format(20, 5.0) + validation)
+    run = load(log)
+    assert run.losses == {10: 6.0, 20: 5.0}
+    assert run.recipe == {
+        "accumulate-allreduce-grads-in-fp32": "False",
+        "data-path": "['data/wiki']",
+        "lr": "0.0003",
+        "seed": "42",
+    }
+    assert (run.seed, run.mode, run.memory, run.validation) == (42, "unknown", 2048 * 2**20, [(20, 4.5)])
+    assert run.is_clean
+
+
+def test_an_interrupted_megatron_log(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(LINE.format(10, 6.0))
+    assert [str(mark) for mark in load(log).marks] == ["incomplete: ended at iteration 10 of 20"]
+
+
+def test_event_files(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    for steps, shift in ((range(1, 6), 0.0), (range(4, 9), 0.5)):  # a resumed run writes a second file
+        with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
+            for step in steps:
+                writer.add_scalar("lm loss", 8.0 - step + shift, step)
+                writer.add_scalar("iteration-time", 0.25, step)
+            writer.add_scalar("lm loss validation", 3.5, max(steps))
+    run = load(tmp_path)
+    assert run.losses == {1: 7.0, 2: 6.0, 3: 5.0, 4: 4.5, 5: 3.5, 6: 2.5, 7: 1.5, 8: 0.5}
+    assert run.milliseconds == 250.0
+    assert run.validation == [(5, 3.5), (8, 3.5)]
+
+
+def test_a_run_directory_whose_log_holds_no_lines(run_directory):
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run_directory("bf16", 1, {})
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        writer.add_scalar("lm loss", 5.0, 1)
+    assert load(folder).losses == {1: 5.0}
+
+
+def test_a_folder_of_runs_stands_for_them(run_directory, tmp_path):
+    made = [run_directory("bf16", seed, {1: 7.0}) for seed in (1, 2)]
+    assert find([tmp_path]) == made
+    assert find([made[1], tmp_path]) == [made[1], made[0]]
+
+
+def test_a_run_killed_before_its_first_iteration(run_directory):
+    run = load(run_directory("bf16", 1, {}, attempt={"exit_status": None}))
+    assert [str(mark) for mark in run.marks] == [
+        "incomplete: no iteration was logged",
+        "killed, or still running: the manifest has no end",
+    ]
+    assert math.isnan(run.final_loss)
+
+
+NOTHING = {
+    "empty folder": (lambda folder: folder, "holds no run"),
+    "absent": (lambda folder: folder / "absent", "does not exist"),
+    "no log": (lambda folder: _write(folder / "notes.txt", "hello"), "holds no iteration lines of Megatron"),
+    "rubbish manifest": (lambda folder: _write(folder / "manifest.json", "{}").parent, "is no manifest of a run"),
+    "binary": (lambda folder: _write(folder / "x.log", "\0\x01\x02" * 99), "holds no iteration lines of Megatron"),
+}
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_what_holds_no_run_is_said(case, tmp_path):
+    make, message = NOTHING[case]
+    with pytest.raises(QuantctlError, match=message):
+        load(make(tmp_path))
