@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from quantctl.errors import QuantctlError
+from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.run import Run, Trouble, tail_mean
 from quantctl.spec import SITES
@@ -61,8 +62,8 @@ class Row:
     tokens_per_second: float
     memory: float
     """Peak, bytes: the largest of the seeds."""
-    calls: dict[str, int]
-    """Site -> quantized products of one run."""
+    calls: Calls
+    """Of one run."""
 
     @property
     def seeds(self) -> list[int | None]:
@@ -140,7 +141,7 @@ def _row(mode: str, runs: list[Run], references: dict[int | None, Run]) -> Row:
         milliseconds / theirs if theirs else math.nan,
         _median([run.tokens_per_second for run in runs]),
         max((run.memory for run in runs if run.memory is not None), default=math.nan),
-        {site: sum(n for p in specs.values() for n in p.values()) for site, specs in runs[0].calls.items()},
+        runs[0].calls,
     )
 
 

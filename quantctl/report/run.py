@@ -15,6 +15,7 @@ from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.modes import MODES
+from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.events import has_events, read_events
 from quantctl.runlog import Point, latest, parse_points
@@ -64,8 +65,8 @@ class Run:
     recipe: recipes.Recipe
     selectors: dict[str, str] = field(default_factory=dict)
     """Empty where nothing says which formats ran."""
-    calls: dict[str, Any] = field(default_factory=dict)
-    """Site -> spec -> product -> calls, from the proof."""
+    calls: Calls = field(default_factory=dict)
+    """From the proof."""
     tree: str = ""
     """Commit or digest of the Megatron tree."""
     packages: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantctl.report.compare import Comparison, Row, Spread
+from quantctl.spec import SITES
 
 
 def number(value: float, form: str = ".4f") -> str:
@@ -49,7 +50,14 @@ def cells(comparison: Comparison) -> list[list[str]]:
 
 
 def products(row: Row) -> str:
-    return ", ".join(f"{site} {count:,}" for site, count in row.calls.items()) or "nothing quantized"
+    """What one run of the mode counted: quantized products by site and spec, and how attention was computed."""
+    shown = [
+        (f"{site} in {spec}" if site in SITES else f"{site} {spec}") + f" {sum(calls.values()):,}"
+        for site, specs in sorted(row.calls.items())
+        for spec, calls in specs.items()
+    ]
+    quantized = any(site in SITES for site in row.calls)
+    return ", ".join(shown if quantized else ["nothing quantized", *shown])
 
 
 def render(comparison: Comparison) -> RenderableType:
@@ -61,7 +69,7 @@ def render(comparison: Comparison) -> RenderableType:
             table.add_column(heading, justify="left" if heading == "mode" else "right", no_wrap=True)
         for row in cells(comparison):
             table.add_row(*row)
-        parts += [table, Text("Quantized products of one run, counted by the run itself:")]
+        parts += [table, Text("Products of one run, counted by the run itself:")]
         parts += [Text(f"  {row.mode:<18} {products(row)}") for row in comparison.rows if row.runs[0].selectors]
     else:
         parts.append(Text("No run is left to compare."))

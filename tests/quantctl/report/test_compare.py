@@ -38,7 +38,7 @@ def test_figures(runs):
     assert row.largest_gap == pytest.approx(0.5)
     assert (row.milliseconds, row.slowdown) == (150.0, 1.5)
     assert row.tokens_per_second == pytest.approx(8 * 128 / 0.150)
-    assert row.calls == {"linear": 20}
+    assert row.calls == {"linear": {"mxfp8": {"fprop": 10, "dgrad": 10}}}
     assert reference.gap.mean == 0
 
 

@@ -27,13 +27,15 @@ def test_the_table(runs, quantctl, tmp_path):
     assert "linear_hifp8-1 (linear_hifp8, seed 1, no loss)" in done.out
     assert "diverged: no finite loss at iteration 2" in done.out
     assert "failed: exit status 1" in done.out
+    assert "FA_mxfp4           qk in mxfp4 20" in done.out
+    assert "bf16               nothing quantized" in done.out
 
 
 def test_json(runs, quantctl, tmp_path):
     data = json.loads(quantctl("--json", "report", tmp_path).out)
     assert [mode["mode"] for mode in data["modes"]] == ["bf16", "FA_mxfp4"]
     assert data["modes"][1]["gap"]["mean"] == pytest.approx(0.15)
-    assert data["modes"][1]["calls"] == {"qk": 20}
+    assert data["modes"][1]["calls"] == {"qk": {"mxfp4": {"fprop": 10, "dgrad": 10}}}
     marks = {run["path"].rpartition("/")[2]: [m["trouble"] for m in run["marks"]] for run in data["runs"]}
     assert marks["linear_hifp8-1"] == ["diverged", "incomplete", "failed"]
     assert marks["bf16-1"] == []

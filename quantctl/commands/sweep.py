@@ -1,0 +1,112 @@
+"""`quantctl sweep`: a set of modes, models and seeds, side by side, and their comparison."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from quantctl import output
+from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise QuantctlError(f"--seeds {text}: these are no numbers", "write them as 1,2,3") from error
+
+
+@click.command(short_help="run a set of modes, models and seeds, and compare them")
+@click.option("--model", "models", multiple=True, required=True, help="May be repeated; `quantctl list` shows them.")
+@click.option("--dataset", required=True)
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    help="A mode, or selectors such as 'linear=mxfp8:scale=floor'; may be repeated.  [default: the ten modes]",
+)
+@click.option("--seeds", default="1234", show_default=True, help="Comma-separated.")
+@click.option(
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("runs/sweep"),
+    show_default=True,
+    help="Folder of the run directories and of the report.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--devices", multiple=True, metavar="0,1", help="GPUs of one run; repeated, that many runs at a time.")
+@click.option("--training-config", help="standard (default), fast or smoke.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps of each run.")
+@click.option("--tokenizer", help="Hugging Face tokenizer: a folder or a name.")
+@click.option("--data", help="Megatron's indexed dataset, without .bin.")
+@click.option("--dtype", help="bf16, fp16 or fp32.")
+@click.option("--dry-run", is_flag=True, help="List the runs and do nothing.")
+@click.argument("trailing", nargs=-1, type=click.UNPROCESSED, metavar="[-- MEGATRON FLAGS...]")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    dataset: str,
+    modes: tuple[str, ...],
+    seeds: str,
+    folder: Path,
+    jobs: int,
+    devices: tuple[str, ...],
+    dry_run: bool,
+    trailing: tuple[str, ...],
+    **options: str | int | None,
+) -> None:
+    """Run every mode with every seed, n at a time, and compare them.
+
+    \b
+    quantctl sweep --model llama32-1b --dataset wikipedia --training-config smoke --seeds 1,2,3 --jobs 2
+    quantctl sweep --model llama32-1b --dataset dolma --mode bf16 --mode 'linear=mxfp4:round=stochastic' \\
+        --devices 0,1 --devices 2,3
+
+    Runs of one seed share initial weights and data order. A failed run is shown and does not stop the others; the same
+    command again runs only what is not finished. The report lies in OUTPUT/MODEL/report. Exit status 1 if a run failed.
+    """
+    from rich.console import Console
+
+    from quantctl.commands.run import SETTINGS
+    from quantctl.modes import SCRIPT_MODES
+    from quantctl.sweep.plan import tasks
+    from quantctl.sweep.runner import Slot, State, run
+    from quantctl.sweep.show import watching
+
+    settings = {SETTINGS[name]: str(value) for name, value in options.items() if value is not None}
+    if (megatron := ctx.obj["megatron"]) is not None:
+        settings["MEGATRON_LM_PATH"] = str(megatron)
+    if devices and jobs > 1:
+        raise QuantctlError("--jobs and --devices both say how many runs go at a time", "give one of them")
+    slots = [
+        Slot({"CUDA_VISIBLE_DEVICES": group, "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
+    ] or [Slot() for _ in range(jobs)]
+    planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
+    if dry_run:
+        for task in planned:
+            click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
+        return
+    console = Console(stderr=True)
+    with watching(console) as watch:
+        done = run(planned, slots, watch)
+    failed = [job for job in done if job.state is State.FAILED]
+    for job in failed:
+        output.say(f"\n{job.task.name} failed; the end of {job.task.run_dir / 'script.txt'}:\n{job.last_words()}")
+    _report(models, folder, ctx.obj["json"])
+    if failed:
+        output.say(f"{len(failed)} of {len(done)} runs failed; the same command runs them again")
+        ctx.exit(DIFFERS)
+
+
+def _report(models: tuple[str, ...], folder: Path, as_json: bool) -> None:
+    from quantctl.report.write import write
+
+    for model in models:
+        if len(models) > 1 and not as_json:
+            click.echo(f"\n{model}")
+        write([folder / model], folder / model / "report", title=f"What the formats cost: {model}", as_json=as_json)

@@ -1,0 +1,1 @@
+"""Running a set of modes, models and seeds, and comparing what they reached."""

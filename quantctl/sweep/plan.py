@@ -1,0 +1,121 @@
+"""What a sweep consists of: one task for each model, mode and seed, and the script that runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from quantctl.errors import QuantctlError
+from quantctl.launch import environment, script_path
+from quantctl.modes import MODES, SCRIPT_MODES
+from quantctl.selectors import SELECTORS
+from quantctl.spec import SITES, canonical
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run."""
+
+    model: str
+    dataset: str
+    mode: str
+    """A mode, or selectors as `linear=mxfp8:scale=floor qk=mxfp4`."""
+    seed: int
+    run_dir: Path
+    settings: Mapping[str, str]
+    """Environment of the script, beside the run's own."""
+    trailing: tuple[str, ...] = ()
+    """Megatron's flags behind the script's."""
+
+    @property
+    def name(self) -> str:
+        return self.run_dir.name
+
+    @property
+    def command(self) -> list[str]:
+        script_mode = self.mode if self.mode in SCRIPT_MODES else SCRIPT_MODES[0]
+        return ["bash", str(script_path(self.model, self.dataset, script_mode)), "--", *self.trailing]
+
+    def variables(self, **more: str) -> dict[str, str]:
+        """The script's whole environment."""
+        own = {"SEED": str(self.seed), "RUN_DIR": str(self.run_dir), "SELECTORS": " ".join(self._selectors())}
+        return environment({**self.settings, **own, **more})
+
+    def _selectors(self) -> list[str]:
+        """Words for the script to add to its own mode: none for a mode that has a script."""
+        if self.mode in SCRIPT_MODES:
+            return []
+        if self.mode in MODES:
+            return ["--mode", self.mode]
+        return [
+            word for site, value in selectors_of(self.mode).items() for word in (f"--{site.replace('_', '-')}", value)
+        ]
+
+    def is_finished(self) -> bool:
+        """Whether the run directory holds this run, ended well and proved."""
+        try:
+            manifest = json.loads((self.run_dir / "manifest.json").read_text())
+            return bool(manifest["attempts"][-1].get("finished"))
+        except (OSError, ValueError, KeyError, IndexError):
+            return False
+
+
+def selectors_of(mode: str) -> dict[str, str]:
+    """What `linear=mxfp8:scale=floor qk=mxfp4` chooses. Raises QuantctlError for what is neither that nor a mode."""
+    if mode in MODES:
+        return dict(MODES[mode])
+    chosen: dict[str, str] = {}
+    for word in mode.split():
+        role, equals, value = word.partition("=")
+        if not equals or role not in SELECTORS:
+            raise QuantctlError(
+                f"{mode!r} is neither a mode nor selectors",
+                f"modes: {', '.join(MODES)}; selectors are written linear=mxfp8:scale=floor qk=mxfp4",
+            )
+        chosen[role] = canonical(value, role) if role in SITES else value
+    if not chosen:
+        raise QuantctlError("an empty mode", f"modes: {', '.join(MODES)}")
+    return chosen
+
+
+def _slug(mode: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", mode.replace("=", "-")).strip("_")
+
+
+def tasks(
+    models: Sequence[str],
+    dataset: str,
+    modes: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    settings: Mapping[str, str],
+    trailing: Sequence[str] = (),
+) -> list[Task]:
+    """All runs, the reference's first: seed by seed, so that a sweep cut short compares what it has.
+
+    Raises QuantctlError for an unknown model, dataset or mode before anything runs.
+    """
+    for mode in modes:
+        selectors_of(mode)
+    made = [
+        Task(
+            model,
+            dataset,
+            mode,
+            seed,
+            (folder / model / f"{_slug(mode)}-seed{seed}").resolve(),
+            settings,
+            tuple(trailing),
+        )
+        for model, seed, mode in product(models, dict.fromkeys(seeds), dict.fromkeys(modes))
+    ]
+    for task in made:
+        task.command  # noqa: B018  # an unknown name is refused here
+    names = [task.run_dir for task in made]
+    if len(set(names)) != len(names):
+        raise QuantctlError("two of these modes would share a run directory", "name each selector once")
+    return made

@@ -1,0 +1,101 @@
+"""How far a sweep is: a live table on a terminal, a line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from quantctl.runlog import Point
+from quantctl.sweep.runner import Job, State
+
+_COLOURS = {State.FAILED: "bold red", State.RUNNING: "cyan", State.FINISHED: "green", State.FOUND: "green"}
+_REFRESH = 1.0
+"""Seconds between two readings of the logs."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Watch:
+    """Called with the jobs as they go."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self.started = time.monotonic()
+        self.read_at = 0.0
+        self.points: dict[str, Point] = {}
+        self.told: dict[str, State] = {}
+
+    def __call__(self, jobs: Sequence[Job]) -> None:
+        if self.live is None:
+            self._tell(jobs)
+        elif time.monotonic() - self.read_at > _REFRESH:
+            self._read(jobs)
+            self.live.update(self._table(jobs), refresh=True)
+
+    def _read(self, jobs: Sequence[Job]) -> None:
+        self.read_at = time.monotonic()
+        for job in jobs:
+            if (job.state is State.RUNNING or str(job.task.run_dir) not in self.points) and (points := job.points):
+                self.points[str(job.task.run_dir)] = points[-1]
+
+    def _tell(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            name = str(job.task.run_dir)
+            if job.state is not self.told.get(name, State.WAITING):
+                self.told[name] = job.state
+                loss = f", loss {job.points[-1].loss:.4f}" if job.is_over and job.points else ""
+                took = f" in {_clock(job.seconds)}" if job.seconds else ""
+                over = f"[{sum(other.is_over for other in jobs)}/{len(jobs)}]"
+                line = f"{over} {job.task.name}: {job.state.value}{took}{loss}"
+                self.console.print(line, markup=False, highlight=False)
+
+    def _left(self, jobs: Sequence[Job]) -> str:
+        """Time left, from the share of all iterations that this call has done so far."""
+        mine = [job for job in jobs if job.state is not State.FOUND]
+        done = 0.0
+        for job in mine:
+            point = self.points.get(str(job.task.run_dir))
+            done += (
+                1.0 if job.is_over else point.iteration / point.total if point and job.state is State.RUNNING else 0.0
+            )
+        if done < 0.05:
+            return "time left: not known yet"
+        elapsed = time.monotonic() - self.started
+        return f"time left: {_clock(elapsed * (len(mine) - done) / done)}"
+
+    def _table(self, jobs: Sequence[Job]) -> RenderableType:
+        table = Table(box=box.SIMPLE_HEAD)
+        for heading in ("run", "model", "state", "iteration", "loss"):
+            table.add_column(heading, no_wrap=True)
+        shown = [job for job in jobs if job.state is not State.WAITING]
+        for job in shown[-max(self.console.height - 8, 5) :]:
+            point = self.points.get(str(job.task.run_dir))
+            state = Text(job.state.value, style=_COLOURS.get(job.state, ""))
+            where = f"{point.iteration}/{point.total}" if point else ""
+            table.add_row(job.task.name, job.task.model, state, where, f"{point.loss:.4f}" if point else "")
+        over = sum(job.is_over for job in jobs)
+        waiting = sum(job.state is State.WAITING for job in jobs)
+        return Group(table, Text(f"{over} of {len(jobs)} done, {waiting} waiting; {self._left(jobs)}"))
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """A Watch whose live display ends with the block."""
+    watch = Watch(console)
+    if watch.live is None:
+        yield watch
+        return
+    with watch.live:
+        yield watch
