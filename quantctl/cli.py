@@ -26,6 +26,7 @@ COMMANDS = {
     "bench": "measure the kernels and a training step",
     "generate": "write the 60 training scripts",
     "sweep": "run a set of modes, models and seeds, and compare them",
+    "inspect": "what a format does to one saved tensor",
     "report": "compare runs: loss gap, speed, memory, what was quantized",
     "data": "raw text to Megatron's indexed dataset",
 }

@@ -1,0 +1,61 @@
+"""`quantctl inspect`: figures of saved tensors, and files that are none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from quantctl.kernels.statistics import measure
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    tensors = {"layer": {"weight": torch.randn(64, 96).bfloat16(), "steps": torch.arange(3)}, "bias": torch.ones(32)}
+    torch.save(tensors, tmp_path / "state.pt")
+    return tmp_path / "state.pt", tensors
+
+
+def test_json_holds_what_measure_says(saved, quantctl):
+    path, tensors = saved
+    done = quantctl("--json", "inspect", path, "--spec", "mxfp4", "--spec", "nvfp4", "--axis", 0, "--key", "weight")
+    assert done.status == 0, done.err
+    rows = json.loads(done.out)
+    assert [(row["tensor"], row["spec"], row["shape"]) for row in rows] == [
+        ("layer.weight", "mxfp4", [64, 96]),
+        ("layer.weight", "nvfp4", [64, 96]),
+    ]
+    for row in rows:
+        expected = measure(tensors["layer"]["weight"], row["spec"], 0).read()
+        assert {key: row[key] for key in expected} == expected
+
+
+def test_the_text(saved, quantctl):
+    done = quantctl("inspect", saved[0], "--spec", "mxfp8:scale=rceil")
+    assert done.status == 0, done.err
+    assert "layer.weight  64x96 bfloat16, mxfp8 along axis -1" in done.out
+    assert "steps" not in done.out  # integers
+    assert "no error" in done.out  # a bias of ones
+
+
+REFUSALS = {
+    "absent": (("absent.pt", "--spec", "mxfp8"), "absent.pt does not exist"),
+    "rubbish": (("rubbish.pt", "--spec", "mxfp8"), "rubbish.pt cannot be read"),
+    "no tensor": (("words.pt", "--spec", "mxfp8"), "holds no floating-point tensor"),
+    "spec": (("state.pt", "--spec", "fp8"), "unknown format 'fp8'"),
+    "none": (("state.pt", "--spec", "none"), "nothing is quantized"),
+    "axis": (("state.pt", "--spec", "mxfp8", "--axis", 5), "has 2 axes, so no axis 5"),
+    "key": (("state.pt", "--spec", "mxfp8", "--key", "q"), "there are: layer.weight, bias"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case, saved, quantctl, tmp_path):
+    (tmp_path / "rubbish.pt").write_bytes(b"rubbish")
+    torch.save({"a": "b"}, tmp_path / "words.pt")
+    arguments, message = REFUSALS[case]
+    done = quantctl("inspect", *arguments, cwd=tmp_path)
+    assert done.status == 2
+    assert message in done.err
