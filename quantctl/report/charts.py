@@ -137,14 +137,18 @@ def png(name: str, comparison: Comparison, path: Path) -> None:
     pyplot.close(figure)
 
 
-def svg(name: str, comparison: Comparison, theme: Theme) -> str:
-    """The picture as an <svg> element without a background; its text stays text."""
+def as_svg(figure: Any, salt: str) -> str:
+    """A figure as an <svg> element without a background, closed; its text stays text. `salt` makes its ids its own."""
     import matplotlib
     from matplotlib import pyplot
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-        figure = _figure(name, comparison, theme)
-        text = io.StringIO()
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-        pyplot.close(figure)
+    pyplot.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def svg(name: str, comparison: Comparison, theme: Theme) -> str:
+    """The picture as an <svg> element."""
+    return as_svg(_figure(name, comparison, theme), name + theme.ink)

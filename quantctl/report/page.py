@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quantctl.report import charts, table
+from quantctl.report import charts, heat, table
 from quantctl.report.compare import Comparison
 from quantctl.report.run import Run
 
@@ -50,8 +50,24 @@ def _left_out(run: Run) -> dict[str, Any]:
     return {"name": run.name, "mode": run.mode, "seed": seed, "loss": loss, "marks": list(map(str, run.marks))}
 
 
-def html(comparison: Comparison, title: str, extra: str = "") -> str:
-    """The page. `extra` is markup of further sections, such as heat maps."""
+def _statistics(comparison: Comparison) -> list[dict[str, Any]]:
+    """Heat maps of the first run of each mode that recorded any."""
+    from markupsafe import Markup
+
+    found = []
+    for row in comparison.rows:
+        if rows := next(filter(None, (heat.read(run.path) for run in row.runs)), None):
+            light, dark = (heat.svgs(rows, theme) for theme in (charts.LIGHT, charts.DARK))
+            pictures = [
+                {"title": title, "light": Markup(day), "dark": Markup(night)}
+                for (title, day), (_, night) in zip(light, dark, strict=True)
+            ]
+            found.append({"mode": row.mode, "pictures": pictures})
+    return found
+
+
+def html(comparison: Comparison, title: str) -> str:
+    """The page."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
@@ -75,5 +91,5 @@ def html(comparison: Comparison, title: str, extra: str = "") -> str:
         facts=_facts(comparison),
         left_out=[_left_out(run) for run in comparison.left_out],
         pictures=pictures,
-        extra=Markup(extra),
+        statistics=_statistics(comparison),
     )

@@ -1,0 +1,135 @@
+"""Heat maps of a run's statistics: what its formats did to each product, layers x steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantctl.report.charts import Theme, as_svg
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One of the recorded figures, and how it is drawn."""
+
+    name: str
+    title: str
+    colours: str
+    """matplotlib's name of a colour map."""
+    factor: float = 1.0
+
+
+QUANTITIES = (
+    Quantity("sqnr", "SQNR (dB)", "viridis"),
+    Quantity("underflow", "underflow to zero (%)", "magma_r", 100.0),
+    Quantity("saturated", "saturated (%)", "magma_r", 100.0),
+)
+
+Row = dict[str, Any]
+
+
+def read(run: Path) -> list[Row]:
+    """What the run's ranks recorded, in order; of a step that a resumed run repeats, the last record counts."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    for file in sorted((run / "stats").glob("rank*.jsonl")):
+        for line in file.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed while it wrote
+            key = (row["iteration"], row["site"], row["layer"], row["module"], row["product"], row["operand"])
+            rows[key] = row
+    return list(rows.values())
+
+
+def _place(row: Row) -> tuple[int, str]:
+    """Sorted by layer; products outside of the layers come last."""
+    return (10**6 if row["layer"] is None else row["layer"], row["module"])
+
+
+def _label(place: tuple[int, str], site: str) -> str:
+    layer, module = place
+    return (module or site) if layer == 10**6 else f"{layer} {module}"
+
+
+def _panels(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[tuple[int, str], dict[int, Row]]]:
+    """(site, product, operand) -> place -> iteration -> row."""
+    panels: dict[tuple[str, str, str], dict[tuple[int, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        panels[row["site"], row["product"], row["operand"]][_place(row)][row["iteration"]] = row
+    return panels
+
+
+def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
+    """One heat map a site, product and operand; all of them share a colour scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = _panels(rows)
+    steps = sorted({row["iteration"] for row in rows})
+    height = max(len(places) for places in panels.values())
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure, grid = pyplot.subplots(
+        lines,
+        columns,
+        figsize=(2.6 * columns + 1.6, lines * (0.16 * height + 0.9)),
+        squeeze=False,
+        layout="constrained",
+    )
+    values = [row[quantity.name] * quantity.factor for row in rows if row[quantity.name] is not None]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    image = None
+    for axes, (key, places) in zip(grid.flat, sorted(panels.items()), strict=False):
+        order = sorted(places)
+        cells = [[_cell(places[place].get(step), quantity) for step in steps] for place in order]
+        image = axes.imshow(
+            cells,
+            aspect="auto",
+            cmap=quantity.colours,
+            vmin=low,
+            vmax=high if high > low else low + 1,
+            interpolation="nearest",
+        )
+        axes.set_title(" ".join(key), color=theme.ink, fontsize=8)
+        axes.set_yticks(range(len(order)), [_label(place, key[0]) for place in order], fontsize=5)
+        shown = range(0, len(steps), -(-len(steps) // 5))
+        axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=6)
+        axes.tick_params(colors=theme.ink, length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    bar = figure.colorbar(image, ax=grid, shrink=0.8)
+    bar.ax.tick_params(colors=theme.ink, labelsize=6)
+    bar.set_label(quantity.title, color=theme.ink, fontsize=8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _cell(row: Row | None, quantity: Quantity) -> float:
+    value = None if row is None else row[quantity.name]
+    return math.nan if value is None else value * quantity.factor
+
+
+def svgs(rows: Sequence[Row], theme: Theme) -> list[tuple[str, str]]:
+    """Title and <svg> of each quantity."""
+    return [(q.title, as_svg(figure(rows, q, theme), q.name + theme.ink)) for q in QUANTITIES]
+
+
+def png(rows: Sequence[Row], quantity: Quantity, path: Path) -> None:
+    """Write one quantity's heat maps for documents."""
+    from matplotlib import pyplot
+
+    from quantctl.report.charts import LIGHT
+
+    drawn = figure(rows, quantity, LIGHT)
+    drawn.savefig(path, dpi=150)
+    pyplot.close(drawn)
