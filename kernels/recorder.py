@@ -26,43 +26,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from quantctl.errors import QuantctlError
 from quantctl.kernels.statistics import Measured, measure
-from quantctl.spec import SITES, FormatSpec, canonical
+from quantctl.spec import FormatSpec, canonical
+from quantctl.stats import VARIABLE, Wanted, parse_wanted
 
-VARIABLE = "QUANTCTL_STATS"
 ON = bool(os.environ.get(VARIABLE) and os.environ.get("QUANTCTL_RUN_DIR"))
 _DEPTH = 16
 """Frames that are looked through for the module that called a product."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be recorded."""
-
-    every: int
-    sites: frozenset[str]
-    layers: frozenset[int] | None
-    """Megatron's layer numbers, from 1; None means all."""
-
-
-@lru_cache(maxsize=4)
-def parse_wanted(text: str) -> Wanted:
-    """`every=N[,sites=A+B][,layers=1+2]`. Raises QuantctlError that names the wrong part."""
-    given = dict(word.partition("=")[::2] for word in text.split(","))
-    usage = "write it as every=100, or every=100,sites=linear+qk,layers=1+16"
-    if unknown := given.keys() - {"every", "sites", "layers"}:
-        raise QuantctlError(f"--stats {text}: {min(unknown)!r} is no option of it", usage)
-    try:
-        every = int(given["every"])
-        layers = frozenset(map(int, given["layers"].split("+"))) if "layers" in given else None
-    except (KeyError, ValueError) as error:
-        raise QuantctlError(f"--stats {text}: which steps, which layers?", usage) from error
-    sites = frozenset(given["sites"].split("+")) if "sites" in given else frozenset(SITES)
-    if every < 1 or not sites <= set(SITES):
-        raise QuantctlError(f"--stats {text}: every is from 1 up, sites are {'+'.join(SITES)}", usage)
-    return Wanted(every, sites, layers)
 
 
 @dataclass(frozen=True)
@@ -79,7 +51,7 @@ class Place:
 _Key = tuple[Place, str, str]
 _lock = threading.Lock()  # backward products come from threads of autograd's own
 _pending: dict[_Key, tuple[Measured, str, int]] = {}
-_steps: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
+_steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
 _first_step = 0
 _names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
 _writer: Any = None
@@ -172,7 +144,7 @@ def _text(spec: FormatSpec, site: str) -> str:
     return canonical(f"{spec.format}:{words}", site)
 
 
-def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _stepped(optimizer: Optimizer, *_: Any) -> None:
     _steps[optimizer] = _steps.get(optimizer, 0) + 1
     if _pending:
         write()
@@ -220,5 +192,5 @@ def _write_at_exit() -> None:
 
 
 if ON:
-    torch.optim.optimizer.register_optimizer_step_post_hook(_stepped)
+    register_optimizer_step_post_hook(_stepped)
     atexit.register(_write_at_exit)

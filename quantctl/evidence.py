@@ -1,0 +1,111 @@
+"""The published comparison: every mode and some variants, three seeds, on a CPU, by one command.
+
+    python -m quantctl.evidence             run what is missing, compare with the published figures
+    python -m quantctl.evidence --publish   the same, and make the result the published one (docs/evidence)
+
+The runs lie in runs/evidence and are resumed there. A figure is reproduced if it lies within two standard deviations of
+the published one, or is the same number: on the same versions and kind of processor it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS, FINE, exit_with
+from quantctl.modes import SCRIPT_MODES
+from quantctl.report.write import write
+from quantctl.sweep.plan import tasks
+from quantctl.sweep.runner import Slot, State, run
+from quantctl.sweep.show import watching
+
+MODEL, DATASET = "llama32-1b", "wikipedia"
+SEEDS = (1, 2, 3)
+ITERATIONS = 300
+VARIANTS = (
+    "mxfp8",
+    "mxfp4",
+    "hifp8",
+    "linear=mxfp8:scale=floor",
+    "linear=mxfp8:scale=even",
+    "linear=mxfp8:scale=ceil",
+    "linear=mxfp8:elem=e5m2",
+    "linear=mxfp4:round=stochastic",
+    "linear=mxfp4:bwd=dequantized",
+    "linear=hifp8:scale=tensor",
+    "linear=nvfp4",
+)
+FOLDER = Path("runs") / "evidence"
+PUBLISHED = Path("docs") / "evidence"
+FILES = ("report.json", "loss.png", "gap.png")
+
+
+def _machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {"processor": model, "cores": os.cpu_count() or 1, "date": date.today().isoformat()}
+
+
+def compare(new: dict[str, Any], published: dict[str, Any]) -> list[str]:
+    """What was not reproduced: a line a mode whose gap lies outside of two standard deviations of the published one."""
+    before = {row["mode"]: row["gap"] for row in published["modes"]}
+    found = []
+    for row in new["modes"]:
+        if row["mode"] not in before:
+            found.append(f"{row['mode']}: not among the published modes")
+            continue
+        mine, theirs = row["gap"], before.pop(row["mode"])
+        spread = math.hypot(mine["sd"] or 0.0, theirs["sd"] or 0.0)
+        if abs(mine["mean"] - theirs["mean"]) > 2 * spread:
+            found.append(
+                f"{row['mode']}: gap {mine['mean']:+.4f}, published {theirs['mean']:+.4f} ± {theirs['sd']:.4f}"
+            )
+    return found + [f"{mode}: published, and not among these runs" for mode in before]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 1 when a run failed or a figure was not reproduced."""
+    parser = argparse.ArgumentParser(prog="python -m quantctl.evidence", description="The published comparison.")
+    parser.add_argument("--publish", action="store_true", help=f"write the result to {PUBLISHED}")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    options = parser.parse_args(argv)
+    os.environ.pop("MEGATRON_LM_PATH", None)
+    subprocess.run([sys.executable, "-m", "quantctl.corpus"], check=True, stdout=subprocess.DEVNULL)
+    settings = {"TRAINING_CONFIG": "smoke", "TRAIN_ITERS": str(ITERATIONS), "PYTHON": sys.executable}
+    planned = tasks([MODEL], DATASET, (*SCRIPT_MODES, *VARIANTS), SEEDS, FOLDER, settings)
+    with watching(Console(stderr=True)) as watch:
+        jobs = run(planned, [Slot()] * options.jobs, watch)
+    write([FOLDER / MODEL], FOLDER / "report", f"{MODEL}, smoke config: what the formats cost")
+    if failed := [job.task.name for job in jobs if job.state is State.FAILED]:
+        raise QuantctlError(f"{len(failed)} runs failed: {', '.join(failed)}", "the same command runs them again")
+    report = FOLDER / "report" / "report.json"
+    if options.publish:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copy(FOLDER / "report" / name, PUBLISHED / name)
+        (PUBLISHED / "machine.json").write_text(json.dumps(_machine(), indent=2) + "\n")
+        print(f"published in {PUBLISHED}")
+        return FINE
+    differing = compare(json.loads(report.read_text()), json.loads((PUBLISHED / "report.json").read_text()))
+    print("\n".join(differing) or "every published gap was reproduced")
+    return DIFFERS if differing else FINE
+
+
+if __name__ == "__main__":
+    exit_with(main)
