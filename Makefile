@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test releases faults bench lint format generate clean mutation
+.PHONY: run test releases faults bench lint format generate clean mutation kernels-gpu
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -25,6 +25,11 @@ faults: $(STAMP)
 # how long the commands take
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/command_line.py
+
+# on a GPU: the compiled kernels against the reference, bit for bit, then how fast they are
+kernels-gpu: $(STAMP)
+	QUANTCTL_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kernels/test_triton.py
+	$(BIN)/quantctl bench qdq linear grouped attention step --device cuda --png runs/bench.png
 
 # ten thousand damaged Megatron files through the editor; a failure names its seed
 mutation: $(STAMP)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from quantctl.spec import FormatSpec, parse
 
-# read when Triton is imported, which nothing does before a kernel is asked for
-os.environ["TRITON_INTERPRET"] = "1"
+# QUANTCTL_TEST_DEVICE=cuda has test_triton.py run the compiled kernels; all other tests want the interpreter
+if os.environ.get("QUANTCTL_TEST_DEVICE", "cpu") == "cpu":
+    # read when Triton is imported, which nothing does before a kernel is asked for
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # element -> (numpy dtype, exponent of the largest number, largest number, mantissa bits)
 ELEMENTS = {

@@ -1,0 +1,37 @@
+"""Whether what was timed is right: the Triton kernels' results against the torch reference's, on the same device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from quantctl.bench.machine import environment
+from quantctl.bench.result import EQUAL
+from quantctl.bench.timing import failure_of, free_memory
+from quantctl.kernels import dispatch
+
+
+def equals_reference(run: Callable[[], Sequence[Tensor]]) -> bool | None:
+    """Whether the bf16 results of `run` have the same bits with the reference; None where memory does not suffice.
+
+    Products are the library's in both, so that equal operands give equal bits.
+    """
+    results = run()
+    try:
+        with environment(**{dispatch.VARIABLE: "reference"}):
+            expected = run()
+    except Exception as error:
+        if not failure_of(error).excused:
+            raise
+        expected = None
+    if expected is None:
+        free_memory()
+        return None
+    return all(torch.equal(a.view(torch.int16), b.view(torch.int16)) for a, b in zip(results, expected, strict=True))
+
+
+def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str, bool | None]:
+    """The fact, where Triton computes; nothing where the reference itself was timed."""
+    return {EQUAL: equals_reference(run)} if dispatch.use_triton(device) else {}

@@ -1,0 +1,103 @@
+"""`quantctl bench`: how fast the kernels and a training step are, against what limits them and against others."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantctl import output
+from quantctl.commands._common import describe, tree_in_use
+from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS
+
+if TYPE_CHECKING:
+    from quantctl.bench.machine import Setting
+    from quantctl.bench.result import Row
+
+BENCHES = {
+    "qdq": "quantize-dequantize, each format and axis, against copy bandwidth",
+    "linear": "linear layers of Llama 8B and 1B, forward and backward, against bf16",
+    "grouped": "the experts of an MoE layer, against published bf16 figures",
+    "attention": "fused attention, forward and backward, against SDPA and the unfused flow",
+    "step": "Megatron's training step in ten modes, against the stock tree",
+}
+DEFAULT = ("qdq", "linear", "grouped", "attention")
+
+
+@click.command(
+    short_help="measure the kernels and a training step",
+    epilog="\b\n" + "\n".join(f"{name:<10} {what}" for name, what in BENCHES.items()),
+)
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)), metavar="[NAME ...]")
+@click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the ratios into this file.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: the GPU where there is one.")
+@click.option("--quick", is_flag=True, help="Fewer cases and repeats.")
+@click.pass_context
+def command(
+    ctx: click.Context, names: tuple[str, ...], as_json: bool, png: Path | None, device: str | None, quick: bool
+) -> None:
+    """Measure. Without a NAME: qdq, linear, grouped, attention.
+
+    All subjects of a case are timed in turns on one device; a ratio is of medians in one run. On a CPU the sizes are
+    smaller and the torch reference computes, which shows that everything runs, not how fast it is. A case that fails is
+    a row with its reason. How it is measured: docs/bench.md.
+
+    Exit status 1 if one of our own cases failed for another reason than the size of the device, or gave other bits than
+    the reference.
+    """
+    try:
+        from quantctl.bench import machine
+    except ImportError as error:
+        raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
+    from quantctl.bench.result import document
+    from quantctl.bench.table import head
+
+    setting = machine.Setting(machine.choose_device(device), quick)
+    facts = machine.describe(setting)
+    lines = head(facts, quick)
+    for line in lines:
+        output.say(line)
+    rows: list[Row] = []
+    for name in dict.fromkeys(names or DEFAULT):
+        measured = list(_rows(name, setting, ctx))
+        rows += measured
+        if not as_json and not ctx.obj["json"]:
+            _show(name, measured)
+    if as_json or ctx.obj["json"]:
+        output.data(document(rows, facts, quick=quick))
+    if png is not None:
+        from quantctl.bench.picture import draw
+
+        draw(rows, "\n".join(lines[:2]), png)
+        output.say(f"picture: {png}")
+    ctx.exit(DIFFERS if any(row.is_finding for row in rows) else 0)
+
+
+def _rows(name: str, setting: Setting, ctx: click.Context) -> Iterator[Row]:
+    """The rows of one benchmark; a line on stderr for each subject when its turn comes."""
+    module = importlib.import_module(f"quantctl.bench.{name}")
+
+    def say(subject: str) -> None:
+        output.say(f"  {name}: {subject}")
+
+    if name != "step":
+        yield from module.rows(setting, say)
+        return
+    tree = tree_in_use(ctx)
+    output.say(f"tree: {describe(tree)}")
+    yield from module.rows(setting, say, tree)
+
+
+def _show(name: str, rows: list[Row]) -> None:
+    from rich.console import Console
+
+    from quantctl.bench.table import table
+
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    console.print(table(BENCHES[name], rows))
