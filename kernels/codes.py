@@ -45,18 +45,26 @@ class Encoded:
 def pack(codes: Tensor, bits: int) -> Tensor:
     """uint8 codes [..., n] as uint8 [..., bytes]; zeros fill up the last group."""
     count, width = GROUPS[bits]
-    groups = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % count)).unflatten(-1, (-1, count)).int()
-    words = sum((groups[..., i] << (bits * i) for i in range(1, count)), groups[..., 0])
-    return torch.stack([words >> (8 * i) & 0xFF for i in range(width)], dim=-1).to(torch.uint8).flatten(-2)
+    if count == 1:
+        return codes
+    groups = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % count)).unflatten(-1, (-1, count))
+    if width == 1:
+        return groups[..., 0] | groups[..., 1] << bits
+    words = sum((groups[..., i].int() << (bits * i) for i in range(1, count)), groups[..., 0].int())
+    return torch.stack([(words >> (8 * i)).bitwise_and_(0xFF).to(torch.uint8) for i in range(width)], -1).flatten(-2)
 
 
 def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
     """The inverse of `pack`: uint8 codes [..., length]."""
     count, width = GROUPS[bits]
-    groups = packed.unflatten(-1, (-1, width)).int()
-    words = sum((groups[..., i] << (8 * i) for i in range(1, width)), groups[..., 0])
-    mask = (1 << bits) - 1
-    return torch.stack([words >> (bits * i) & mask for i in range(count)], -1).to(torch.uint8).flatten(-2)[..., :length]
+    if count == 1:
+        return packed
+    words, mask = packed, (1 << bits) - 1
+    if width > 1:
+        groups = packed.unflatten(-1, (-1, width)).int()
+        words = sum((groups[..., i] << (8 * i) for i in range(1, width)), groups[..., 0])
+    codes = torch.stack([(words >> (bits * i) & mask).to(torch.uint8) for i in range(count)], -1)
+    return codes.flatten(-2)[..., :length]
 
 
 def encode(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Encoded:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from quantctl.kernels.rounding import MANTISSA_BITS, binade, round_integers_
+from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_integers_
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,32 @@ class Element:
 
     def values(self, device: torch.device) -> Tensor:
         """The value of every code, fp32 [2^bits]."""
-        positive = [self.magnitude(code) for code in range(1 << (self.bits - 1))]
-        return torch.tensor([*positive, *(-value for value in positive)], dtype=torch.float32, device=device)
+        return _values(self, device)
 
     def codes(self, values: Tensor) -> Tensor:
-        """The codes, uint8, of fp32 `values` that the element holds. Ascending magnitudes have ascending codes."""
+        """The codes, uint8, of fp32 `values` that the element holds."""
         half = 1 << (self.bits - 1)
-        table = [value for value in map(self.magnitude, range(half)) if value <= self.largest]
-        magnitudes = torch.tensor(table, dtype=torch.float32, device=values.device)
-        return (torch.bucketize(values.abs(), magnitudes) + values.signbit() * half).to(torch.uint8)
+        first_normal = 1 << self.mantissa_bits
+        magnitudes = values.abs()
+        normal = (magnitudes.view(torch.int32) >> (MANTISSA_BITS - self.mantissa_bits)).sub_(
+            (BIAS + self.min_exponent - 1) << self.mantissa_bits
+        )
+        # a subnormal's code is its multiple of the step, which `normal`, made for larger ones, falls short of
+        subnormal = magnitudes.mul_(first_normal * 2.0**-self.min_exponent).clamp_max_(first_normal).int()
+        sign = (values.view(torch.int32) >> (32 - self.bits)).bitwise_and_(half)
+        return torch.maximum(normal, subnormal).bitwise_or_(sign).to(torch.uint8)
 
     def round_(self, v: Tensor, how: str, noise: Tensor | None) -> Tensor:
         """fp32 `v` rounded to the element's values, saturating (MX, section 6.3); NaN stays. v is overwritten."""
         # a subnormal element has the step of the smallest normal one
         step = binade(v).clamp_min_(2.0**self.min_exponent).mul_(2.0**-self.mantissa_bits)
         return round_integers_(v.div_(step), how, noise).mul_(step).clamp_(-self.largest, self.largest)
+
+
+@lru_cache(maxsize=32)  # made once: what is made of Python numbers has to be sent to the device
+def _values(element: Element, device: torch.device) -> Tensor:
+    positive = [element.magnitude(code) for code in range(1 << (element.bits - 1))]
+    return torch.tensor([*positive, *(-value for value in positive)], dtype=torch.float32, device=device)
 
 
 def look_up(table: Tensor, codes: Tensor) -> Tensor:

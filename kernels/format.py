@@ -29,6 +29,9 @@ class Format(Protocol):
     has_blocks: ClassVar[bool]
     """The quantized axis plays a role."""
 
+    block: ClassVar[int]
+    """Elements of a block scale; 0 where there is none."""
+
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` (bf16, fp16 or fp32) through the format in blocks along `axis` (>= 0); same shape and dtype."""
 

@@ -13,6 +13,7 @@ neighbours; above 2^15 there is no upper one, and the rule for nearest decides.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -26,7 +27,8 @@ from quantctl.spec import FormatSpec
 # magnitude of the exponent up to which a number of this format has so many mantissa bits
 MANTISSA_BITS_BY_EXPONENT = ((3, 3), (7, 2), (15, 1))
 MIN_EXPONENT = -22
-LARGEST = 2.0**15
+MAX_EXPONENT = 15
+LARGEST = 2.0**MAX_EXPONENT
 OVERFLOW = 1.25 * 2.0**15
 
 TENSOR_TARGET = 3
@@ -49,6 +51,7 @@ def _step_exponent(exponent: int) -> int:
     return exponent - 1 if exponent > 0 else max(exponent, MIN_EXPONENT)
 
 
+@lru_cache(maxsize=8)
 def _step_table(device: torch.device) -> Tensor:
     """The step by biased fp32 exponent, [256]; Inf and NaN (255) take the step of the binade below."""
     exponents = [min(field, 2 * BIAS) - BIAS for field in range(256)]
@@ -95,22 +98,42 @@ MAGNITUDES = _magnitudes() | {CODE_INFINITY: float("inf")}
 """Value of each code below 0x80."""
 
 
+CODES_SHIFT = MANTISSA_BITS - MANTISSA_BITS_BY_EXPONENT[0][1]
+CODES_FIRST = ((BIAS + MIN_EXPONENT) << (MANTISSA_BITS - CODES_SHIFT)) - 1
+CODES_LAST = ((BIAS + MAX_EXPONENT) << (MANTISSA_BITS - CODES_SHIFT)) - CODES_FIRST + 1
+"""Index of the code of Inf in codes_table: behind that of 2^15."""
+
+
+@lru_cache(maxsize=8)
+def codes_table(device: torch.device) -> Tensor:
+    """The code, uint8, of a magnitude by (its fp32 bits >> CODES_SHIFT) - CODES_FIRST; zero comes first, Inf last."""
+    finite = {value: code for code, value in MAGNITUDES.items() if 0 < value <= LARGEST}
+    index = (torch.tensor(list(finite)).view(torch.int32) >> CODES_SHIFT) - CODES_FIRST
+    table = torch.zeros(CODES_LAST + 1, dtype=torch.uint8)
+    table[index] = torch.tensor(list(finite.values()), dtype=torch.uint8)
+    table[CODES_LAST] = CODE_INFINITY
+    return table.to(device)
+
+
+@lru_cache(maxsize=8)
+def values_table(device: torch.device) -> Tensor:
+    """The value, bf16, of every code, [256]."""
+    positive = [MAGNITUDES[code] for code in range(CODE_SIGN)]
+    values = [*positive, torch.nan, *(-value for value in positive[1:])]
+    return torch.tensor(values, dtype=torch.bfloat16, device=device)
+
+
 def _codes(values: Tensor) -> Tensor:
     """The codes, uint8, of HiFloat8 values. There is one zero; 0x80 is NaN."""
-    ascending = sorted(MAGNITUDES, key=lambda code: MAGNITUDES[code])
-    magnitudes = torch.tensor([MAGNITUDES[code] for code in ascending], dtype=torch.float32, device=values.device)
-    codes = torch.tensor(ascending, dtype=torch.int32, device=values.device)
-    nan = values.isnan()
-    index = torch.bucketize(values.abs().masked_fill(nan, 0.0), magnitudes, out_int32=True)
-    signed = codes.index_select(0, index.flatten()).view(index.shape) + (values < 0) * CODE_SIGN
-    return signed.masked_fill(nan, CODE_NAN).to(torch.uint8)
+    table = codes_table(values.device)
+    index = ((values.abs().view(torch.int32) >> CODES_SHIFT) - CODES_FIRST).clamp_(0, CODES_LAST)
+    signed = look_up(table, index).bitwise_or_((values < 0).to(torch.uint8).mul_(CODE_SIGN))
+    return signed.masked_fill_(values.isnan(), CODE_NAN)
 
 
 def _values(codes: Tensor) -> Tensor:
     """The values, fp32, of uint8 codes."""
-    positive = [MAGNITUDES[code] for code in range(CODE_SIGN)]
-    table = torch.tensor([*positive, torch.nan, *(-v for v in positive[1:])], dtype=torch.float32, device=codes.device)
-    return look_up(table, codes)
+    return look_up(values_table(codes.device), codes).float()
 
 
 def _dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -125,24 +148,30 @@ class HiFloat8:
     """Blocks play no role, so `axis` is unused."""
 
     has_blocks: ClassVar[bool] = False
+    block: ClassVar[int] = 0
 
-    def _quantize(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _quantize(
+        self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """HiFloat8 values, fp32, and the tensor scale (None without one)."""
         assert spec.round is not None
         how = "away" if spec.round == "nearest" else spec.round
         values = x.float()
         if spec.scale == "none":
             return _round(values, how, noise), None
-        scale = tensor_scale(finite_amax(values))
+        scale = tensor_scale(finite_amax(values) if amax is None else amax)
         return _round(values / scale, how, noise), scale
 
-    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+    def quantize_dequantize(
+        self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor | None = None
+    ) -> Tensor:
         """`x` through HiFloat8; same shape and dtype.
 
-        With scale=tensor the scale is that of the tensor given (under tensor parallelism, of the rank's shard), Inf
-        and NaN stay what they are, and a finite value that rounds above the dtype's largest number becomes that number.
+        With scale=tensor the scale is that of the tensor given (under tensor parallelism, of the rank's shard), or
+        follows from `amax`, the largest finite magnitudes of its parts, fp32 that broadcasts against x. Inf and NaN
+        stay what they are, and a finite value that rounds above the dtype's largest number becomes that number.
         """
-        values, scale = self._quantize(x, spec, noise)
+        values, scale = self._quantize(x, spec, noise, amax)
         return values.to(x.dtype) if scale is None else _dequantize(values, scale, x.dtype)
 
     def bits(self, spec: FormatSpec) -> int:

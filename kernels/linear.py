@@ -4,8 +4,9 @@
     dgrad  dX = dY W    reduces out-features: dY along its last axis, W along its first
     wgrad  dW = dY^T X  reduces tokens:       dY and X along the flattened tokens
 
-With bwd=quantized these are six quantizations (arXiv 2506.08027), in as few passes as memory allows: dY and W are read
-once for both of theirs, and W only once a step (reuse.py). The product is the library's, on dequantized operands: every
+With bwd=quantized these are six quantizations (arXiv 2506.08027), in as few passes as memory allows: X, dY and W are
+read once for both of theirs, and W only once a step (reuse.py). What wgrad needs of X waits for it in the format's own
+bits (packed.py), not in those of X. The product is the library's, on dequantized operands: every
 value of the formats is exact in bf16 (but NVFP4's, see there), so this emulates the format's own product with the
 library's accumulation. `ctx` is the autograd context of the layer: it has quant_site (linear, lm_head) and quant_type,
 the selector's string.
@@ -13,23 +14,38 @@ the selector's string.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import operands
+from quantctl.kernels import operands, recorder
+from quantctl.kernels.packed import Packed, dequantize, quantize_dequantize_packed
+from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.reuse import quantized_weight
 from quantctl.spec import FormatSpec
 
 
-def fprop_operands(ctx: Any, total_input: Tensor, weight: Tensor, *, one_pass: bool = False) -> tuple[Tensor, Tensor]:
+class _Draws(NamedTuple):
+    """What the forward's stochastic quantizations draw from; in this order, whatever is packed or needed later."""
+
+    x: Draw | None
+    weight: Draw | None
+    tokens: Draw | None
+    """That of X along tokens, for wgrad; None if that is not what wgrad wants."""
+
+
+def fprop_operands(
+    ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """X [..., in] and W [out, in] for X W^T, whichever GEMM then computes it. Keeps the draws of both on ctx.
 
-    one_pass: also quantize X along tokens now if wgrad will want that; then ctx.quant_x is it, and wgrad does without
-    X. It saves one read of X, and memory only for callers that do not keep X for the backward: Megatron's layers do.
+    save: what the layer has to save for its backward, the input and the weight as it has them; `saved` gives them
+    back. If the input is total_input itself, it is saved as wgrad will want it, packed, out of the same read of X.
+    Not packed: an input of which total_input is the gathered whole (sequence parallelism), gaps between rows,
+    bwd=high_precision, and what no backward will follow.
 
     Raises QuantctlError for an unknown spec, and for --defer-embedding-wgrad-compute, whose
     wgrad is computed elsewhere.
@@ -42,20 +58,52 @@ def fprop_operands(ctx: Any, total_input: Tensor, weight: Tensor, *, one_pass: b
             f"drop --defer-embedding-wgrad-compute, or set {ctx.quant_site} to none",
         )
     operands.count(ctx.quant_site, "fprop", ctx.quant_type)
-    ctx.quant_draws = input_draw, weight_draw = draw_for(spec), draw_for(spec)
-    ctx.quant_x = None
-    if one_pass and spec.bwd == "quantized" and _wgrad_follows(ctx) and total_input.is_contiguous():
-        tokens = total_input.view(-1, total_input.shape[-1])
-        x, ctx.quant_x = quantize_dequantize_along(tokens, spec, (1, 0), (input_draw, None))
-        x = x.view_as(total_input)
+    ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
+    if ctx.quant_place is not None:
+        recorder.observe(ctx.quant_place, "fprop", spec, {"input": (total_input, -1), "weight": (weight, 1)})
+        if spec.bwd == "quantized":
+            recorder.observe(ctx.quant_place, "wgrad", spec, {"input": (total_input.flatten(0, -2), 0)})
+    draws = _Draws(draw_for(spec), draw_for(spec), draw_for(spec) if spec.bwd == "quantized" else None)
+    ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
+    if save is None or not _packable(ctx, spec, total_input, save[0]):
+        x = quantize_dequantize(total_input, spec, -1, rng=draws.x)
+        if save is not None:
+            ctx.save_for_backward(*save)
     else:
-        x = quantize_dequantize(total_input, spec, -1, rng=input_draw)
-    return x, quantized_weight(weight, spec, 1, rng=weight_draw)
+        tokens = total_input.view(-1, total_input.shape[-1])
+        axis = 0 if spec.bwd == "quantized" else 1
+        x, packed, ctx.quant_layout = quantize_dequantize_packed(tokens, spec, axis, (draws.x, draws.tokens))
+        x = x.view_as(total_input)
+        ctx.quant_leading = total_input.shape[:-1]
+        ctx.save_for_backward(*packed, save[1])
+    return x, quantized_weight(weight, spec, 1, rng=draws.weight)
 
 
-def fprop(ctx: Any, total_input: Tensor, weight: Tensor) -> Tensor:
-    """X W^T: total_input [..., in], weight [out, in] -> [..., out]."""
-    x, w = fprop_operands(ctx, total_input, weight)
+def _packable(ctx: Any, spec: FormatSpec, total_input: Tensor, own_input: Tensor) -> bool:
+    # a forward that autograd does not record (evaluation, the first pass of recomputation) has no next functions
+    recorded = getattr(ctx, "next_functions", None) != ()
+    quantized = spec.bwd in ("quantized", "dequantized")
+    return quantized and total_input is own_input and total_input.is_contiguous() and recorded and _wgrad_follows(ctx)
+
+
+def saved(ctx: Any) -> tuple[Tensor, Tensor]:
+    """The input and the weight that fprop has saved; to be called once a backward, before the other functions.
+
+    In the place of a packed input there is a tensor of its dtype, device and leading dimensions that has no columns:
+    wgrad_operands takes the values from ctx, and a weight gradient that is computed without it fits no weight.
+    """
+    tensors = ctx.saved_tensors
+    if ctx.quant_layout is None:
+        own_input, weight = tensors
+        return own_input, weight
+    ctx.quant_packed = Packed(*tensors[:-1])
+    weight = tensors[-1]
+    return weight.new_empty((*ctx.quant_leading, 0), dtype=ctx.quant_layout.dtype), weight
+
+
+def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """X W^T: total_input [..., in], weight [out, in] -> [..., out]. save: as in fprop_operands."""
+    x, w = fprop_operands(ctx, total_input, weight, save)
     return torch.matmul(x, w.t())
 
 
@@ -63,12 +111,13 @@ def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     """dY W: grad_output [..., out], weight [out, in] -> [..., in]."""
     spec = operands.resolve(ctx.quant_type, ctx.quant_site)
     operands.count(ctx.quant_site, "dgrad", ctx.quant_type)
-    _, weight_draw = ctx.quant_draws
+    if ctx.quant_place is not None and spec.bwd == "quantized":
+        recorder.observe(ctx.quant_place, "dgrad", spec, {"gradient": (grad_output, -1), "weight": (weight, 0)})
     dy = _gradient_for_dgrad(ctx, grad_output, spec)
     if spec.bwd == "quantized":
         weight = quantized_weight(weight, spec, 0)
     elif spec.bwd == "dequantized":
-        weight = quantized_weight(weight, spec, 1, rng=weight_draw)
+        weight = quantized_weight(weight, spec, 1, rng=ctx.quant_draws.weight)
     return dy.matmul(weight)
 
 
@@ -78,7 +127,8 @@ def _wgrad_follows(ctx: Any) -> bool:
 
 def _gradient_for_dgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tensor:
     """dY along out-features. If wgrad is to follow, ctx gets dY along tokens, too: both in one pass over dY."""
-    if spec.bwd != "quantized" or not _wgrad_follows(ctx) or not grad_output.is_contiguous():
+    separately = not grad_output.is_contiguous() or torch.compiler.is_compiling()  # which knows no addresses
+    if spec.bwd != "quantized" or not _wgrad_follows(ctx) or separately:
         return operands.gradient_operand(grad_output, spec, -1)
     dy, by_tokens = quantize_dequantize_along(grad_output.view(-1, grad_output.shape[-1]), spec, (1, 0))
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
@@ -96,18 +146,21 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tens
     return operands.gradient_operand(grad_output, spec, 0)
 
 
-def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor | None) -> tuple[Tensor, Tensor]:
-    """dY [tokens, out] and X [tokens, in] for dY^T X, whichever GEMM then computes it. No X if ctx.quant_x is there.
+def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[Tensor, Tensor]:
+    """dY [tokens, out] and X [tokens, in] for dY^T X, whichever GEMM then computes it. A packed X is unpacked here.
 
     The bias gradient is to be taken from the caller's grad_output, not from this one.
     """
     spec = operands.resolve(ctx.quant_type, ctx.quant_site)
     operands.count(ctx.quant_site, "wgrad", ctx.quant_type)
-    input_draw, _ = ctx.quant_draws
-    x = ctx.quant_x
-    if x is None:
-        assert total_input is not None
-        x = operands.forward_operand_in_backward(total_input, spec, 0, -1, input_draw)
+    packed, ctx.quant_packed = ctx.quant_packed, None
+    if packed is not None:
+        x = dequantize(packed, ctx.quant_layout)
+    else:
+        draws = ctx.quant_draws
+        x = operands.forward_operand_in_backward(total_input, spec, 0, -1, draws.x, draws.tokens)
+    if ctx.quant_place is not None and spec.bwd == "quantized":
+        recorder.observe(ctx.quant_place, "wgrad", spec, {"gradient": (grad_output, 0)})
     return _gradient_for_wgrad(ctx, grad_output, spec), x
 
 
@@ -125,20 +178,19 @@ class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str) -> Tensor:
         ctx.quant_type, ctx.quant_site = spec, site
-        x_operand, w_operand = fprop_operands(ctx, x, weight, one_pass=True)
-        ctx.save_for_backward(x if ctx.quant_x is None else None, weight)
+        x_operand, w_operand = fprop_operands(ctx, x, weight, (x, weight))
         output = torch.matmul(x_operand, w_operand.t())
         return output if bias is None else output + bias
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight = saved(ctx)
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_2d = grad_output.reshape(-1, grad_output.shape[-1])
         grad_x = dgrad(ctx, grad_output, weight) if needs_x else None
         grad_weight = None
         if needs_weight:
-            dy, x_2d = wgrad_operands(ctx, grad_2d, None if x is None else x.reshape(-1, x.shape[-1]))
+            dy, x_2d = wgrad_operands(ctx, grad_2d, x.reshape(len(grad_2d), x.shape[-1]))
             grad_weight = dy.t().matmul(x_2d)
         return grad_x, grad_weight, grad_2d.sum(dim=0) if needs_bias else None, None, None
 

@@ -76,6 +76,7 @@ class MX:
 
     elements: dict[str | None, Element]
     has_blocks: ClassVar[bool] = True
+    block: ClassVar[int] = BLOCK
 
     def _quantize(self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Section 6.3 for fp32 blocks that fill `axis`: amax, and P_i = V_i / X rounded with X from amax."""

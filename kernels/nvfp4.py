@@ -52,6 +52,7 @@ def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class NVFP4:
     has_blocks: ClassVar[bool] = True
+    block: ClassVar[int] = BLOCK
 
     def _quantize(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, scales: tuple[Tensor, Tensor]
@@ -63,12 +64,15 @@ class NVFP4:
         inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
         return E2M1.round_(values * inverse, spec.round, noise), b
 
-    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+    def quantize_dequantize(
+        self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor | None = None
+    ) -> Tensor:
         """`x` through NVFP4 along `axis` (>= 0). Same shape and dtype. A tail shorter than 16 is a short block.
 
-        The tensor scale is that of the tensor given (under tensor parallelism, of the rank's shard).
+        The tensor scale is that of the tensor given (under tensor parallelism, of the rank's shard), or follows from
+        `amax`, the largest finite magnitudes of its parts, fp32 that broadcasts against x in blocks (axis and size).
         """
-        scales = tensor_scales(finite_amax(x))
+        scales = tensor_scales(finite_amax(x) if amax is None else amax)
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
             elements, b = self._quantize(part.float(), spec, axis, noise, scales)

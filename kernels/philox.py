@@ -69,25 +69,34 @@ def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def _words(draw: Draw, first: int, count: int, device: torch.device) -> Tensor:
-    """Words of the counters first..first+count-1, [count, 4]: word i % 4 of counter i // 4 is element i's."""
-    index = torch.arange(first, first + count, dtype=torch.int64, device=device)
+def _words(draw: Draw, counters: Tensor) -> Tensor:
+    """Words of int64 counters [...], [..., 4]: word i % 4 of counter i // 4 is element i's."""
     counter = [
-        index & _WORD,
-        (index >> 32) | (draw.rank << 16),
-        torch.full_like(index, draw.call & _WORD),
-        torch.full_like(index, draw.call >> 32 & _WORD),
+        counters & _WORD,
+        (counters >> 32) | (draw.rank << 16),
+        torch.full_like(counters, draw.call & _WORD),
+        torch.full_like(counters, draw.call >> 32 & _WORD),
     ]
     return torch.stack(philox4x32(counter, (draw.seed & _WORD, draw.seed >> 32 & _WORD)), dim=-1)
+
+
+def _uniform(words: Tensor) -> Tensor:
+    return (words >> 8).to(torch.float32).mul_(2.0**-24)
 
 
 def uniform(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
     """fp32 multiples of 2^-24 in [0, 1), uniform; element i in row-major order of `shape` has index i."""
     counters = -(-shape.numel() // _WORDS)
     noise = [
-        (_words(draw, first, min(_CHUNK, counters - first), device) >> 8).to(torch.float32).mul_(2.0**-24)
+        _uniform(_words(draw, torch.arange(first, min(first + _CHUNK, counters), dtype=torch.int64, device=device)))
         for first in range(0, counters, _CHUNK)
     ]
     if not noise:
         return torch.empty(shape, device=device)
     return torch.cat(noise).flatten()[: shape.numel()].view(shape)
+
+
+def uniform_at(index: Tensor, draw: Draw) -> Tensor:
+    """What `uniform` gives to the elements with these int64 indices, of index's shape."""
+    words = _words(draw, index // _WORDS)
+    return _uniform(words.gather(-1, (index % _WORDS).unsqueeze(-1)).squeeze(-1))

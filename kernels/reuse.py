@@ -17,6 +17,7 @@ torch.compile, or while a CUDA graph is captured, whose replays must quantize th
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.grouped_quantize import quantize_stack
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.spec import FormatSpec
@@ -44,8 +46,9 @@ class _State(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    state: _State
-    storage: torch.UntypedStorage
+    state: tuple[_State, ...]
+    """Of the weight, or of each weight of a stack."""
+    storage: tuple[torch.UntypedStorage, ...]
     by_axis: dict[int, Tensor]
 
 
@@ -86,15 +89,28 @@ def _reusable(weight: Tensor, spec: FormatSpec) -> bool:
     )
 
 
+def _kept_or_new(
+    weights: Sequence[Tensor], spec: FormatSpec, axis: int, quantize: Callable[[tuple[int, ...]], list[Tensor]]
+) -> Tensor:
+    state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype, spec) for w in weights)
+    kept = _kept.get(weights[0])
+    if kept is None or kept.state != state or axis not in kept.by_axis:
+        axes = (1, 0) if spec.bwd == "quantized" else (axis,)
+        storage = tuple(weight.untyped_storage() for weight in weights)
+        kept = _Kept(state, storage, dict(zip(axes, quantize(axes), strict=True)))
+        _kept[weights[0]] = kept
+    return kept.by_axis[axis]
+
+
 def quantized_weight(weight: Tensor, spec: FormatSpec, axis: int, rng: Draw | None = None) -> Tensor:
     """quantize_dequantize(weight, spec, axis, rng=rng) for weight [out, in] and axis 0 or 1; not to be written to."""
     if not _reusable(weight, spec):
         return quantize_dequantize(weight, spec, axis, rng=rng)
-    state = _State(weight._version, weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, spec)
-    kept = _kept.get(weight)
-    if kept is None or kept.state != state or axis not in kept.by_axis:
-        axes = (1, 0) if spec.bwd == "quantized" else (axis,)
-        results = quantize_dequantize_along(weight, spec, axes)
-        kept = _Kept(state, weight.untyped_storage(), dict(zip(axes, results, strict=True)))
-        _kept[weight] = kept
-    return kept.by_axis[axis]
+    return _kept_or_new((weight,), spec, axis, lambda axes: quantize_dequantize_along(weight, spec, axes))
+
+
+def quantized_stack(weights: Sequence[Tensor], spec: FormatSpec, axis: int, rng: Draw | None = None) -> Tensor:
+    """The same for weights of equal shape, behind each other: [weights, out, in]."""
+    if not all(_reusable(weight, spec) for weight in weights):
+        return quantize_stack(weights, spec, (axis,), (rng,))[0]
+    return _kept_or_new(weights, spec, axis, lambda axes: quantize_stack(weights, spec, axes))

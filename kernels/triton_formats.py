@@ -22,41 +22,53 @@ HIF8_OVERFLOW = tl.constexpr(hifp8.OVERFLOW)
 
 
 @triton.jit
-def _power_of_two(field):
+def power_of_two(field):
+    """2^(field - 127) for 0 <= field <= 254."""
     # the exponent field of 2^-127 would be 0: it is the subnormal 0x400000
     return float_of(tl.where(field > 0, field << 23, 0x400000))
+
+
+@triton.jit
+def mx_scale_byte(amax, MAX_EXPONENT: tl.constexpr, RULE: tl.constexpr):
+    """The E8M0 byte of blocks whose largest magnitudes have the bits amax; of no meaning where they are not finite."""
+    finite = tl.where(amax < EXPONENT, amax, 0)
+    return tl.minimum(tl.maximum(((finite + RULE) >> 23) - MAX_EXPONENT, 0), 254)
 
 
 @triton.jit
 def _mx(a, amax, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
         LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):  # fmt: skip
     """Magnitudes a in blocks with the largest magnitudes' bits amax: mx.py, the scale as its E8M0 byte."""
-    finite = amax < EXPONENT
-    byte = tl.minimum(tl.maximum(((tl.where(finite, amax, 0) + RULE) >> 23) - MAX_EXPONENT, 0), 254)
+    byte = mx_scale_byte(amax, MAX_EXPONENT, RULE)
     # 1 / scale has the byte 254 - byte: multiplying by it is exact where dividing by the scale is
-    inverse = _power_of_two(254 - byte)
-    scale = tl.where(finite, _power_of_two(byte), float("nan"))
+    inverse = power_of_two(254 - byte)
+    scale = tl.where(amax < EXPONENT, power_of_two(byte), float("nan"))
     # saturation of the element and of the product in one: the second limit is exact, or above the first
     limit = tl.minimum(inverse * DTYPE_LARGEST, LARGEST)
     return round_to_element(a * inverse, limit, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND) * scale
 
 
 @triton.jit
-def _nvfp4(a, amax, encode, decode, noise, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):
-    """Magnitudes a in blocks with the largest magnitudes' bits amax: nvfp4.py, E2M1 under an E4M3 scale."""
-    finite = amax < EXPONENT
-    bounded = float_of(tl.where(finite, amax, 0))
+def nvfp4_scale(amax, encode, decode):
+    """The scales of blocks whose largest magnitudes have the bits amax, and what elements are multiplied by."""
+    bounded = float_of(tl.where(amax < EXPONENT, amax, 0))
     # div_rn: the plain division is not IEEE's on a GPU
     wanted = tl.div_rn(bounded, tl.full(amax.shape, 6.0, tl.float32)) * encode
     scale = round_to_element(wanted, E4M3_LARGEST, 0.0, 3, -6, "nearest")
     product = tl.where(scale == 0.0, 1.0, scale * decode)
-    inverse = tl.where(scale == 0.0, 0.0, tl.div_rn(tl.full(product.shape, 1.0, tl.float32), product))
-    elements = round_to_element(a * inverse, 6.0, noise, 1, 0, ROUND)
-    return tl.where(finite, tl.minimum(elements * scale * decode, DTYPE_LARGEST), float("nan"))
+    return scale, tl.where(scale == 0.0, 0.0, tl.div_rn(tl.full(product.shape, 1.0, tl.float32), product))
 
 
 @triton.jit
-def _hifloat8(magnitude, noise, ROUND: tl.constexpr):
+def _nvfp4(a, amax, encode, decode, noise, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):
+    """Magnitudes a in blocks with the largest magnitudes' bits amax: nvfp4.py, E2M1 under an E4M3 scale."""
+    scale, inverse = nvfp4_scale(amax, encode, decode)
+    elements = round_to_element(a * inverse, 6.0, noise, 1, 0, ROUND)
+    return tl.where(amax < EXPONENT, tl.minimum(elements * scale * decode, DTYPE_LARGEST), float("nan"))
+
+
+@triton.jit
+def hifloat8_bits(magnitude, noise, ROUND: tl.constexpr):
     """Bits of magnitudes -> bits: hifp8.py."""
     if ROUND == "away":
         # in an exponent's range half a step is one bit of the mantissa: adding it carries where half goes up, and the
@@ -91,11 +103,11 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
     magnitude = bits & MAGNITUDE
     if FORMAT == "hifp8":
         if SCALED:
-            values = _hifloat8(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
+            values = hifloat8_bits(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
             product = bits_of(tl.minimum(float_of(values) * decode, DTYPE_LARGEST))
             result = tl.where(values < EXPONENT, product, values)
         else:
-            values = _hifloat8(magnitude, noise, ROUND)
+            values = hifloat8_bits(magnitude, noise, ROUND)
             result = values
         # there is one zero
         return tl.where(values == 0, 0, result | (bits & SIGN))

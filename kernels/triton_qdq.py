@@ -58,8 +58,8 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
     if LAST:
         noise = 0.0
         if ROUND == "stochastic":
-            noise = _tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
-                                call_low_last, call_high_last, FOURS, ROWS, COLUMNS)  # fmt: skip
+            noise = tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
+                               call_low_last, call_high_last, FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
                                           COLUMNS)  # fmt: skip
@@ -67,8 +67,8 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
     if FIRST:
         noise = 0.0
         if ROUND == "stochastic":
-            noise = _tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
-                                call_low_first, call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
+            noise = tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
+                               call_low_first, call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 0, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
                                           COLUMNS)  # fmt: skip
@@ -76,8 +76,8 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
 
 
 @triton.jit
-def _tile_noise(base, m, n, n_start, index_m, index_n, seed_low, seed_high, rank, call_low, call_high,
-                FOURS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+def tile_noise(base, m, n, n_start, index_m, index_n, seed_low, seed_high, rank, call_low, call_high,
+               FOURS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     if FOURS:
         fours = n_start // 4 + tl.arange(0, COLUMNS // 4)[None, :]
         counter = (base + m * index_m) // 4 + fours
@@ -146,23 +146,23 @@ def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _raw(x: Tensor) -> Tensor:
+def raw(x: Tensor) -> Tensor:
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """A 32-bit word as the int32 with these bits, so that every draw has the kernel's one signature."""
     word &= 0xFFFFFFFF
     return word - (word >> 31 << 32)
 
 
-def _draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[str, int]:
+def draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[str, int]:
     words = dict.fromkeys(("seed_low", "seed_high", "rank"), 0)
     words |= {f"call_{part}_{role}": 0 for role in ("last", "first") for part in ("low", "high")}
     for role, draw in zip(roles, draws, strict=True):
         if draw is not None:
-            words |= {"seed_low": _signed(draw.seed), "seed_high": _signed(draw.seed >> 32), "rank": draw.rank}
-            words |= {f"call_low_{role}": _signed(draw.call), f"call_high_{role}": _signed(draw.call >> 32)}
+            words |= {"seed_low": signed(draw.seed), "seed_high": signed(draw.seed >> 32), "rank": draw.rank}
+            words |= {f"call_low_{role}": signed(draw.call), f"call_high_{role}": signed(draw.call >> 32)}
     return words
 
 
@@ -174,13 +174,13 @@ def _tiles(matrices: Matrices) -> tuple[tuple[int], dict[str, int]]:
     return (programs,), {"ROWS": ROWS, "COLUMNS": columns}
 
 
-def _scales(x: Tensor, spec: FormatSpec, matrices: Matrices) -> tuple[Tensor, Tensor]:
+def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor, Tensor]:
     """What elements are multiplied by before rounding and after, fp32 []."""
-    batch, m, n, _ = matrices
+    batch, m, n, _ = launch
     bits = torch.zeros((), dtype=torch.int32, device=x.device)
     sizes = (m.size, n.size, batch.x, m.x, n.x)
-    grid, tile = _tiles(matrices)
-    amax_kernel[grid](_raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, **tile)
+    grid, tile = _tiles(launch)
+    amax_kernel[grid](raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, **tile)
     amax = bits.view(torch.float32)
     if spec.format == "nvfp4":
         return nvfp4.tensor_scales(amax)
@@ -217,13 +217,13 @@ def quantize_dequantize(
     batch, m, n, roles = launch
     by_role = dict(zip(roles, outs, strict=True))
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = _scales(x, spec, launch) if _is_scaled(spec) else (x, x)
+        encode, decode = tensor_scales(x, spec, launch) if _is_scaled(spec) else (x, x)
         grid, tile = _tiles(launch)
         qdq_kernel[grid](
-            *(_raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
+            *(raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
             *(encode, decode, m.size, n.size),
             *(batch.x, m.x, n.x, batch.out, m.out, n.out, batch.number, m.number, n.number),
-            **_draw_words(roles, draws),
+            **draw_words(roles, draws),
             LAST="last" in by_role,
             FIRST="first" in by_role,
             FOURS=n.number == 1 and m.number % 4 == 0 and batch.number % 4 == 0,

@@ -24,25 +24,44 @@ custom_quant_type_lm_head = 'none'
 _TRAINED = "LinearWithGradAccumulationAndAsyncCommunication"
 _FROZEN = "LinearWithFrozenWeight"
 
-_FPROP = """
+_CHOOSE = """
 ctx.quant_site = 'lm_head' if lm_head else 'linear'
-ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear
+ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear"""
+
+_SAVE = (
+    _CHOOSE
+    + """
+if ctx.quant_type == 'none':
+    ORIGINAL_STATEMENT
+else:
+    quant_save = (input, weight)  # fprop saves them, the input packed
+"""
+)
+
+_FPROP = """
 if ctx.quant_type == 'none':
     ORIGINAL_STATEMENT
 else:
     from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
 
-    output = quantctl_linear.fprop(ctx, X, weight)
+    output = quantctl_linear.fprop(ctx, X, weight%s)
 """
 
 _FPROP_OPERANDS = """
-ctx.quant_site = 'lm_head' if lm_head else 'linear'
-ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear
 if ctx.quant_type != 'none':
     from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
 
-    X, weight = quantctl_linear.fprop_operands(ctx, X, weight)
+    X, weight = quantctl_linear.fprop_operands(ctx, X, weight%s)
 ORIGINAL_STATEMENT
+"""
+
+_SAVED = """
+if ctx.quant_type == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import linear as quantctl_linear
+
+    input, weight = quantctl_linear.saved(ctx)
 """
 
 _DGRAD = """
@@ -70,12 +89,17 @@ else:
 """
 
 
-def _fprop(function: str) -> Either:
+def _fprop(function: str, before: str = "", save: str = "") -> Either:
     """The forward product stands in the function itself, or behind 0.19 in a helper that chooses among two GEMMs."""
     return Either(
         (
-            Edit(Kind.REPLACE, function, "output = torch.matmul(X, weight.t())", _FPROP),
-            Edit(Kind.REPLACE, function, "return _linear_forward(X, weight, bias, output_dtype)", _FPROP_OPERANDS),
+            Edit(Kind.REPLACE, function, "output = torch.matmul(X, weight.t())", before + _FPROP % save),
+            Edit(
+                Kind.REPLACE,
+                function,
+                "return _linear_forward(X, weight, bias, output_dtype)",
+                before + _FPROP_OPERANDS % save,
+            ),
         )
     )
 
@@ -89,13 +113,15 @@ PATCH = Patch(
     mark=b"custom_quant_type_linear",
     edits=(
         Edit(Kind.PARAMETER, f"{_FROZEN}.forward", "", "lm_head=False"),
-        _fprop(f"{_FROZEN}.forward"),
+        _fprop(f"{_FROZEN}.forward", before=_CHOOSE),
         Edit(Kind.REPLACE, f"{_FROZEN}.backward", "grad_input = DY.matmul(weight)", _DGRAD, count=(1, 2)),
         Edit(Kind.RETURN_ELEMENT, f"{_FROZEN}.backward", "", "None"),
         Edit(Kind.PARAMETER, "linear_with_frozen_weight", "", "lm_head: bool = False"),
         Edit(Kind.LIST_ELEMENT, "linear_with_frozen_weight", "args", "lm_head"),
         Edit(Kind.PARAMETER, f"{_TRAINED}.forward", "", "lm_head=False"),
-        _fprop(f"{_TRAINED}.forward"),
+        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "ctx.save_for_backward(input, weight)", _SAVE),
+        _fprop(f"{_TRAINED}.forward", save=", quant_save"),
+        Edit(Kind.REPLACE, f"{_TRAINED}.backward", "input, weight = ctx.saved_tensors", _SAVED),
         Edit(Kind.REPLACE, f"{_TRAINED}.backward", "grad_input = DY.matmul(weight)", _DGRAD),
         Edit(
             Kind.AFTER,

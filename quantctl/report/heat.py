@@ -86,7 +86,7 @@ def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
     )
     values = [row[quantity.name] * quantity.factor for row in rows if row[quantity.name] is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    image = None
+    image: Any = None
     for axes, (key, places) in zip(grid.flat, sorted(panels.items()), strict=False):
         order = sorted(places)
         cells = [[_cell(places[place].get(step), quantity) for step in steps] for place in order]

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from quantctl.kernels import triton_qdq
+from quantctl.kernels import triton_packed, triton_qdq
 from quantctl.spec import parse
 
 # fused multiply-add, subnormals flushed, approximate division and functions
@@ -28,6 +28,17 @@ KERNELS = [
     ("hifp8:scale=tensor,round=stochastic", torch.bfloat16, True, False, 90),
     ("nvfp4:round=stochastic", torch.bfloat16, True, True, 80),
     ("nvfp4:round=stochastic", torch.bfloat16, True, True, 100),
+]
+
+
+# kernel, spec, axis
+PACKING = [
+    ("pack", "mxfp8", 0),
+    ("pack", "nvfp4:round=stochastic", 1),
+    ("pack", "hifp8:scale=tensor", 0),
+    ("unpack", "mxfp6", 1),
+    ("unpack", "nvfp4", 0),
+    ("unpack", "hifp8:scale=tensor", 0),
 ]
 
 
@@ -46,7 +57,24 @@ def ptx(spec: str, dtype: torch.dtype, last: bool, first: bool, capability: int)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
 
 
+def packing_ptx(name: str, spec: str, axis: int) -> str:
+    kernel = {"pack": triton_packed.pack_kernel, "unpack": triton_packed.unpack_kernel}[name]
+    names = kernel.arg_names
+    parameters = triton_qdq.constants(parse(spec), torch.bfloat16) | triton_packed.packing(parse(spec))
+    parameters |= {"AXIS": axis, "FOURS": True, "ROWS": triton_qdq.ROWS, "COLUMNS": triton_qdq.COLUMNS}
+    constants = {key: value for key, value in parameters.items() if key in names}
+    types = dict.fromkeys(("x_ptr", "values_ptr"), "*i16") | dict.fromkeys(("elements_ptr", "scales_ptr"), "*u8")
+    types |= {"encode_ptr": "*fp32", "decode_ptr": "*fp32", "table_ptr": "*u8" if name == "pack" else "*i16"}
+    signature = {key: "constexpr" if key in constants else types.get(key, "i32") for key in names}
+    source = ASTSource(kernel, signature, {(names.index(key),): value for key, value in constants.items()})
+    target = GPUTarget("cuda", 90, 32)
+    return triton.compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+
+
 if __name__ == "__main__":
+    for packing in PACKING:
+        found = sorted(set(SUSPECTS.findall(packing_ptx(*packing))))
+        print(*packing, " ".join(found) or "clean")
     for kernel in KERNELS:
         found = sorted(set(SUSPECTS.findall(ptx(*kernel))))
         print(*kernel, " ".join(found) or "clean")

@@ -106,52 +106,18 @@ def test_nothing_is_recorded_unasked(stats: str | None, tmp_path: Path) -> None:
     assert not (tmp_path / "stats").exists()
 
 
+FLAGS = (
+    "--num-layers 2 --hidden-size 32 --ffn-hidden-size 64 --num-attention-heads 4 --seq-length 32 "
+    "--max-position-embeddings 32 --position-embedding-type rope --normalization RMSNorm --swiglu "
+    "--disable-bias-linear --attention-dropout 0 --hidden-dropout 0 --transformer-impl local "
+    "--no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-rope-fusion "
+    "--micro-batch-size 2 --global-batch-size 4 --train-iters 3 --lr 0.01 --eval-iters 0 "
+    "--mock-data --tokenizer-type NullTokenizer --vocab-size 255"
+)
+
+
 def test_a_real_training(quantctl, tmp_path: Path) -> None:
-    flags = [
-        "--num-layers",
-        "2",
-        "--hidden-size",
-        "32",
-        "--ffn-hidden-size",
-        "64",
-        "--num-attention-heads",
-        "4",
-        "--seq-length",
-        "32",
-        "--max-position-embeddings",
-        "32",
-        "--position-embedding-type",
-        "rope",
-        "--normalization",
-        "RMSNorm",
-        "--swiglu",
-        "--disable-bias-linear",
-        "--attention-dropout",
-        "0",
-        "--hidden-dropout",
-        "0",
-        "--transformer-impl",
-        "local",
-        "--no-persist-layer-norm",
-        "--no-gradient-accumulation-fusion",
-        "--no-masked-softmax-fusion",
-        "--no-rope-fusion",
-        "--micro-batch-size",
-        "2",
-        "--global-batch-size",
-        "4",
-        "--train-iters",
-        "3",
-        "--lr",
-        "0.01",
-        "--eval-iters",
-        "0",
-        "--mock-data",
-        "--tokenizer-type",
-        "NullTokenizer",
-        "--vocab-size",
-        "255",
-    ]
+    flags = FLAGS.split()
     command = ["exec", "--linear", "mxfp8", "--qk", "hifp8", "--stats", "every=3", "--run-dir", tmp_path / "run", "--"]
     done = quantctl(*command, sys.executable, "-m", "quantctl.pretrain", *flags)
     assert done.status == 0, done.err

@@ -1,15 +1,19 @@
 """Training steps of a real GPTModel on the CPU, each on a model of its own: prints a line of JSON a step.
 
-    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [--wide-logits] [/ NEXT STEP'S FLAGS] ...
+    python gpt_step.py [--tied] [--freeze] [--bias] [--fused] [--foreign-head] [--wide-logits] [--bf16] [--recompute]
+                       [--saved] [/ NEXT STEP'S FLAGS] ...
 
 The tree is the one on PYTHONPATH. Losses are printed in hexadecimal and gradients hashed: equal is equal in every bit.
 With --fused every weight gradient is accumulated into main_grad by the module fused_weight_gradient_mlp_cuda beside
 this file, and the line tells how many of its operands were the plain ones and how many the quantized ones. With
 --wide-logits (Megatron-LM's main) the output layer's GEMM is Transformer Engine's, bf16 to fp32; torch stands for it.
+With --recompute the layers' activations are recomputed in the backward. With --saved the line tells how many bytes the
+forward saves for the backward, weights apart.
 """
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -26,7 +30,8 @@ if not hasattr(typing, "override"):  # Python before 3.12; megatron-core imports
     typing.override = typing_extensions.override
 warnings.filterwarnings("ignore")
 
-FLAGS = ("tied", "freeze", "bias", "fused", "foreign-head", "wide-logits")
+FLAGS = ("tied", "freeze", "bias", "fused", "foreign-head", "wide-logits", "bf16", "recompute", "saved")
+RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 def rotary_on_cpu(self, max_seq_len, offset=0, packed_seq=False, cp_group=None):
@@ -41,6 +46,8 @@ def initialize():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()
     get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
+    # recomputation puts the device's generator back to where it was; nothing draws from it here
+    torch.cuda.random.get_rng_state = lambda *_, **__: torch.get_rng_state()
     buffer = parallel_state.get_global_memory_buffer().buffer
     for dtype in (torch.float32, torch.bfloat16):
         buffer["mpu", dtype] = torch.empty(2 * 4 * 32 * 32, dtype=dtype)
@@ -74,8 +81,9 @@ def build(options):
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
         gradient_accumulation_fusion=options.fused,
-        bf16=options.wide_logits,
-        params_dtype=torch.bfloat16 if options.wide_logits else torch.float32,
+        bf16=options.wide_logits or options.bf16,
+        params_dtype=torch.bfloat16 if options.wide_logits or options.bf16 else torch.float32,
+        **(RECOMPUTE if options.recompute else {}),
     )
     model = GPTModel(
         config=config,
@@ -101,19 +109,46 @@ def build(options):
 
 @contextlib.contextmanager
 def wgrad_operands():
-    """The list collects (total_input, grad_output) of each weight gradient as they are before any selector acts."""
+    """The list collects (input, grad_output) of each weight gradient as they are before any selector acts: the inputs
+    of the products in the forward, the last one first, and the gradients in the backward."""
     from megatron.core.tensor_parallel import layers
 
-    collected, stock = [], layers.prepare_input_tensors_for_wgrad_compute
+    inputs, collected = [], []
+    product = layers.linear_with_grad_accumulation_and_async_allreduce
+    prepare = layers.prepare_input_tensors_for_wgrad_compute
 
-    def record(grad_output, total_input):
-        grad_output, total_input = stock(grad_output, total_input)
-        collected.append((total_input, grad_output))
+    @functools.wraps(product)
+    def record_input(*arguments, **named):
+        x = named["input"] if "input" in named else arguments[0]
+        inputs.append(x.detach().reshape(-1, x.size(-1)))
+        return product(*arguments, **named)
+
+    def record_gradient(grad_output, total_input):
+        grad_output, total_input = prepare(grad_output, total_input)
+        collected.append((inputs.pop(), grad_output))
         return grad_output, total_input
 
-    layers.prepare_input_tensors_for_wgrad_compute = record
+    layers.linear_with_grad_accumulation_and_async_allreduce = record_input
+    layers.prepare_input_tensors_for_wgrad_compute = record_gradient
     yield collected
-    layers.prepare_input_tensors_for_wgrad_compute = stock
+    layers.linear_with_grad_accumulation_and_async_allreduce = product
+    layers.prepare_input_tensors_for_wgrad_compute = prepare
+
+
+@contextlib.contextmanager
+def saved_for_backward(model):
+    """The dictionary collects the bytes of each storage that the forward saves, the parameters' apart, by address."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor  # stays alive, and with it its address
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
 @contextlib.contextmanager
@@ -204,9 +239,12 @@ def step(options):
     before = hits()
     model = build(options)
     tokens = torch.randint(0, 96, (2, 33))
-    with wide_gemm_operands(model) if options.wide_logits else contextlib.nullcontext() as wide:
-        loss = loss_of(model, tokens, options)
-    with wgrad_operands() as plain:
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(wgrad_operands()) if options.fused else None
+        with contextlib.ExitStack() as forward:
+            wide = forward.enter_context(wide_gemm_operands(model)) if options.wide_logits else None
+            saved = forward.enter_context(saved_for_backward(model)) if options.saved else None
+            loss = loss_of(model, tokens, options)
         loss.backward()
     result = {
         "loss": loss.item().hex(),
@@ -222,6 +260,8 @@ def step(options):
         fused.received.clear()
     if options.wide_logits:
         result["wide"] = compare(*wide, -1)
+    if options.saved:
+        result["saved"] = sum(saved.values())
     return result
 
 

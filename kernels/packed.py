@@ -1,0 +1,102 @@
+"""A tensor kept in its format: element codes and scales, a half to a quarter of the bytes of the bf16 values.
+
+This is how a layer keeps an operand of the forward for its weight gradient. `quantize_dequantize_packed` gives the
+operand of the forward product and what is to be kept from one read of the tensor, `dequantize` gives the values back,
+and they are those of quantize_dequantize in every bit.
+Unlike codes.Encoded, which has the quantized axis last as the formats' hardware reads it, the codes lie where the
+values lay: packing and unpacking write whole rows, along whichever axis the blocks are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quantctl.kernels import philox
+from quantctl.kernels.codes import GROUPS, pack, unpack
+from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.format import Codes
+from quantctl.kernels.quantize import FORMATS, draw_for, quantize_dequantize, refuse_dtype
+from quantctl.spec import FormatSpec
+
+
+class Layout(NamedTuple):
+    """What the bytes of a packed matrix mean."""
+
+    spec: FormatSpec
+    axis: int
+    """0 or 1: the blocks go along the rows' numbers, or along the rows."""
+    rows: int
+    columns: int
+    dtype: torch.dtype
+
+
+class Packed(NamedTuple):
+    """The tensors of a packed matrix [rows, columns]."""
+
+    elements: Tensor
+    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three."""
+    block_scales: Tensor | None
+    """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8."""
+    tensor_scale: Tensor | None
+    """fp32 []: the factor of the whole tensor; None where the format or the spec has none."""
+
+
+def nbytes(layout: Layout) -> int:
+    """Bytes of the tensors of a packed matrix."""
+    spec, axis, rows, columns, _ = layout
+    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
+    elements = rows * -(-columns // count) * width
+    block = FORMATS[spec.format].block
+    blocks = (-(-rows // block) * columns, rows * -(-columns // block))[axis] if block else 0
+    return elements + blocks + 4 * has_tensor_scale(spec)
+
+
+def has_tensor_scale(spec: FormatSpec) -> bool:
+    return spec.format == "nvfp4" or spec.scale == "tensor"
+
+
+def quantize_dequantize_packed(
+    x: Tensor, spec: FormatSpec, axis: int, rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None)
+) -> tuple[Tensor, Packed, Layout]:
+    """quantize_dequantize(x, spec, 1), and x in codes in blocks along `axis`: x [rows, columns], contiguous.
+
+    rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
+    only the first counts. Where Triton computes, x is read once. Raises QuantctlError as quantize_dequantize does.
+    """
+    refuse_dtype(x, spec)
+    x = x.detach()
+    draw = draw_for(spec, rngs[0])
+    packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
+    layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
+    if use_triton(x.device):
+        from quantctl.kernels import triton_packed
+
+        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
+    return quantize_dequantize(x, spec, 1, rng=draw), _pack(x, layout, packed_draw), layout
+
+
+def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
+    spec, axis = layout.spec, layout.axis
+    noise = None if draw is None else philox.uniform(x.shape, draw, x.device).movedim(axis, -1).contiguous()
+    format_ = FORMATS[spec.format]
+    codes = format_.encode(x.movedim(axis, -1).contiguous(), spec, noise)
+    elements = pack(codes.elements.movedim(-1, axis).contiguous(), format_.bits(spec))
+    scales = None if codes.block_scales is None else codes.block_scales.movedim(-1, axis).contiguous()
+    return Packed(elements, scales, codes.tensor_scale)
+
+
+def dequantize(packed: Packed, layout: Layout) -> Tensor:
+    """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
+    if use_triton(packed.elements.device):
+        from quantctl.kernels import triton_packed
+
+        return triton_packed.dequantize(packed, layout)
+    spec, axis = layout.spec, layout.axis
+    format_ = FORMATS[spec.format]
+    elements = unpack(packed.elements, format_.bits(spec), layout.columns).movedim(axis, -1)
+    scales = None if packed.block_scales is None else packed.block_scales.movedim(axis, -1)
+    values = format_.decode(Codes(elements, scales, packed.tensor_scale), spec, layout.dtype)
+    return values.movedim(-1, axis).contiguous()

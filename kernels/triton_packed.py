@@ -1,0 +1,212 @@
+"""Packing on a GPU: one pass gives a matrix through its format along its rows, and its codes along either axis.
+
+The twin of packed.py, equal in every bit. A matrix is [rows, columns], contiguous; a program takes a tile of it, whole
+blocks of either direction, as in triton_qdq.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantctl.kernels import hifp8
+from quantctl.kernels.codes import GROUPS
+from quantctl.kernels.packed import Layout, Packed, has_tensor_scale, nbytes
+from quantctl.kernels.philox import Draw
+from quantctl.kernels.quantize import FORMATS
+from quantctl.kernels.strides import matrices
+from quantctl.kernels.triton_bits import load_bits, store_bits
+from quantctl.kernels.triton_codes import decode_tile, encode_tile
+from quantctl.kernels.triton_formats import quantize_dequantize_tile
+from quantctl.kernels.triton_qdq import COLUMNS, ROWS, constants, draw_words, raw, tensor_scales, tile_noise
+from quantctl.spec import FormatSpec
+
+
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
+                               "call_high_first"])  # fmt: skip
+def pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, encode_ptr, decode_ptr, table_ptr, m_size, n_size,
+                row_bytes, seed_low, seed_high, rank, call_low_last, call_high_last, call_low_first, call_high_first,
+                AXIS: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, COUNT: tl.constexpr,
+                WIDTH: tl.constexpr, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr,
+                MAX_EXPONENT: tl.constexpr, LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr,
+                SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, BF16: tl.constexpr, EXACT: tl.constexpr,
+                FOURS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """x [m_size, n_size] -> its values in blocks along n, its codes and scales in blocks along AXIS.
+
+    COUNT codes of BITS bits fill WIDTH bytes; a row of codes has row_bytes. call_*_first: the draw of AXIS 0.
+    """
+    tl.static_assert(COUNT * BITS == WIDTH * 8)
+    tl.static_assert(COLUMNS % COUNT == 0)
+    n_tiles = tl.cdiv(n_size, COLUMNS)
+    m_tile, n_tile = (tl.program_id(0) // n_tiles).to(tl.int64), (tl.program_id(0) % n_tiles).to(tl.int64)
+    m = (m_tile * ROWS + tl.arange(0, ROWS))[:, None]
+    n = (n_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    mask = (m < m_size) & (n < n_size)
+    at = m * n_size + n
+    bits = load_bits(x_ptr + at, mask, BF16)
+    encode, decode = 1.0, 1.0
+    if SCALED:
+        encode, decode = tl.load(encode_ptr), tl.load(decode_ptr)
+    noise = 0.0
+    if ROUND == "stochastic":
+        noise = tile_noise(0, m, n, n_tile * COLUMNS, n_size, 1, seed_low, seed_high, rank, call_low_last,
+                           call_high_last, FOURS, ROWS, COLUMNS)  # fmt: skip
+    values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
+                                      MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
+                                      COLUMNS)  # fmt: skip
+    store_bits(values_ptr + at, values, mask, BF16, EXACT)
+    if ROUND == "stochastic" and AXIS == 0:
+        noise = tile_noise(0, m, n, n_tile * COLUMNS, n_size, 1, seed_low, seed_high, rank, call_low_first,
+                           call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
+    codes, scales = encode_tile(bits, noise, encode, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS,
+                                MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, ROWS, COLUMNS)  # fmt: skip
+    group = (n_tile * (COLUMNS // COUNT) + tl.arange(0, COLUMNS // COUNT))[None, :]
+    # beyond the last column there are zeros, whose codes fill up the last group
+    words = tl.sum(tl.reshape(codes, (ROWS, COLUMNS // COUNT, COUNT)) << (BITS * tl.arange(0, COUNT)), axis=2)
+    for i in tl.static_range(WIDTH):
+        pointers = elements_ptr + m * row_bytes + group * WIDTH + i
+        tl.store(pointers, (words >> (8 * i)).to(tl.uint8), mask=(m < m_size) & (group < row_bytes // WIDTH))
+    if FORMAT != "hifp8":
+        at, mask = scale_positions(m_tile, n_tile, m_size, n_size, AXIS, BLOCK, ROWS, COLUMNS)
+        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def scale_positions(m_tile, n_tile, m_size, n_size, AXIS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+                    COLUMNS: tl.constexpr):  # fmt: skip
+    """Where the tile's block scales lie, and which of them exist."""
+    if AXIS == 0:
+        m = (m_tile * (ROWS // BLOCK) + tl.arange(0, ROWS // BLOCK))[:, None]
+        n = (n_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+        return m * n_size + n, (m * BLOCK < m_size) & (n < n_size)
+    else:
+        m = (m_tile * ROWS + tl.arange(0, ROWS))[:, None]
+        n = (n_tile * (COLUMNS // BLOCK) + tl.arange(0, COLUMNS // BLOCK))[None, :]
+        return m * tl.cdiv(n_size, BLOCK) + n, (m < m_size) & (n * BLOCK < n_size)
+
+
+@triton.jit
+def unpack_kernel(elements_ptr, scales_ptr, decode_ptr, table_ptr, values_ptr, m_size, n_size, row_bytes,
+                  AXIS: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr,
+                  COUNT: tl.constexpr, WIDTH: tl.constexpr, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr,
+                  SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, BF16: tl.constexpr, EXACT: tl.constexpr,
+                  ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """What pack_kernel stored of x -> its values in blocks along AXIS."""
+    n_tiles = tl.cdiv(n_size, COLUMNS)
+    m_tile, n_tile = (tl.program_id(0) // n_tiles).to(tl.int64), (tl.program_id(0) % n_tiles).to(tl.int64)
+    m = (m_tile * ROWS + tl.arange(0, ROWS))[:, None]
+    n = (n_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    group = (n_tile * (COLUMNS // COUNT) + tl.arange(0, COLUMNS // COUNT))[None, :]
+    words = tl.zeros((ROWS, COLUMNS // COUNT), tl.int32)
+    for i in tl.static_range(WIDTH):
+        pointers = elements_ptr + m * row_bytes + group * WIDTH + i
+        byte = tl.load(pointers, mask=(m < m_size) & (group < row_bytes // WIDTH), other=0)
+        words |= byte.to(tl.int32) << (8 * i)
+    codes = (words[:, :, None] >> (BITS * tl.arange(0, COUNT))) & ((1 << BITS) - 1)
+    codes = tl.reshape(codes, (ROWS, COLUMNS))
+    decode, scales = 1.0, 0
+    if SCALED:
+        decode = tl.load(decode_ptr)
+    if FORMAT != "hifp8":
+        at, mask = scale_positions(m_tile, n_tile, m_size, n_size, AXIS, BLOCK, ROWS, COLUMNS)
+        scales = tl.load(scales_ptr + at, mask=mask, other=0).to(tl.int32)
+    values = decode_tile(codes, scales, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS, MIN_EXPONENT,
+                         SCALED, DTYPE_LARGEST, ROWS, COLUMNS)  # fmt: skip
+    store_bits(values_ptr + m * n_size + n, values, (m < m_size) & (n < n_size), BF16, EXACT)
+
+
+@lru_cache(maxsize=64)
+def packing(spec: FormatSpec) -> dict[str, int]:
+    """The kernels' parameters for groups of codes."""
+    bits = FORMATS[spec.format].bits(spec)
+    count, width = GROUPS[bits]
+    return {"BITS": bits, "COUNT": count, "WIDTH": width}
+
+
+ENCODE_ONLY = ("MAX_EXPONENT", "LARGEST", "RULE", "ROUND")
+
+
+def _grid(layout: Layout) -> tuple[tuple[int], dict[str, int]]:
+    columns = max(min(COLUMNS, triton.next_power_of_2(layout.columns)), 32)
+    return (triton.cdiv(layout.rows, ROWS) * triton.cdiv(layout.columns, columns),), {"ROWS": ROWS, "COLUMNS": columns}
+
+
+def _empty(x: Tensor, layout: Layout) -> Packed:
+    """Room for the codes and scales of x."""
+    spec, axis, rows, columns, _ = layout
+    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
+    elements = x.new_empty(rows, -(-columns // count) * width, dtype=torch.uint8)
+    block, scales = FORMATS[spec.format].block, None
+    if block:
+        shape = (-(-rows // block), columns) if axis == 0 else (rows, -(-columns // block))
+        scales = x.new_empty(shape, dtype=torch.uint8)
+    return Packed(elements, scales, x.new_ones((), dtype=torch.float32) if has_tensor_scale(spec) else None)
+
+
+def quantize_dequantize_packed(
+    x: Tensor, layout: Layout, draws: tuple[Draw | None, Draw | None]
+) -> tuple[Tensor, Packed]:
+    """x [rows, columns], contiguous: its values along axis 1, and packed as `layout` says. Waits for no device.
+
+    draws: that of the values and, for axis 0, that of the codes; of one seed and rank.
+    """
+    spec = layout.spec
+    values, packed = torch.empty_like(x), _empty(x, layout)
+    if not x.numel():
+        return values, packed
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        encode = decode = x
+        if has_tensor_scale(spec):
+            launch = matrices(x, x, (0, 1))
+            assert launch is not None  # a matrix is one
+            encode, decode = tensor_scales(x, spec, launch)
+            packed = packed._replace(tensor_scale=decode)
+        grid, tile = _grid(layout)
+        pack_kernel[grid](
+            *(raw(x), raw(values), packed.elements, x if packed.block_scales is None else packed.block_scales),
+            *(encode, decode, hifp8.codes_table(x.device) if spec.format == "hifp8" else x),
+            *(layout.rows, layout.columns, packed.elements.shape[1]),
+            **draw_words(("last", "first"), draws),
+            AXIS=layout.axis,
+            FOURS=layout.columns % 4 == 0,
+            **packing(spec),
+            **constants(spec, x.dtype),
+            **tile,
+            enable_fp_fusion=False,
+        )
+    return values, packed
+
+
+def dequantize(packed: Packed, layout: Layout) -> Tensor:
+    """The values of `packed`, [rows, columns]."""
+    spec, elements = layout.spec, packed.elements
+    values = elements.new_empty(layout.rows, layout.columns, dtype=layout.dtype)
+    if not values.numel():
+        return values
+    parameters: dict[str, Any] = constants(spec, layout.dtype)
+    with torch.cuda.device(elements.device) if elements.is_cuda else nullcontext():
+        grid, tile = _grid(layout)
+        unpack_kernel[grid](
+            *(elements, elements if packed.block_scales is None else packed.block_scales),
+            elements if packed.tensor_scale is None else packed.tensor_scale,
+            raw(hifp8.values_table(elements.device)) if spec.format == "hifp8" else elements,
+            *(raw(values), layout.rows, layout.columns, elements.shape[1]),
+            AXIS=layout.axis,
+            **packing(spec),
+            **{name: value for name, value in parameters.items() if name not in ENCODE_ONLY},
+            **tile,
+            enable_fp_fusion=False,
+        )
+    return values
+
+
+def bytes_moved(layout: Layout) -> tuple[int, int]:
+    """Bytes of device memory that quantize_dequantize_packed and dequantize have to read and write."""
+    values = layout.rows * layout.columns * layout.dtype.itemsize
+    return (2 + has_tensor_scale(layout.spec)) * values + nbytes(layout), nbytes(layout) + values
