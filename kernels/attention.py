@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantctl.kernels import operands
+from quantctl.kernels import operands, recorder
 from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
+
+_NAMES = {"qk": ("query", "key"), "pv": ("probabilities", "value")}
 
 
 class _QuantizedBmm(torch.autograd.Function):
@@ -28,6 +30,9 @@ class _QuantizedBmm(torch.autograd.Function):
         operands.count(site, "fprop", text)
         ctx.save_for_backward(a, b)
         ctx.spec, ctx.scale, ctx.site, ctx.text = spec, scale, site, text
+        ctx.place = recorder.place(site) if recorder.ON else None
+        if ctx.place is not None:
+            recorder.observe(ctx.place, "fprop", spec, dict(zip(_NAMES[site], ((a, 2), (b, 1)), strict=True)))
         ctx.draws = a_draw, b_draw = draw_for(spec), draw_for(spec)
         return _product(quantize_dequantize(a, spec, 2, rng=a_draw), quantize_dequantize(b, spec, 1, rng=b_draw), scale)
 
@@ -41,6 +46,9 @@ class _QuantizedBmm(torch.autograd.Function):
             axes = tuple(axis for axis, needed in zip((2, 1), ctx.needs_input_grad, strict=False) if needed)
             by_axis = dict(zip(axes, quantize_dequantize_along(grad, ctx.spec, axes), strict=True))  # dC is read once
             for_a, for_b = by_axis.get(2, grad), by_axis.get(1, grad)
+            if ctx.place is not None:
+                recorder.observe(ctx.place, "dgrad", ctx.spec, {"gradient": (grad, 2)})
+                recorder.observe(ctx.place, "wgrad", ctx.spec, {"gradient": (grad, 1)})
         if ctx.needs_input_grad[0]:  # dA = scale * dC B^T reduces columns
             operands.count(ctx.site, "dgrad", ctx.text)
             b_in = operands.forward_operand_in_backward(b, ctx.spec, 2, 1, b_draw)

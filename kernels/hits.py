@@ -29,7 +29,10 @@ _written = False
 
 
 def count(site: str, product: str, spec: str) -> None:
-    """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`."""
+    """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`.
+
+    Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
+    """
     key = (site, spec, product)
     with _lock:
         _counts[key] = _counts.get(key, 0) + 1

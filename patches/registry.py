@@ -2,9 +2,12 @@
 
 from quantctl.patches import (
     attention,
+    fused_attention,
+    grouped_experts,
     linear,
     lm_head,
     mla,
+    mla_tensor_parallel,
     moe_without_te,
     mtp_without_te,
     rmsnorm_sp,
@@ -16,11 +19,14 @@ PATCHES: tuple[Patch, ...] = (
     linear.PATCH,
     lm_head.PATCH,
     attention.PATCH,
+    fused_attention.PATCH,
     mla.ATTENTION_PATCH,
     mla.WITHOUT_TE_PATCH,
     mla.Q_NORM_PATCH,
+    mla_tensor_parallel.PATCH,
     rmsnorm_sp.PATCH,
     moe_without_te.PATCH,
     mtp_without_te.PATCH,
+    *grouped_experts.PATCHES,
     *rope_scaling_factor.PATCHES,
 )

@@ -52,8 +52,9 @@ VALUES = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
 CALLS = {
     # two layers: query, KV down, KV up, output and the two of the MLP
     "mla": {"linear": 12, "lm_head": 1, "qk": 2, "pv": 2},
-    # two layers: qkv, output, 2 x 8 experts, the two of the shared expert; the router would be one more
-    "moe": {"linear": 40, "lm_head": 1, "qk": 2, "pv": 2},
+    # two layers: qkv, output, the two grouped products of 8 experts, the two of the shared expert; the router and the
+    # shared expert's gate would be two more
+    "moe": {"linear": 12, "lm_head": 1, "qk": 2, "pv": 2},
     # three layers of four, and the projection in front of the third, which calls the output layer again
     "mtp": {"linear": 13, "lm_head": 2, "qk": 3, "pv": 3},
     "mtp-tied": {"linear": 13, "lm_head": 2, "qk": 3, "pv": 3},
@@ -114,11 +115,16 @@ NEEDED_IN = {
     ),
     "mla_without_te": ("0.14.0", "0.15.3", "0.16.1"),
     "mla_q_norm": ("0.19.0",),
+    "mla_tensor_parallel": (
+        *("0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
+    ),
     "rmsnorm_sp": (
         *("0.10.0", "0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
     ),
     "moe_without_te": ("0.13.1", "0.14.0", "0.15.3", "0.16.1"),
     "mtp_without_te": (),
+    "grouped_experts": ("0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
+    "grouped_experts_without_probs": ("0.10.0", "0.11.0", "0.12.0"),
     "rope_scaling_factor:pretrain_gpt": (),
     "rope_scaling_factor:gpt_builders": (),
     "rope_scaling_factor:argument_utils": ("0.19.0",),
@@ -148,5 +154,6 @@ def test_a_patch_that_does_not_fit_is_left_out(stock_copy):
 def test_a_patched_tree_knows_its_patches(patched):
     state = read_state(patched("0.16.1"))
     applied = {name for name, found in state.patches.items() if found is PatchState.APPLIED}
-    assert applied == {"linear", "lm_head", "attention", "mla", "mla_without_te", "rmsnorm_sp", "moe_without_te"}
+    required = {"linear", "lm_head", "attention", "fused_attention"}
+    assert applied == required | {name for name, releases in NEEDED_IN.items() if "0.16.1" in releases}
     assert plan(state, {}) == {}

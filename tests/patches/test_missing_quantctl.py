@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from quantctl.selectors import SELECTORS
+
 STEP = Path(__file__).resolve().parents[1] / "support" / "gpt_step.py"
 WITHOUT = """
 import runpy, sys
@@ -41,12 +43,16 @@ def test_none_needs_no_quantctl(patched):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("selector", ["linear", "lm_head", "qk", "pv"])
-def test_any_other_value_stops_with_advice(patched, selector):
-    done = step(patched("0.16.1", **{selector: "mxfp8"}))
+VALUES = {"linear": "mxfp8", "lm_head": "mxfp8", "qk": "mxfp8", "pv": "mxfp8", "attention": "auto"}
+
+
+@pytest.mark.parametrize(("selector", "value"), VALUES.items(), ids=VALUES)
+def test_any_other_value_stops_with_advice(patched, selector, value):
+    done = step(patched("0.16.1", **{selector: value}))
     assert done.returncode != 0
     lines = [text.removeprefix("[rank0]:").strip() for text in done.stderr.splitlines()]
     # without the interpreter's underlines and the frame of the finder that stands in for an empty environment
     shown = [line for line in lines if line.strip("^~") and not line.startswith('File "<string>"')]
     assert shown[-1] == "ModuleNotFoundError: No module named 'quantctl'"
-    assert shown[-2].endswith("# missing? pip install quantctl, or set 'none'"), done.stderr
+    nothing = SELECTORS[selector].default
+    assert shown[-2].endswith(f"# missing? pip install quantctl, or set {nothing!r}"), done.stderr

@@ -4,7 +4,7 @@
     python local_layers.py norms --world N --rank R --store FILE --output FILE [--normalization RMSNorm|LayerNorm]
 
 mla    multi-latent attention; each layer's attention output against the same computation in float64
-moe    8 experts, top 2, a shared expert
+moe    8 experts, top 2, a shared expert (from 0.16 on with a gate)
 mtp    one multi-token prediction layer
 norms  sequence parallelism as wide as the world; rank 0 saves the full gradients
 
@@ -53,6 +53,7 @@ COMMON = {
     "gradient_accumulation_fusion": False,
 }
 NEWER_FIELDS = {"rope_type": "yarn", "transformer_impl": "local"}
+NEWER_MOE = {"moe_shared_expert_gate": True}
 MLA = {
     "multi_latent_attention": True,
     "q_lora_rank": None,
@@ -92,7 +93,8 @@ def build(case, tied=False, **changes):
     torch.manual_seed(7)
     config_class = MLATransformerConfig if case == "mla" else TransformerConfig
     fields = {field.name for field in dataclasses.fields(config_class)}
-    newer = {name: value for name, value in NEWER_FIELDS.items() if name in fields}
+    wished = NEWER_FIELDS | (NEWER_MOE if case == "moe" else {})
+    newer = {name: value for name, value in wished.items() if name in fields}
     config = config_class(**COMMON | newer | changes)
     wanted = {
         "num_experts": config.num_moe_experts,
@@ -260,4 +262,5 @@ def main():
         print(json.dumps({"case": case, **run(case)}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The three products of linear layers that lie beside each other, the experts of a mixture: each on its own tokens.
+
+    fprop  Y_e  = X_e W_e^T    reduces in-features
+    dgrad  dX_e = dY_e W_e     reduces out-features
+    wgrad  dW_e = dY_e^T X_e   reduces the tokens of expert e
+
+The operands of expert e are, bit for bit, those that linear.py gives it alone, but for the noise of stochastic
+rounding. With bwd=quantized these are six quantizations in two passes: X and dY are read once for both of theirs, the
+weights of all experts once for fprop and once for dgrad, or once a step (reuse.py). Products are the library's grouped
+GEMM where it has one for the device and dtype, else its GEMM in a loop over the experts. A call counts as one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantctl.errors import QuantctlError
+from quantctl.kernels import operands
+from quantctl.kernels.grouped_gemm import rows_by_matrices, weights_of_groups
+from quantctl.kernels.grouped_quantize import quantize_rows
+from quantctl.kernels.groups import Groups
+from quantctl.kernels.quantize import draw_for
+from quantctl.kernels.reuse import quantized_stack
+
+
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, ends: Tensor, counts: tuple[int, ...] | None, text: str, site: str, *weights: Tensor
+    ) -> Tensor:
+        spec = operands.resolve(text, site)
+        operands.count(site, "fprop", text)
+        ctx.text, ctx.site, ctx.counts = text, site, counts
+        ctx.draws = x_draw, weight_draw = draw_for(spec), draw_for(spec)
+        groups = Groups(x.shape[0], ends, counts)
+        keep = x = x.contiguous()
+        if spec.bwd == "quantized" and any(ctx.needs_input_grad[5:]):
+            # along tokens for wgrad now, in the same pass: then the backward needs no X
+            x, keep = quantize_rows(x, groups, spec, (1, 0), (x_draw, draw_for(spec)))
+        else:
+            (x,) = quantize_rows(x, groups, spec, (1,), (x_draw,))
+        ctx.save_for_backward(keep, ends, *weights)
+        return rows_by_matrices(x, quantized_stack(weights, spec, 1, weight_draw).transpose(1, 2), groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, ends, *weights = ctx.saved_tensors
+        spec = operands.resolve(ctx.text, ctx.site)
+        x_draw, weight_draw = ctx.draws
+        needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[5:])
+        groups = Groups(x.shape[0], ends, ctx.counts)
+        for_x = for_weight = grad = grad.contiguous()
+        if spec.bwd == "quantized":
+            axes = tuple(axis for axis, needed in ((1, needs_x), (0, needs_weight)) if needed)
+            by_axis = dict(zip(axes, quantize_rows(grad, groups, spec, axes), strict=True))
+            for_x, for_weight = by_axis.get(1, grad), by_axis.get(0, grad)
+        grad_x = None
+        grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
+        if needs_x:
+            operands.count(ctx.site, "dgrad", ctx.text)
+            grad_x = rows_by_matrices(for_x, _weights_for_dgrad(weights, ctx.text, ctx.site, weight_draw), groups)
+        if needs_weight:
+            operands.count(ctx.site, "wgrad", ctx.text)
+            if spec.bwd == "dequantized":
+                (x,) = quantize_rows(x, groups, spec, (1,), (x_draw,))
+            grad_weights = weights_of_groups(for_weight, x, groups).unbind(0)
+        return grad_x, None, None, None, None, *grad_weights
+
+
+def _weights_for_dgrad(weights: Sequence[Tensor], text: str, site: str, forward_draw: Any) -> Tensor:
+    """[experts, out, in]: along out-features, as the forward had them, or as they are, by the spec's `bwd`."""
+    spec = operands.resolve(text, site)
+    if spec.bwd == "quantized":
+        return quantized_stack(weights, spec, 0)
+    if spec.bwd == "dequantized":
+        return quantized_stack(weights, spec, 1, forward_draw)
+    return torch.stack([weight.detach() for weight in weights])
+
+
+def grouped_linear(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    tokens_per_expert: Sequence[int] | Tensor | Groups,
+    spec: str,
+    site: str = "linear",
+) -> Tensor:
+    """Each expert's linear layer on its tokens: x [tokens, in], weights of [out, in] each -> [tokens, out].
+
+    The tokens of the first expert come first, then those of the second, and so on; an expert may have none. Counts in a
+    tensor on a GPU are not read by the host: they have to add up to the tokens, and only where the GPU has no grouped
+    GEMM for the dtype must they be read all the same. A Groups serves several calls. Differentiable in x and in each
+    weight.
+
+    Raises QuantctlError for an unknown spec, and where the counts do not fit the tokens or the weights.
+    """
+    if isinstance(tokens_per_expert, Groups):
+        groups = tokens_per_expert
+    else:
+        groups = Groups.of(tokens_per_expert, x.shape[0], x.device)
+    if len(weights) != len(groups) or groups.rows != x.shape[0]:
+        raise QuantctlError(
+            f"{len(weights)} weights and {x.shape[0]} tokens for {len(groups)} groups of {groups.rows} tokens in all",
+            "give one weight an expert, and the number of tokens of each",
+        )
+    if x.shape[1] != weights[0].shape[1] or len({(w.shape, w.dtype, w.device) for w in weights}) > 1:
+        raise QuantctlError(
+            f"tokens {tuple(x.shape)} do not fit weights {tuple(weights[0].shape)}, or the weights differ in kind",
+            "give weights [out, in] of one shape, dtype and device",
+        )
+    output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, spec, site, *weights)
+    return output

@@ -1,0 +1,80 @@
+"""Rows of a matrix in consecutive groups: the tokens of each expert, behind each other.
+
+Nothing about a group's size is a shape: where the groups end is a tensor on the device, and everything made of it has
+as many elements as the matrix's size and the number of groups allow at most. So nothing waits for the device, and the
+same kernels run whatever the router decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantctl.errors import QuantctlError
+
+
+@dataclass(frozen=True)
+class Groups:
+    """`rows` rows in groups."""
+
+    rows: int
+    ends: Tensor
+    """int32 [groups]: one behind the last row of each, on the device of the rows."""
+    counts: tuple[int, ...] | None
+    """Rows of each, where the host knows them."""
+
+    @staticmethod
+    def of(counts: Sequence[int] | Tensor, rows: int, device: torch.device) -> Groups:
+        """Groups of a matrix with `rows` rows on `device` from the number of rows of each.
+
+        A list or a tensor on the CPU is checked and its ends are uploaded; a tensor on another device stays there,
+        unread: it has to add up to `rows`. Raises QuantctlError if known counts do not.
+        """
+        if isinstance(counts, Tensor) and (counts.device.type != "cpu" or torch.compiler.is_compiling()):
+            return Groups(rows, counts.cumsum(0, dtype=torch.int32), None)
+        known = tuple(counts.tolist() if isinstance(counts, Tensor) else counts)
+        if sum(known) != rows or min(known, default=0) < 0:
+            raise QuantctlError(
+                f"groups of {', '.join(map(str, known))} rows: {sum(known)} rows where the matrix has {rows}",
+                "give the number of rows of each group, in the order in which the rows lie",
+            )
+        ends = torch.tensor(known, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return Groups(rows, ends.to(device, non_blocking=True), known)
+
+    @staticmethod
+    def equal(groups: int, size: int, device: torch.device) -> Groups:
+        """`groups` groups of `size` rows each."""
+        ends = torch.arange(1, groups + 1, dtype=torch.int32, device=device) * size
+        return Groups(groups * size, ends, (size,) * groups)
+
+    def __len__(self) -> int:
+        return self.ends.shape[0]
+
+    def starts(self) -> Tensor:
+        """int32 [groups]: the first row of each."""
+        return torch.nn.functional.pad(self.ends, (1, -1))
+
+    def tiles(self, size: int) -> int:
+        """So many tiles of `size` rows are enough, whatever the groups, if each group starts a tile of its own."""
+        # a group of n rows takes at most (n + size - 1) / size tiles
+        return (self.rows + len(self) * (size - 1)) // size
+
+    def tile_ends(self, size: int) -> Tensor:
+        """int32 [groups]: one behind the last tile of each if each group starts a tile of its own."""
+        return ((self.ends - self.starts() + (size - 1)) // size).cumsum(0, dtype=torch.int32)
+
+    def of_rows(self) -> Tensor:
+        """int64 [rows]: the group of each row."""
+        rows = torch.arange(self.rows, dtype=torch.int32, device=self.ends.device)
+        # what lies behind the last group counts as its own, so that every index stays in range
+        return torch.searchsorted(self.ends, rows, right=True).clamp_max(len(self) - 1)
+
+    def slots(self, size: int) -> Tensor:
+        """int64 [rows]: the place of each row if each group starts a tile of `size` places of its own."""
+        group = self.of_rows()
+        first_tile = torch.nn.functional.pad(self.tile_ends(size), (1, -1))
+        places = first_tile * size - self.starts()
+        return torch.arange(self.rows, device=self.ends.device) + places.index_select(0, group)
