@@ -326,10 +326,10 @@ class Unpatched(ast.NodeTransformer):
         self.scope: list[str] = []
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        ours = {selector.variable for selector in SELECTORS.values() if selector.variable in self.patch.header}
-        for variable in ours:
-            at = next(i for i, part in enumerate(node.body) if ast.unparse(part).startswith(f"{variable} = 'none'"))
-            del node.body[at]
+        for selector in SELECTORS.values():
+            if selector.variable in self.patch.header:
+                line = f"{selector.variable} = {selector.default!r}"
+                del node.body[next(i for i, part in enumerate(node.body) if ast.unparse(part).startswith(line))]
         return self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -358,9 +358,8 @@ class Unpatched(ast.NodeTransformer):
         if re.fullmatch(r"(ctx\.quant_type|custom_quant_type_\w+) == 'none'", test):
             return node.body
         tag = "hasattr(self, 'output_layer')"
-        if re.fullmatch(r"(ctx\.quant_type|custom_quant_type_\w+) != 'none'", test) or (
-            test == tag and "is_lm_head" in ast.unparse(node.body[0])
-        ):
+        unless = r"(ctx\.quant_type|custom_quant_type_\w+) != 'none'|custom_attention_impl != 'unfused'"
+        if re.fullmatch(unless, test) or (test == tag and "is_lm_head" in ast.unparse(node.body[0])):
             return None
         return node
 
@@ -407,7 +406,8 @@ def outcome_of_insertion(raw: bytes, patch: Patch) -> str:
     check_lines(raw, patched, patch)
     left = Unpatched(patch).visit(ast.parse(patched))
     assert ast.unparse(left) == ast.unparse(ast.parse(raw)), "without the inserted code it is another program"
-    values = {role: "hifp8" for role, selector in SELECTORS.items() if selector.variable in patch.header}
+    header = {role: selector for role, selector in SELECTORS.items() if selector.variable in patch.header}
+    values = {role: selector.choices[-1] if selector.choices else "hifp8" for role, selector in header.items()}
     try:
         changed = rewrite(Source(patched, patch.file), values)
     except QuantctlError as refusal:
@@ -416,12 +416,13 @@ def outcome_of_insertion(raw: bytes, patch: Patch) -> str:
     assert {role: located[role].value for role in values} == values
     assert not any(located[role].fork for role in values)
     expected = patched
-    for role in values:
-        literal = f"{SELECTORS[role].variable} = 'none'".encode()
+    for role, selector in header.items():
+        literal = f"{selector.variable} = '{selector.default}'".encode()
         assert expected.count(literal) >= 1
-        expected = expected.replace(literal, literal.replace(b"none", b"hifp8"), 1)
+        expected = expected.replace(literal, f"{selector.variable} = '{values[role]}'".encode(), 1)
     assert changed == expected
-    assert rewrite(Source(changed, patch.file), dict.fromkeys(values, "none")) == patched
+    defaults = {role: selector.default for role, selector in header.items()}
+    assert rewrite(Source(changed, patch.file), defaults) == patched
     return "patched and set"
 
 

@@ -502,10 +502,16 @@ def test_a_forks_tree_is_set_without_patching_it(quantctl, stock_copy):
     assert re.search(rf"linear +hifp8 -> mxfp8 +{LAYERS}:{places}", done.out)
     expected = before | {LAYERS: before[LAYERS].replace(b"type = 'hifp8'", b"type = 'mxfp8'")}
     assert content(tree) == expected
-    for refused in (["--qk", "mxfp8"], ["--lm-head", "none"], ["--linear", "mxfp4"], ["--pv", "mxfp8:round=away"]):
+    for refused in (
+        *(["--qk", "mxfp8"], ["--lm-head", "none"], ["--linear", "mxfp4"], ["--pv", "mxfp8:round=away"]),
+        *(["--attention", "auto"], ["--pv", "mxfp8", "--attention", "fused"]),
+    ):
         done = quantctl("--megatron", tree, "set", *refused)
         assert done.status == 2, refused
         assert "a fork's own selector" in done.err
+    assert content(tree) == expected
+    # a mode and `auto` ask for nothing that the fork's own attention does not do
+    assert quantctl("--megatron", tree, "set", "--pv", "hifp8", "--attention", "auto").status == 0
     assert content(tree) == expected
     assert quantctl("--megatron", tree, "restore").status == 0
     assert content(tree) == before

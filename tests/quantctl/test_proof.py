@@ -31,6 +31,13 @@ CASES = {
         ("qk should have run in mxfp8", "qk ran in mxfp4, but its selector says mxfp8"),
     ),
     "run and not asked": ({}, [{"pv": {"hifp8": CALLS}}], ("pv ran in hifp8, but its selector says none",)),
+    "attention fused where it could be": (
+        {"attention": "auto"},
+        [{"attention": {"unfused": {"a sliding window": 4}}}],
+        (),
+    ),
+    "attention fused as asked": ({"attention": "fused"}, [{"attention": {"fused": {"torch sdpa": 4}}}], ()),
+    "attention never fused": ({"attention": "fused"}, [{}], ("attention should have run fused",)),
     "one rank in another format": (
         {"linear": "mxfp8"},
         [{"linear": {"mxfp8": CALLS}}, {"linear": {"mxfp4": CALLS}}],
@@ -54,6 +61,17 @@ def test_ranks_are_summed(tmp_path):
     verdict = proof.merge(tmp_path, NONE | {"linear": "mxfp8"})
     assert verdict.calls == {"linear": {"mxfp8": dict.fromkeys(CALLS, 12)}}
     assert verdict.ranks == [0, 1, 2]
+
+
+def test_how_attention_ran_is_told_beside_the_formats(tmp_path):
+    ran = {"fused": {"torch sdpa": 3}, "unfused": {"a sliding window": 1}}
+    write(tmp_path, [{"attention": ran}])
+    shown = proof.lines(proof.merge(tmp_path, NONE | {"attention": "auto"}))
+    assert shown == [
+        "attention fused: torch sdpa 3",
+        "attention unfused: a sliding window 1",
+        "no quantized product was called",
+    ]
 
 
 def test_nobody_imported_the_staged_tree(tmp_path):

@@ -249,10 +249,11 @@ def test_any_bytes_around_it(before, after, file):
 @quick
 @given(st.text(max_size=30), st.sampled_from(sorted(SELECTORS)))
 def test_any_text_as_a_value(text, role):
-    """Only format specs are ever written."""
-    source = Source(f"{SELECTORS[role].variable} = 'none'\n".encode(), "f.py")
+    """Only values that the selector takes are ever written."""
+    selector = SELECTORS[role]
+    source = Source(f"{selector.variable} = {selector.default!r}\n".encode(), "f.py")
     try:
         after = rewrite(source, {role: text})
     except QuantctlError:
         return
-    assert after == f"{SELECTORS[role].variable} = '{canonical(text, role)}'\n".encode()
+    assert after == f"{selector.variable} = {selector.canonical(text)!r}\n".encode()

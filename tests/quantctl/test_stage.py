@@ -37,6 +37,17 @@ def test_a_checkout_is_copied_as_it_is_on_disk(checkout, git):
     assert "refs/quantctl" not in git(root, "for-each-ref")
 
 
+def test_of_a_downloaded_archive_the_programs_come_too(stock_copy):
+    root = stock_copy("0.16.1")
+    (root / "pretrain_gpt.py").write_text("import gpt_builders\n")
+    (root / "gpt_builders.py").touch()
+    (root / "data").mkdir()
+    (root / "data" / "huge.bin").touch()
+    staged = stage(as_tree(root), {"qk": "mxfp8"})
+    assert {path.name for path in staged.iterdir()} >= {"pretrain_gpt.py", "gpt_builders.py", "megatron"}
+    assert not (staged / "data").exists()
+
+
 def test_submodules_and_shallow_clones(checkout, tmp_path, git):
     origin = checkout("0.16.1")
     allow = ("-c", "protocol.file.allow=always")

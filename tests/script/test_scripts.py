@@ -50,10 +50,15 @@ def dataset(tmp_path) -> Path:
 
 @pytest.fixture
 def recorder(tmp_path) -> Path:
-    """A QUANTCTL that writes its arguments down and ends with status 7."""
+    """A QUANTCTL whose `exec` writes its arguments down and ends with status 7; `launch` is the real one."""
     path = tmp_path / "bin" / "quantctl"
     path.parent.mkdir()
-    path.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > '{tmp_path}/argv'\nexit 7\n")
+    real = Path(sys.executable).with_name("quantctl")
+    path.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in launch) exec "{real}" "$@" ;; lint) exit 0 ;; esac\n'
+        f"printf '%s\\0' \"$@\" > '{tmp_path}/argv'\nexit 7\n"
+    )
     path.chmod(0o755)
     return path
 
@@ -97,6 +102,7 @@ def test_the_dry_run_says_what_the_tables_say(combination, dry_runs):
             ("--tokenizer-type", "HuggingFaceTokenizer"),
             ("--tokenizer-model", row.tokenizer),
             ("--log-throughput",),
+            ("--exit-signal-handler",),
             ("--tensorboard-dir", f"{run_dir}/tensorboard"),
             ("--save", f"{run_dir}/checkpoints"),
             ("--load", f"{run_dir}/checkpoints"),
@@ -105,7 +111,7 @@ def test_the_dry_run_says_what_the_tables_say(combination, dry_runs):
         )
     }
     assert command.flags == expected
-    assert command.exec_options == ["--run-dir", run_dir, "--mode", mode]
+    assert command.exec_options == ["--run-dir", run_dir, "--mode", mode, "--attention", "auto"]
     assert command.launcher[1:] == (
         ["-m", "torch.distributed.run", "--nproc-per-node", "8", "--standalone", "-m", "quantctl.pretrain"]
     )
@@ -265,8 +271,8 @@ REFUSALS = [
     ("flag_first", ["--lr", "1"], {}, "argument 1 is the flag --lr"),
     ("iterations", [], {"TRAIN_ITERS": "a[$(touch x)]"}, "TRAIN_ITERS=a[$(touch x)] is not a positive number"),
     ("gpus", [], {"GPUS_PER_NODE": "0"}, "GPUS_PER_NODE=0 is not a positive number"),
-    ("nodes", [], {"NNODES": "two"}, "NNODES=two is not a positive number"),
-    ("master", ["", "", "t", "DATA"], {"NNODES": "2"}, "no MASTER_ADDR"),
+    ("platform", ["", "", "t", "DATA"], {"PLATFORM": "tpu"}, "unknown PLATFORM 'tpu'"),
+    ("cann", ["", "", "t", "DATA"], {"PLATFORM": "npu", "SET_ENV": "/nowhere/set_env.sh"}, "SET_ENV=/nowhere"),
     ("dry_run", [], {"DRY_RUN": "yes"}, "DRY_RUN=yes"),
     ("tree", [], {"MEGATRON_LM_PATH": "/nowhere"}, "/nowhere holds no megatron/core"),
     ("quantctl", [], {"QUANTCTL": "/nowhere/quantctl"}, "QUANTCTL is not an executable"),
@@ -304,8 +310,53 @@ def test_the_repositorys_environment_is_found_without_activation(bash, tmp_path)
     tools = root / ".venv" / "bin"
     tools.mkdir(parents=True)
     for name in ("quantctl", "python"):
-        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).write_text('#!/bin/sh\nprintf "%s\\n" "\'$0\'" "\'$PYTHON\'"\n')
         (tools / name).chmod(0o755)
-    printed = words(bash(script, DRY_RUN="1", PATH="/usr/bin:/bin").stdout)
-    assert str(tools / "quantctl") in printed
-    assert str(tools / "python") in printed
+    printed = bash(script, DRY_RUN="1", PATH="/usr/bin:/bin").stdout.splitlines()
+    assert printed == [f"'{tools / name}'" for name in ("quantctl", "python")]
+
+
+def test_a_copy_in_slurms_spool_finds_the_repository_it_was_submitted_from(bash, tmp_path):
+    spool = shutil.copy(SCRIPT, tmp_path)
+    tools = tmp_path / "repository" / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "quantctl").write_text('#!/bin/sh\necho "$0"\n')
+    (tools / "quantctl").chmod(0o755)
+    done = bash(spool, DRY_RUN="1", PATH="/usr/bin:/bin", SLURM_SUBMIT_DIR=str(tmp_path / "repository"))
+    assert done.stdout.strip() == str(tools / "quantctl")
+
+
+def test_ascend_npus(bash, dataset, tmp_path):
+    """CANN's file is sourced, though it reads variables that are not set; a stock trainer gets MindSpeed's adaptor."""
+    (tmp_path / "set_env.sh").write_text('export FROM_CANN="yes$UNSET_VARIABLE"\n')
+    (tmp_path / "quantctl").write_text('#!/bin/sh\necho "$FROM_CANN"\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "quantctl").chmod(0o755)
+    settings = {
+        "PLATFORM": "npu",
+        "SET_ENV": str(tmp_path / "set_env.sh"),
+        "HCCL_CONNECT_TIMEOUT": "1200",
+        "QUANTCTL": str(tmp_path / "quantctl"),
+        "MEGATRON_LM_PATH": str(tmp_path / "tree"),
+    }
+    (tmp_path / "tree" / "megatron" / "core").mkdir(parents=True)
+    (tmp_path / "tree" / "pretrain_gpt.py").touch()
+    first, *given = bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout.splitlines()
+    assert first == "yes"
+    variables = dict(given[i + 1].split("=", 1) for i, word in enumerate(given) if word == "--env")
+    assert variables == {
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+        "HCCL_CONNECT_TIMEOUT": "1200",
+        "HCCL_EXEC_TIMEOUT": "7200",
+        "TASK_QUEUE_ENABLE": "2",
+        "CPU_AFFINITY_CONF": "1",
+        "NPUS_PER_NODE": "8",
+        "QUANTCTL_KERNELS": "reference",
+        "MEGATRON_LM_PATH": str(tmp_path / "tree"),
+    }
+    trainer = str(tmp_path / "tree" / "pretrain_gpt.py")
+    at = given.index("--transformer-impl")
+    assert given[at - 4 : at] == ["--", "-m", "quantctl.mindspeed", trainer]
+    # MindSpeed-LLM's trainer imports the adaptor itself
+    (tmp_path / "tree" / "mindspeed_llm").mkdir()
+    assert "quantctl.mindspeed" not in bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout

@@ -34,7 +34,8 @@ def test_a_run_is_proved_and_the_tree_untouched(quantctl, stock_copy, tmp_path):
         "linear": {"mxfp8": {"fprop": 8, "dgrad": 8, "wgrad": 8}},
         "qk": {"mxfp8": {"fprop": 2, "dgrad": 2, "wgrad": 2}},
     }
-    assert manifest["selectors"] == {"linear": "mxfp8", "lm_head": "none", "qk": "mxfp8", "pv": "none"}
+    expected = {"linear": "mxfp8", "lm_head": "none", "qk": "mxfp8", "pv": "none", "attention": "unfused"}
+    assert manifest["selectors"] == expected
     (attempt,) = manifest["attempts"]
     assert attempt["exit_status"] == 0
     assert attempt["proof"] is True

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from quantctl.edit.insert import insert
 from quantctl.patches.registry import PATCHES
+from quantctl.selectors import ATTENTION
+from quantctl.state import plan, read_state
 
-REQUIRED = {"linear", "lm_head", "attention"}
+REQUIRED = {"linear", "lm_head", "attention", "fused_attention"}
 
 
 def listed(quantctl, tree) -> dict[str, dict]:
@@ -31,7 +35,8 @@ def test_a_stock_tree(quantctl, megatron_tree):
     assert set(entries) == {patch.name for patch in PATCHES}
     assert {name for name, entry in entries.items() if entry["required"]} == REQUIRED
     found = {name: entry["state"] for name, entry in entries.items()}
-    assert {name for name, state in found.items() if state == "available"} == REQUIRED | {"mla", "rmsnorm_sp"}
+    optional = {"mla", "mla_tensor_parallel", "rmsnorm_sp", "grouped_experts"}
+    assert {name for name, state in found.items() if state == "available"} == REQUIRED | optional
     assert found["moe_without_te"] == "not needed"
     assert found["rope_scaling_factor:pretrain_gpt"] == "not applicable"
     assert checked(quantctl, tree) == found
@@ -43,11 +48,36 @@ def test_a_patched_tree(quantctl, stock_copy):
     found = states(quantctl, tree)
     assert "available" not in found.values()
     assert {name for name, state in found.items() if state == "applied"} == REQUIRED | {
-        *("mla", "mla_without_te", "rmsnorm_sp", "moe_without_te")
+        *("mla", "mla_without_te", "mla_tensor_parallel", "rmsnorm_sp", "moe_without_te", "grouped_experts")
     }
     done = quantctl("--megatron", tree, "check")
-    assert "patches applied  linear, lm_head, attention, mla" in done.out
+    assert "patches applied  linear, lm_head, attention, fused_attention, mla" in done.out
     assert "patches available" not in done.out
+
+
+def test_a_tree_patched_before_there_was_the_attention_selector(quantctl, stock_copy, megatron_tree):
+    """Such a tree gets it with its next `set`, keeps what it says, and goes back to stock as ever."""
+    tree = stock_copy("0.16.1")
+    earlier = [patch for patch in PATCHES if patch.required and patch.name != "fused_attention"]
+    for patch in earlier:
+        file = tree / patch.file
+        file.write_bytes(insert(file.read_bytes(), patch.file, patch.edits, patch.header))
+    attention = tree / ATTENTION
+    attention.write_text(attention.read_text().replace("_qk = 'none'", "_qk = 'mxfp4'"))
+    before = attention.read_bytes()
+
+    shown = quantctl("--megatron", tree, "check", "--expect", "qk=mxfp4,attention=unfused")
+    assert shown.status == 1
+    assert "problem: patch fused_attention is missing beside the others: run quantctl patch\n" in shown.err
+    assert shown.err.count("problem:") == 1
+    done = quantctl("--megatron", tree, "set", "--pv", "mxfp8", "--attention", "auto")
+    assert done.status == 0, done.err
+    assert re.search(r"attention +\(stock\) -> auto", done.out)
+    assert quantctl("--megatron", tree, "check", "--expect", "qk=mxfp4,pv=mxfp8,attention=auto").status == 0
+    afresh = plan(read_state(megatron_tree("0.16.1")), {"qk": "mxfp4", "pv": "mxfp8", "attention": "auto"})
+    assert attention.read_bytes() == afresh[ATTENTION]
+    assert quantctl("--megatron", tree, "restore").status == 0
+    assert attention.read_bytes() == before
 
 
 def test_one_that_does_not_fit_is_named_and_left_out(quantctl, stock_copy):

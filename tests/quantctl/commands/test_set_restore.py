@@ -153,6 +153,8 @@ def test_restore_on_a_stock_tree_says_so(quantctl, stock_copy):
 REFUSED = {
     "unknown format": (["set", "--linear", "mxpf8"], "unknown format 'mxpf8'"),
     "unknown option": (["set", "--linear", "mxfp8:size=3"], "'size=3' is no option of mxfp8"),
+    "unknown way of attention": (["set", "--attention", "flash"], "'flash' is not one of 'unfused', 'fused', 'auto'"),
+    "a format for the way of attention": (["check", "--expect", "attention=mxfp8"], "attention: 'mxfp8' is unknown"),
     "no selector": (["set"], "no selector was given"),
     "unknown mode": (["set", "--mode", "FA"], "'FA' is not one of"),
     "unknown flag": (["set", "--linera", "mxfp8"], "No such option"),
@@ -193,13 +195,15 @@ EXPECTATIONS = {
     "met": ("linear=mxfp8:scale=floor,round=away,qk=none", 0),
     "other option": ("linear=mxfp8", 1),
     "other format": ("qk=mxfp4", 1),
+    "the way of attention": ("attention=auto,qk=none", 0),
+    "another way of attention": ("attention=unfused", 1),
 }
 
 
 @pytest.mark.parametrize(("expected", "status"), EXPECTATIONS.values(), ids=EXPECTATIONS)
 def test_check_expect(quantctl, stock_copy, expected, status):
     tree = stock_copy("0.16.1")
-    quantctl("--megatron", tree, "set", "--linear", "mxfp8:round=away,scale=floor")
+    quantctl("--megatron", tree, "set", "--linear", "mxfp8:round=away,scale=floor", "--attention", "auto")
     assert quantctl("--megatron", tree, "check", "--expect", expected).status == status
 
 
@@ -208,10 +212,13 @@ def test_check_reports_unknown_values_and_half_patches(quantctl, stock_copy, meg
     quantctl("--megatron", tree, "patch")
     layers = tree / LAYERS
     layers.write_text(layers.read_text().replace("_linear = 'none'", "_linear = 'mxpf8'"))
+    attention = tree / ATTENTION
+    attention.write_text(attention.read_text().replace("_impl = 'unfused'", "_impl = 'none'"))
     (tree / TAG).write_bytes((megatron_tree("0.16.1") / TAG).read_bytes())
     done = quantctl("--megatron", tree, "check")
     assert done.status == 1
     assert "'mxpf8', which is no known format spec" in done.err
+    assert "attention is 'none', which is none of unfused, fused, auto" in done.err
     assert "patch lm_head is missing" in done.err
 
 

@@ -15,11 +15,33 @@ GOOD = (
 REFUSALS = {
     "unknown": ("--fused-everything", "--fused-everything is not a flag", "pretrain_gpt.py"),
     "typo": ("--num-layer 2", "--num-layer is not a flag", "did you mean --num-layers?"),
-    "MLA": ("--multi-latent-attention", "--multi-latent-attention is refused", "dense models only for now"),
-    "MoE": ("--num-experts 8", "--num-experts is refused", "dense models only for now"),
-    "MoE router": ("--moe-router-topk=2", "--moe-router-topk is refused", "dense models only for now"),
+    "grouped GEMM": ("--moe-grouped-gemm", "--moe-grouped-gemm is refused", "bypasses the linear selector"),
+    "multi-token prediction": ("--mtp-num-layers 1", "--mtp-num-layers is refused", "pretrain_gpt.py"),
+    "MLA with groups": ("--multi-latent-attention --group-query-attention", "--group-query-attention", "leave it out"),
+    "experts over ranks": (
+        "--num-experts 6 --expert-model-parallel-size 4",
+        "--num-experts 6 is not divisible",
+        "change",
+    ),
+    "ranks without experts": ("--expert-model-parallel-size 4", "without --num-experts", "no experts to share"),
+    "too many experts a token": (
+        "--num-experts 4 --moe-router-topk 6",
+        "--moe-router-topk 6 of --num-experts 4",
+        "fewer",
+    ),
+    "layers with experts": ("--num-experts 4 --moe-layer-freq [0]+[1]*2", "does not name --num-layers 2", "0 or 1 for"),
+    "no layer list": ("--num-experts 4 --moe-layer-freq sum([1])", "'sum([1])' is neither a number", "--help"),
+    "experts in tensor parallel": (
+        "--num-experts 4 --tensor-model-parallel-size 2",
+        "--num-experts with --tensor-model-parallel-size above 1 and no --sequence-parallel",
+        "pass --sequence-parallel",
+    ),
+    "sequence over ranks": (
+        "--tensor-model-parallel-size 4 --sequence-parallel --seq-length 18",
+        "--seq-length 18 is not divisible by --tensor-model-parallel-size 4",
+        "change",
+    ),
     "fp16": ("--fp16", "--fp16 is refused", "dynamic loss scaling"),
-    "sequence parallel": ("--sequence-parallel", "--sequence-parallel is refused", "RMSNorm"),
     "fp8": ("--fp8-format hybrid", "--fp8-format is refused", "quantctl's selectors"),
     "transformer engine": (
         "--transformer-impl transformer_engine",
@@ -70,6 +92,11 @@ def test_missing_flags_are_named_together() -> None:
         ("--recompute-activations", "recompute_granularity", "selective"),
         ("--rope-scaling-factor=32", "rope_scaling_factor", 32.0),
         ("--seed 1 --seed 2", "seed", 2),
+        ("--num-experts 4", "moe_ffn_hidden_size", 384),
+        ("--num-experts 4 --moe-layer-freq ([0]*1+[1]*1)", "moe_layer_freq", [0, 1]),
+        ("--num-experts 4 --moe-layer-freq [0,1]", "moe_layer_freq", [0, 1]),
+        ("--num-experts 4 --moe-layer-freq 2", "moe_layer_freq", 2),
+        ("--sequence-parallel", "sequence_parallel", False),  # there is one rank
     ],
 )
 def test_derived_values(flags: str, dest: str, value: object) -> None:
@@ -90,5 +117,5 @@ def test_a_refusal_is_exit_2_without_importing_torch() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "quantctl: --moe-grouped-gemm is refused by the embedded trainer",
-        "  dense models only for now; use Megatron-LM's pretrain_gpt.py",
+        "  up to 0.16.1 it bypasses the linear selector, later it changes nothing here; leave it out",
     ]

@@ -239,12 +239,19 @@ def test_tensor_parallel_computes_the_same(train) -> None:
 @pytest.mark.parametrize(
     ("ranks", "flags", "message", "hint"),
     [
-        (1, "--tensor-model-parallel-size 2", "needs as many processes", "torchrun --nproc-per-node 2"),
-        (2, "", "2 processes with --tensor-model-parallel-size 1 would be data parallel", "Megatron-LM's own trainer"),
+        (1, "--tensor-model-parallel-size 2", "does not divide the number of processes, 1", "--nproc-per-node 2"),
+        (3, "--tensor-model-parallel-size 2", "does not divide the number of processes, 3", "--nproc-per-node 2"),
+        (
+            2,
+            "--num-experts 4 --expert-model-parallel-size 4",
+            "--tensor-model-parallel-size 1 x --expert-model-parallel-size 4 does not divide",
+            "--nproc-per-node 4",
+        ),
+        (4, "", "--global-batch-size 2 is not divisible by 4 data-parallel ranks x --micro-batch-size 2", "of 8"),
     ],
-    ids=["too few", "data parallel"],
+    ids=["too few", "left over", "experts", "batch"],
 )
-def test_the_number_of_processes_is_the_tensor_parallel_size(monkeypatch, ranks, flags, message, hint) -> None:
+def test_the_number_of_processes_fits_the_parallel_sizes(monkeypatch, ranks, flags, message, hint) -> None:
     from quantctl.errors import QuantctlError
     from quantctl.pretrain.arguments import parse
     from quantctl.pretrain.parallel import _check_world

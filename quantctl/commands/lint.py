@@ -1,0 +1,153 @@
+"""`quantctl lint`: what is wrong with a training command, before it costs a night."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantctl import output
+from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS
+
+if TYPE_CHECKING:
+    from quantctl.lint.judge import Judged
+
+_COMMAND = "quantctl.lint.command"
+
+
+class _TwoForms(click.Command):
+    """Scripts, or `--` and a command: click would drop the two dashes that tell them apart."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_COMMAND] = tuple(args[place + 1 :])
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_TwoForms, short_help="check a training command before it runs")
+@selector_options
+@click.option("--name", help="What the run is called: its name must not promise another format.")
+@click.option("--release", help="Megatron-LM release that the command is for; default: that of the tree in use.")
+@click.option("--errors-only", is_flag=True, help="Print errors, and nothing if there are none.")
+@click.option("--explain", metavar="RULE", help="Print everything about one rule.")
+@click.argument("scripts", nargs=-1, type=click.Path(path_type=Path), metavar="[SCRIPT]... [-- COMMAND ARGS...]")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    mode: str | None,
+    name: str | None,
+    release: str | None,
+    errors_only: bool,
+    explain: str | None,
+    scripts: tuple[Path, ...],
+    **specs: str | None,
+) -> None:
+    """Check training commands against the release's own flags and the rules of docs/lint.md.
+
+    \b
+    quantctl lint script/llama31-8b/*.sh
+    quantctl lint --mode FA_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
+
+    Scripts are read, never run: what cannot be known without running them is left alone. A command behind -- is taken
+    as about to run here, so packages that it needs must be installed here, unless --release names another place's
+    Megatron. Exit status 1 when there is an error; warnings and notes leave it 0.
+    """
+    if explain is not None:
+        _explain(explain)
+        return
+    words = ctx.meta.get(_COMMAND, ())
+    if bool(words) == bool(scripts):
+        raise QuantctlError(
+            "give scripts, or a command behind --, and not both",
+            "quantctl lint train.sh, or: quantctl lint -- torchrun pretrain_gpt.py ...",
+        )
+    given = mode is not None or any(spec is not None for spec in specs.values())
+    values = chosen_values(mode, specs) if given else None
+    judged = _judge(ctx, scripts, words, values, name, release, errors_only)
+    from quantctl.lint import render
+
+    errors = sum(one.errors for one in judged)
+    if ctx.obj["json"]:
+        output.data([render.as_data(one) for one in judged])
+    else:
+        _print(judged, errors_only)
+    if errors:
+        ctx.exit(DIFFERS)
+
+
+def _explain(name: str) -> None:
+    from quantctl.lint import render
+    from quantctl.lint.rules import RULES
+
+    if name not in RULES:
+        raise QuantctlError(f"there is no rule {name!r}", f"choose from: {', '.join(RULES)}")
+    click.echo(render.explain(RULES[name]))
+
+
+def _judge(
+    ctx: click.Context,
+    scripts: tuple[Path, ...],
+    words: tuple[str, ...],
+    values: dict[str, str] | None,
+    name: str | None,
+    release: str | None,
+    quiet: bool,
+) -> list[Judged]:
+    from quantctl.lint.case import Setting
+    from quantctl.lint.judge import judge_command, judge_script
+    from quantctl.megatron_flags import nearest
+
+    if release is None:
+        from quantctl.state import read_state
+
+        tree = tree_in_use(ctx)
+        if not quiet:
+            output.say(f"tree: {describe(tree)}")
+        setting = Setting(nearest(tree.version()), tree.root, read_state(tree.root), bool(words), values, name)
+    else:
+        setting = Setting(_known_release(release), selectors=values, name=name)
+    if words:
+        found = judge_command(words, setting)
+        if found is None:
+            raise QuantctlError(
+                "there is no training command behind --",
+                "it takes one that runs pretrain_gpt.py, quantctl.pretrain or ms-swift, or Megatron's flags alone",
+            )
+        return [found]
+    judged = []
+    for script in scripts:
+        in_script = judge_script(script, setting)
+        if not in_script and not quiet:
+            output.say(f"{script}: no training command found")
+        judged += in_script
+    return judged
+
+
+def _known_release(text: str) -> str:
+    from quantctl.megatron_flags import MAIN, nearest, releases
+
+    if text != MAIN and not text[:1].isdigit():
+        raise QuantctlError(f"--release {text!r} is no release", f"choose from: {', '.join(releases())}")
+    return nearest(text)
+
+
+def _print(judged: list[Judged], errors_only: bool) -> None:
+    from quantctl.lint import render
+    from quantctl.lint.rule import Severity
+
+    for one in judged:
+        shown = [finding for finding in one.findings if finding.severity is Severity.ERROR or not errors_only]
+        if shown or not errors_only:
+            click.echo(render.title(one))
+        if shown:
+            click.echo(render.findings(shown))
+    if len(judged) == 1 and not errors_only:
+        click.echo()
+        click.echo(render.overview(judged[0]))
+    if not errors_only:
+        output.say(render.summary(judged))

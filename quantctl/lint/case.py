@@ -1,0 +1,223 @@
+"""What the rules ask: one training command, seen with a release's options, a tree, and the machine it is for.
+
+Three answers to every question: yes, no, and None for what cannot be known. A rule that gets None says nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantctl.lint.arguments import Arguments, is_unknown, parse
+from quantctl.lint.command import EMBEDDED, GPT, OTHER, SWIFT, Command
+from quantctl.lint.world import Invocation
+from quantctl.megatron_flags import MAIN, Option, releases, table
+from quantctl.spec import NONE, SITES
+
+if TYPE_CHECKING:
+    from quantctl.lint.shell import Script
+    from quantctl.state import PatchState, TreeState
+
+LOCAL, TE = "local", "transformer_engine"
+# they bring more options, which no table knows
+_MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args", "--load-main-params-from-ckpt")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every command of a call."""
+
+    release: str
+    """Whose options count: one of quantctl.megatron_flags.releases()."""
+    root: Path | None = None
+    """The tree in use; None if another release was asked for."""
+    state: TreeState | None = None
+    here: bool = False
+    """Whether the command is about to run on this machine: then what is installed here counts."""
+    selectors: Mapping[str, str] | None = None
+    """What --mode and the like say; None: what the command or the tree says."""
+    name: str | None = None
+
+
+@dataclass
+class Case:
+    """A training command and all that is known about it."""
+
+    command: Command
+    setting: Setting
+    invocation: Invocation | None = None
+    script: Script | None = None
+    after: tuple[Invocation, ...] = ()
+    """What the script starts behind it and its pipeline."""
+    sets_tree: bool = False
+    """Whether the script itself changes the tree's selectors: then nobody knows what they say."""
+    _installed: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """Of the parser that reads the command."""
+        return embedded_options() if self.command.program == EMBEDDED else table(self.setting.release)
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        found = parse(self.command.words, self.options)
+        found.open = found.open or any(found.last(name) for name in _MORE_OPTIONS)
+        return found
+
+    # ---- flags ----
+
+    def has(self, name: str) -> bool | None:
+        """Whether an option is given; None if words that cannot be known may hold it."""
+        if self.arguments.last(name) is not None:
+            return True
+        return None if self.arguments.open else False
+
+    def text(self, name: str) -> str | None:
+        """An option's value, its default if it is absent; None if unknown, absent without default, or no option."""
+        given = self.arguments.last(name)
+        if given is not None:
+            value = given.values[0] if given.values else None
+            return None if value is None or is_unknown(value) else value
+        option = self.options.get(name)
+        if self.arguments.open or option is None or option.default == "None":
+            return None
+        return option.default
+
+    def number(self, name: str) -> float | None:
+        try:
+            return float(self.text(name) or "")
+        except ValueError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """A whole number above zero."""
+        value = self.number(name)
+        return int(value) if value is not None and value == int(value or 0) and value > 0 else None
+
+    # ---- what they mean ----
+
+    @property
+    def is_megatron(self) -> bool:
+        """Whether Megatron-LM's own argument parser reads the command."""
+        return self.command.program in (GPT, OTHER)
+
+    @cached_property
+    def implementation(self) -> str | None:
+        """`local`, `transformer_engine`, ..., of the layers."""
+        if self.command.program == EMBEDDED:
+            return LOCAL
+        if self.command.program == SWIFT:
+            return self.text("--transformer_impl") or (None if self.arguments.open else TE)
+        return self.text("--transformer-impl")
+
+    @property
+    def local(self) -> bool | None:
+        return None if self.implementation is None else self.implementation == LOCAL
+
+    @property
+    def rope(self) -> bool | None:
+        """Whether positions are rotary."""
+        if self.has("--use-rotary-position-embeddings") or self.has("--multi-latent-attention"):
+            return True
+        kind = self.text("--position-embedding-type")
+        return None if kind is None else kind in ("rope", "yarn", "mrope")
+
+    @property
+    def sequence_parallel(self) -> bool | None:
+        """Megatron switches it off where tensor parallelism is 1."""
+        tensor = self.size("--tensor-model-parallel-size")
+        return False if tensor == 1 else self.has("--sequence-parallel") if tensor else None
+
+    def at_least(self, release: str) -> bool:
+        """Whether the release is that one or later."""
+        order = releases()
+        return order.index(self.setting.release) >= next(
+            (i for i, name in enumerate(order) if name == MAIN or _minor(name) >= _minor(release)), len(order)
+        )
+
+    # ---- formats ----
+
+    @cached_property
+    def selectors(self) -> Mapping[str, str] | None:
+        """Role to spec: of `quantctl exec`, else of the options, and the tree's for the rest. None if nothing says."""
+        asked = self.command.selectors if self.command.staged else self.setting.selectors
+        unclear = self.command.staged or self.command.opaque or self.sets_tree or self.setting.state is None
+        if asked is None and unclear:
+            return None
+        state = self.setting.state
+        tree = {} if state is None else {role: spec for role, spec in state.values().items() if role in SITES}
+        given = {role: spec for role, spec in (asked or {}).items() if role in SITES}
+        return dict.fromkeys(SITES, NONE) | tree | given
+
+    @property
+    def quantized(self) -> dict[str, str]:
+        """The selectors that are not none."""
+        return {role: spec for role, spec in (self.selectors or {}).items() if spec not in (NONE, "bf16")}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What people call the run."""
+        script = self.script.path.stem if self.script is not None and self.script.path is not None else None
+        wandb = self.text("--wandb-exp-name") if self.arguments.last("--wandb-exp-name") else None
+        return tuple(name for name in (self.setting.name, script, *self.command.names, wandb) if name)
+
+    # ---- the tree and the machine ----
+
+    def lacks(self, patch: str) -> bool | None:
+        """Whether the tree that the command gets needs this patch and does not have it; None if no tree is known.
+
+        `quantctl exec` puts in what fits, so there only a patch that cannot be put in is lacking.
+        """
+        from quantctl.state import PatchState
+
+        if self.setting.state is None or self.command.opaque:
+            return False if self.command.staged else None
+        found: PatchState = self.setting.state.patches[patch]
+        if found is PatchState.AVAILABLE:
+            return not self.command.staged
+        return found in (PatchState.DOES_NOT_FIT, PatchState.LEFT_TO_FORK)
+
+    def importable(self, module: str) -> bool | None:
+        """Whether a top-level module is there, without importing it; None if the command runs on another machine, or
+        with another Python than this one."""
+        if not self.setting.here or not _is_this_python(self.command.interpreter):
+            return None
+        if module not in self._installed:
+            try:
+                self._installed[module] = importlib.util.find_spec(module) is not None
+            except (ImportError, ValueError):
+                self._installed[module] = False
+        return self._installed[module]
+
+
+def _is_this_python(interpreter: str | None) -> bool:
+    """Whether a python or torchrun is that of the environment quantctl runs in; one that is not found may be."""
+    found = None if interpreter is None else shutil.which(interpreter)
+    return found is None or Path(found).absolute().parent == Path(sys.executable).absolute().parent
+
+
+def _minor(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+
+
+def embedded_options() -> Mapping[str, Option]:
+    """The options of `python -m quantctl.pretrain` in the same form."""
+    from quantctl.pretrain.flags import FLAGS
+
+    return {
+        name: Option(
+            name,
+            0 if flag.type is bool else flag.nargs or 1,
+            None if flag.type is bool else getattr(flag.type, "__name__", None),
+            str(flag.default),
+            None if flag.choices is None else tuple(map(str, flag.choices)),
+        )
+        for name, flag in FLAGS.items()
+    }

@@ -1,0 +1,177 @@
+"""From the words of a command to what would train: wrappers, launcher, program, its arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from quantctl.lint.world import MANY, known
+from quantctl.modes import MODES
+from quantctl.spec import SITES
+
+GPT = "pretrain_gpt.py"
+EMBEDDED = "quantctl.pretrain"
+SWIFT = "ms-swift"
+OTHER = "other"
+
+_SCRIPT = re.compile(r"(pretrain|train|finetune)\w*\.py")
+_LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
+# options of `quantctl exec` and `quantctl launch` that take a value, and what it is
+_VALUED = {
+    "--mode": "mode",
+    "--run-dir": "name",
+    "--name": "name",
+    "--env": "env",
+    "--processes": "processes",
+    "--attention": "",
+    "--stats": "",
+    "--nodes": "",
+    "--node-rank": "",
+} | {f"--{role.replace('_', '-')}": role for role in SITES}
+_LAUNCH_OPTIONS = {
+    "--nproc-per-node": "processes",
+    "--nproc_per_node": "processes",
+    "--nnodes": "nodes",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A training command."""
+
+    program: str
+    """GPT, EMBEDDED, SWIFT or OTHER: whose arguments these are."""
+    script: str
+    """The program as it is written."""
+    words: tuple[str, ...]
+    """Its arguments."""
+    selectors: Mapping[str, str] | None = None
+    """Role to spec, as `quantctl exec` in front of it asks, the tree's own for the others; None where nothing says."""
+    mode: str | None = None
+    staged: bool = False
+    """Whether `quantctl exec` gives it a patched tree."""
+    names: tuple[str, ...] = ()
+    """What the run is called."""
+    processes: int | None = None
+    """On a node, from the launcher; None if it does not say: variables of the job can."""
+    nodes: int | None = None
+    """From the launcher; None if it does not say."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    interpreter: str | None = None
+    """The python or torchrun that starts it, as it is written."""
+    opaque: bool = False
+    """Whether a wrapper that nobody knows stands in front: it may give the command any tree."""
+    foreign: bool = False
+    """Whether something that brings flags of its own (MindSpeed) loads the program."""
+
+
+def find(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Command | None:
+    """The training command in `argv`, whatever stands in front of it; None if it trains nothing that is known."""
+    words = list(argv)
+    variables = dict(environment or {})
+    position = _program(words)
+    if position is None:
+        return None
+    index, program, length = position
+    front = words[:index]
+    command = Command(program, words[index + length - 1], tuple(words[index + length :]))
+    return _with_front(command, front, variables)
+
+
+def _program(words: list[str]) -> tuple[int, str, int] | None:
+    """Where the program begins, whose it is, and how many words name it."""
+    for index, word in enumerate(words):
+        base = word.rpartition("/")[2]
+        following = words[index + 1] if index + 1 < len(words) else ""
+        if word == "-m" and following == EMBEDDED:
+            return index, EMBEDDED, 2
+        if base == "megatron" and following in ("pt", "sft", "rlhf"):
+            return index, SWIFT, 2
+        if base == GPT:
+            return index, GPT, 1
+        if _SCRIPT.fullmatch(base):
+            return index, OTHER, 1
+        if base in ("echo", "printf", "cat", "grep", "ls", "cp", "mv", "rm", "mkdir", "sed", "git") and index == 0:
+            return None
+    return None
+
+
+def _with_front(command: Command, front: list[str], variables: dict[str, str]) -> Command:
+    """What the words in front of the program say: VAR=value, quantctl exec or launch, torchrun's processes."""
+    for index, word in enumerate(front):
+        base = word.rpartition("/")[2]
+        name, equals, value = word.partition("=")
+        if equals and name.isidentifier():
+            variables[name] = value
+        elif base in _LAUNCHERS:
+            if base == "torchrun":
+                command = replace(command, interpreter=word)
+            command = _launched(command, front[index + 1 :])
+        elif word in ("exec", "launch") and index and _is_quantctl(front[index - 1], front[index + 1 :]):
+            command = _staged(command, front[index + 1 :], variables)
+        elif re.fullmatch(r"python[\d.]*", base):
+            command = replace(command, interpreter=word)
+        elif index == 0 and not known(word):
+            command = replace(command, opaque=True)
+    foreign = any("mindspeed" in word for word in front)
+    return replace(command, environment=variables, opaque=command.opaque and not command.staged, foreign=foreign)
+
+
+def _is_quantctl(word: str, behind: list[str]) -> bool:
+    """Whether `WORD exec BEHIND` is quantctl's: by its name, or by its options where the name is a variable."""
+    name = word.rpartition("/")[2]
+    return name in ("quantctl", "quantctl.cli") or (not known(name) and behind[:1] != [] and behind[0] in _VALUED)
+
+
+def _launched(command: Command, words: list[str]) -> Command:
+    found: dict[str, int | None] = {"processes": None, "nodes": 1 if "--standalone" in words else None}
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if MANY in word:
+            found = dict.fromkeys(found)
+        if name in _LAUNCH_OPTIONS:
+            text = value if equals else words[index + 1] if index + 1 < len(words) else ""
+            found[_LAUNCH_OPTIONS[name]] = int(text) if text.isdigit() else None
+    return replace(command, processes=found["processes"], nodes=found["nodes"])
+
+
+def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Command:
+    """The options of `quantctl exec` and `quantctl launch`: selectors for the copy of the tree, names, processes."""
+    mode: str | None = None
+    values: dict[str, str] = {}
+    names: list[str] = []
+    processes, clear = command.processes, True
+    index = 0
+    while index < len(words) and words[index] != "--":
+        name, equals, value = words[index].partition("=")
+        index += 1
+        if name in _VALUED and not equals:
+            value = words[index] if index < len(words) else ""
+            index += 1
+        role = _VALUED.get(name)
+        if role in SITES or role == "mode":
+            clear = clear and known(value)
+        if role in SITES:
+            values[role] = value
+        elif role == "mode":
+            mode = value
+        elif role == "name" and known(value):
+            names.append(value.rstrip("/").rpartition("/")[2])
+        elif role == "env":
+            variable, _, text = value.partition("=")
+            variables[variable] = text
+        elif role == "processes":
+            processes = int(value) if value.isdigit() else None
+        elif not known(name):
+            clear = False
+    valid = mode is None or mode in MODES
+    selectors = (MODES[mode] if mode else {}) | values if clear and valid else None
+    return replace(
+        command,
+        selectors=selectors,
+        mode=mode if clear else None,
+        staged=True,
+        names=tuple(names),
+        processes=processes,
+    )

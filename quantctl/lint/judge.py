@@ -1,0 +1,119 @@
+"""From a command line or a script to findings: every rule on every way, and what holds on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from quantctl.lint import shell
+from quantctl.lint.case import Case, Setting
+from quantctl.lint.command import GPT, OTHER, Command, find
+from quantctl.lint.rule import Finding, Severity
+from quantctl.lint.rules import RULES
+from quantctl.lint.who import who_rules
+from quantctl.lint.world import Invocation, World
+
+_TRAINS = ("--num-layers", "--hidden-size", "--micro-batch-size", "--tensor-model-parallel-size", "--train-iters",
+           "--transformer-impl")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One training command, with the findings of all ways that lead to it."""
+
+    case: Case
+    """On the way nearest to the script's defaults."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def rules(self) -> str:
+        """A sentence on who decides the products' formats."""
+        return who_rules(self.case)[1]
+
+
+def judge_case(case: Case) -> list[Finding]:
+    """What all rules say about one command."""
+    found = []
+    line = None if case.invocation is None or case.script is None else case.invocation.line
+    for rule in RULES.values():
+        for hit in rule.check(case):
+            found.append(
+                Finding(rule, hit.severity or rule.severity, hit.message, hit.parameters, hit.fix or rule.fix, line)
+            )
+    return found
+
+
+def judge_command(argv: Sequence[str], setting: Setting) -> Judged | None:
+    """Judge a command that is about to run, or pretrain_gpt.py's arguments alone; None if it trains nothing."""
+    command = Command(GPT, GPT, tuple(argv)) if argv and argv[0].startswith("--") else find(argv)
+    if command is None:
+        return None
+    case = Case(command, setting)
+    if not _is_megatron(case):
+        return None
+    return Judged(case, _sorted(judge_case(case)))
+
+
+def judge_script(path: Path, setting: Setting) -> list[Judged]:
+    """Judge every training command that a script starts, on every way through it. OSError if it cannot be read."""
+    script = shell.read(path.read_bytes().decode("utf-8", "replace"), path)
+    ways: dict[int, list[tuple[World, Case]]] = {}
+    for world in script.worlds:
+        for case in _cases(script, world, setting):
+            assert case.invocation is not None
+            ways.setdefault(case.invocation.line, []).append((world, case))
+    return [_over_all(found) for _, found in sorted(ways.items())]
+
+
+def _cases(script: shell.Script, world: World, setting: Setting) -> Iterable[Case]:
+    sets_tree = any(_sets_tree(one) for one in world.invocations)
+    for index, invocation in enumerate(world.invocations):
+        command = find(invocation.argv, invocation.environment)
+        if command is None:
+            continue
+        group = invocation.group
+        after = tuple(one for one in world.invocations[index + 1 :] if not group or one.group != group)
+        case = Case(command, setting, invocation, script, after, sets_tree)
+        if _is_megatron(case):
+            yield case
+
+
+def _is_megatron(case: Case) -> bool:
+    """Whether a program that nobody knows is one of Megatron's, by its arguments."""
+    return case.command.program != OTHER or sum(case.arguments.last(name) is not None for name in _TRAINS) > 2
+
+
+def _sets_tree(invocation: Invocation) -> bool:
+    words = [word.rpartition("/")[2] for word in invocation.argv]
+    return any(one == "quantctl" and two in ("set", "restore", "undo") for one, two in pairwise(words))
+
+
+def _over_all(ways: list[tuple[World, Case]]) -> Judged:
+    """What holds on every default way keeps its severity; what needs a branch says which, and is a warning at most.
+
+    A default way is one that needs no setting of the caller's; if none comes to the command, all ways count.
+    """
+    default = [way for way in ways if not way[0].assumed] or ways
+    found: dict[tuple[str, str], list[tuple[World, Finding]]] = {}
+    for world, case in ways:
+        for finding in judge_case(case):
+            found.setdefault((finding.rule.id, finding.message), []).append((world, finding))
+    whole = [id(world) for world, _ in default]
+    findings = []
+    for hits in found.values():
+        world, finding = hits[0]
+        if not set(whole) <= {id(one) for one, _ in hits}:
+            mild = Severity.WARNING if finding.severity is Severity.ERROR else finding.severity
+            finding = replace(finding, severity=mild, when=(*world.assumed, *world.branches)[-2:])
+        findings.append(finding)
+    return Judged(default[0][1], _sorted(findings))
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: finding.severity.rank))

@@ -1,0 +1,143 @@
+"""Findings as text, as JSON, and the table of rules as a document."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantctl.lint.judge import Judged
+from quantctl.lint.rule import Finding, Rule, Severity
+from quantctl.lint.rules import FAMILIES
+from quantctl.lint.world import MANY, UNKNOWN
+from quantctl.output import columns
+
+_WIDTH = 110
+
+
+def readable(text: str) -> str:
+    """Words that nobody knows as an ellipsis."""
+    return text.replace(UNKNOWN, "…").replace(MANY, "…")
+
+
+def title(judged: Judged) -> str:
+    """Where the command is, what it runs, and who decides its formats."""
+    case = judged.case
+    where = ""
+    if case.script is not None and case.invocation is not None:
+        where = f"{case.script.path}:{case.invocation.line}: "
+    return readable(f"{where}{case.command.script}: {judged.rules}")
+
+
+def findings(found: Sequence[Finding]) -> str:
+    """Each finding with its fix; the branch that it needs in brackets."""
+    lines = []
+    for finding in found:
+        when = f" [when {', '.join(finding.when)}]" if finding.when else ""
+        lines.append(f"  {finding.severity.value:<8} {finding.rule.id}: {readable(finding.message)}{readable(when)}")
+        lines.append(f"           fix: {finding.fix}")
+    return "\n".join(lines)
+
+
+def parameters(judged: Judged) -> list[dict[str, Any]]:
+    """Every flag that is given or missed: value, verdict (fine, note, wrong) and the rules behind it."""
+    arguments = judged.case.arguments
+    names = list(dict.fromkeys(one.name for one in arguments.given))
+    names += [name for finding in judged.findings for name in finding.parameters if name not in names]
+    rows = []
+    for name in dict.fromkeys(names):
+        about = [finding for finding in judged.findings if name in finding.parameters]
+        given = arguments.last(name)
+        default = judged.case.options[name].default if name in judged.case.options else None
+        rows.append(
+            {
+                "name": name,
+                "given": given is not None,
+                "value": readable(" ".join(given.values)) if given is not None else default,
+                "verdict": min(about, key=lambda f: f.severity.rank).severity.verdict if about else "fine",
+                "rules": [finding.rule.id for finding in about],
+            }
+        )
+    return rows
+
+
+def overview(judged: Judged) -> str:
+    """The parameters as a table."""
+    rows = [["parameter", "value", "verdict", ""]]
+    for row in parameters(judged):
+        value = row["value"] if row["given"] else f"(absent: {row['value']})"
+        rows.append([readable(row["name"]), textwrap.shorten(value or "", 40), row["verdict"], ", ".join(row["rules"])])
+    return columns(rows, "  ")
+
+
+def summary(all_judged: Sequence[Judged]) -> str:
+    """`2 errors, 1 warning, 0 notes in 3 commands`."""
+    counts = dict.fromkeys(Severity, 0)
+    for judged in all_judged:
+        for finding in judged.findings:
+            counts[finding.severity] += 1
+    said = ", ".join(f"{count} {severity.value}{'' if count == 1 else 's'}" for severity, count in counts.items())
+    return f"{said} in {len(all_judged)} training command{'' if len(all_judged) == 1 else 's'}"
+
+
+def as_data(judged: Judged) -> dict[str, Any]:
+    """One command as JSON."""
+    case = judged.case
+    return {
+        "script": None if case.script is None else str(case.script.path),
+        "line": None if case.invocation is None else case.invocation.line,
+        "program": readable(case.command.script),
+        "formats": judged.rules,
+        "findings": [
+            {
+                "rule": finding.rule.id,
+                "severity": finding.severity.value,
+                "message": readable(finding.message),
+                "fix": finding.fix,
+                "parameters": list(finding.parameters),
+                "when": [readable(branch) for branch in finding.when],
+            }
+            for finding in judged.findings
+        ],
+        "parameters": parameters(judged),
+    }
+
+
+def explain(rule: Rule) -> str:
+    """Everything about a rule."""
+    rows = {
+        "what": rule.what,
+        "why": rule.why,
+        "fix": rule.fix,
+        "releases": rule.releases,
+        "evidence": rule.evidence,
+    }
+    lines = [f"{rule.id} ({rule.family}, {rule.severity.value})"]
+    for name, text in rows.items():
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
+    return "\n".join(lines)
+
+
+def document() -> Iterator[str]:
+    """The lines of the rules' table in docs/lint.md."""
+    for family, rules in FAMILIES.items():
+        yield f"### {family}"
+        yield ""
+        yield "| rule | severity | what | why | fix | releases | evidence |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        for rule in rules:
+            cells = (rule.id, rule.severity.value, rule.what, rule.why, rule.fix, rule.releases, rule.evidence)
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        yield ""
+
+
+def write(path: Path) -> None:
+    """Put the table of rules in place of the one in `path`: everything from the first family's heading on."""
+    head = path.read_text("utf-8").partition("### ")[0]
+    path.write_text(head + "\n".join(document()).strip() + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

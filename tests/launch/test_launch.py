@@ -1,0 +1,177 @@
+"""`quantctl launch`: what it starts, what it does not start, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from quantctl.cli import cli
+from quantctl.launch import script_path
+from quantctl.modes import SCRIPT_MODES
+from quantctl.script.datasets import DATASETS
+from quantctl.script.models import MODELS
+
+TRAINER = ["-m", "quantctl.pretrain", "--train-iters", "10"]
+STARTED = 7
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """`quantctl launch` with a QUANTCTL whose exec ends with status 7 and whose lint with LINT_STATUS."""
+    stand_in = tmp_path / "quantctl"
+    stand_in.write_text(f'#!/bin/sh\n[ "$1" = lint ] && exit ${{LINT_STATUS:-0}}\nexit {STARTED}\n')
+    stand_in.chmod(0o755)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        return subprocess.run(
+            [sys.executable, "-m", "quantctl.cli", "launch", "--run-dir", "run", *arguments],
+            cwd=tmp_path,
+            env=kept | {"QUANTCTL": str(stand_in)} | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def manifest(folder: Path, **attempt: object) -> None:
+    finished = {"asked": ["python", *TRAINER], "finished": True}
+    (folder / "run").mkdir()
+    data = {"selectors": {"linear": "mxfp8", "qk": "none"}, "attempts": [finished | attempt]}
+    (folder / "run" / "manifest.json").write_text(json.dumps(data))
+
+
+AGAIN = {
+    "the same": (["--linear", "mxfp8"], TRAINER, {}, {}, 0),
+    "the same in other words": (["--linear", "mxfp8:scale=rceil"], TRAINER, {}, {}, 0),
+    "forced": (["--linear", "mxfp8"], TRAINER, {}, {"FORCE": "1"}, STARTED),
+    "more iterations": (["--linear", "mxfp8"], [*TRAINER[:-1], "20"], {}, {}, STARTED),
+    "another format": (["--linear", "mxfp4"], TRAINER, {}, {}, STARTED),
+    "stopped early": (["--linear", "mxfp8"], TRAINER, {"finished": False}, {}, STARTED),
+    "killed": (["--linear", "mxfp8"], TRAINER, {"finished": None}, {}, STARTED),
+}
+
+
+@pytest.mark.parametrize(("selectors", "trainer", "attempt", "environment", "status"), AGAIN.values(), ids=AGAIN)
+def test_a_finished_run_is_not_started_again(launch, tmp_path, selectors, trainer, attempt, environment, status):
+    manifest(tmp_path, **attempt)
+    done = launch(*selectors, "--", *trainer, **environment)
+    assert done.returncode == status, done.stderr
+    assert ("nothing to do" in done.stderr) == (status == 0)
+
+
+LINT = {
+    "clean": ({}, STARTED),
+    "errors": ({"LINT_STATUS": "1"}, 2),
+    "errors, told to go on": ({"LINT_STATUS": "1", "LINT": "0"}, STARTED),
+}
+
+
+@pytest.mark.parametrize(("environment", "status"), LINT.values(), ids=LINT)
+def test_lint_comes_first(launch, environment, status):
+    done = launch("--mode", "bf16", "--", *TRAINER, **environment)
+    assert done.returncode == status
+    assert ("LINT=0 starts it all the same" in done.stderr) == (status == 2)
+
+
+REFUSED = {
+    "no number": ({"NNODES": "two"}, "NNODES=two is not a number from 1 up"),
+    "no address": ({"NNODES": "2"}, "NNODES=2 and no MASTER_ADDR"),
+    "rank too high": ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 of NNODES=2"),
+    "a task a GPU": (
+        {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "8"},
+        "srun started 8 tasks on 1 nodes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environment", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(launch, environment, message):
+    done = launch("--mode", "bf16", "--", *TRAINER, **environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_in_a_batch_job_of_several_nodes_it_starts_itself_on_each(launch, tmp_path):
+    """scontrol is a stand-in here; test_slurm.py has the real one."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'gpu03\\ngpu04\\n'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    job = {"SLURM_JOB_ID": "20123", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "gpu[03-04]"}
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    arguments = ["--mode", "bf16", "--processes", "4", "--dry-run", "--", *TRAINER]
+    batch = launch(*arguments, SLURMD_NODENAME="gpu03", **job, **path).stdout.replace(" \\\n    ", " ")
+    assert batch.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 ")
+    assert "quantctl.cli launch --run-dir run --mode bf16 --processes 4 -- -m quantctl.pretrain" in batch
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "1"}
+    node = launch(*arguments, SLURM_STEP_NODELIST="gpu[03-04]", **step, **job, **path).stdout.replace(" \\\n    ", " ")
+    assert "exec --run-dir run --mode bf16 --nodes 2 --node-rank 1 -- " in node
+    assert "--nproc-per-node 4 --nnodes 2 --node-rank 1 --master-addr gpu03 --master-port 10123 -m quantctl" in node
+
+
+def test_run_hands_over_to_each_of_the_60_scripts(monkeypatch):
+    """`quantctl run --dry-run` becomes bash with the script and DRY_RUN=1, so that it prints what the script prints."""
+    seen = []
+    monkeypatch.setattr(os, "execvpe", lambda _, argv, environment: seen.append((argv, environment["DRY_RUN"])))
+    expected = []
+    for model in MODELS:
+        for dataset in DATASETS:
+            for mode in SCRIPT_MODES:
+                options = ["--model", model, "--dataset", dataset, "--quantization", mode, "--dry-run"]
+                assert click.testing.CliRunner().invoke(cli, ["run", *options]).exit_code == 0
+                expected.append((["bash", str(script_path(model, dataset, mode)), "--"], "1"))
+    assert seen == expected
+    assert len(seen) == 60
+
+
+def test_a_submission_is_sbatch_with_a_script_on_its_input(tmp_path):
+    options = ["--model", "llama32-1b", "--dataset", "dolma", "--launcher", "slurm", "--dry-run", "--sbatch=--nodes=2"]
+
+    def shown(*more: str) -> str:
+        command = [sys.executable, "-m", "quantctl.cli", "run", *options, *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    one = shown("--quantization", "bf16").splitlines()
+    assert one[0].startswith("sbatch --job-name=llama32-1b_dolma_bf16 --ntasks-per-node=1 --requeue ")
+    assert one[0].endswith(" --gpus-per-node=8 --nodes=2 <<'EOF'")
+    several = shown("--quantization", "bf16,FA_mxfp4", "--platform", "npu", "--", "--name", "a b")
+    assert " --gres=npu:8 --array=0-1 --nodes=2 <<'EOF'" in several
+    assert "_FA_mxfp4.sh\n)\nexec bash " in several
+    assert several.endswith(" -- --name 'a b'\nEOF\n")
+
+
+REFUSED_RUNS = {
+    "several modes here": (["--quantization", "bf16,FA_mxfp8"], "several modes and --sbatch are for Slurm"),
+    "sbatch's options here": (["--quantization", "bf16", "--sbatch=--nodes=2"], "several modes and --sbatch"),
+    "one directory for several": (
+        ["--quantization", "bf16,FA_mxfp8", "--launcher", "slurm", "--run-dir", "r"],
+        "several modes, one --run-dir",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED_RUNS.values(), ids=REFUSED_RUNS)
+def test_refused_runs(quantctl, tmp_path, options, message):
+    done = quantctl("run", "--model", "llama32-1b", "--dataset", "dolma", *options, cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_generated_for_slurm(quantctl, tmp_path):
+    arguments = ["--launcher", "slurm", "--platform", "npu", "--sbatch=--partition=a b", "--output", tmp_path]
+    assert quantctl("generate", *arguments).status == 0
+    head = (tmp_path / "llama32-1b" / "pretrain_llama32-1b_dolma_bf16.sh").read_text().splitlines()
+    directives = [line.removeprefix("#SBATCH ") for line in head[1:9]]
+    assert directives[0] == "--job-name=llama32-1b_dolma_bf16"
+    assert directives[4] == "--signal=B:USR1@300"
+    assert directives[6:] == ["--gres=npu:8", "--partition=a b"]
+    assert 'PLATFORM="${PLATFORM:-npu}"' in head
+    assert quantctl("generate", "--launcher", "slurm").status == 2

@@ -1,0 +1,90 @@
+"""Several nodes of one run in one run directory, and a run that is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from quantctl import proof
+
+from .conftest import read
+
+SITES = dict.fromkeys(("linear", "lm_head", "qk", "pv"), "none")
+FILES = {"layers.py": "aa"}
+REPORTS = {
+    "all is well": ([{"node": 1, "exit_status": 0, "files": FILES}], []),
+    "one is silent": ([], ["node 1 of 2 did not report its end"]),
+    "one failed": ([{"node": 1, "exit_status": 3, "files": FILES}], ["node 1 ended with exit status 3"]),
+    "one ran another tree": (
+        [{"node": 1, "exit_status": 0, "files": {"layers.py": "bb"}}],
+        ["node 1 ran another Megatron tree than node 0: give all of them the same one"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("reports", "problems"), REPORTS.values(), ids=REPORTS)
+def test_what_the_other_nodes_report_is_part_of_the_proof(tmp_path, reports, problems):
+    proof.clear(tmp_path)
+    (tmp_path / "proof" / "import-0-1-0.json").write_text('{"rank": 0, "pid": 1, "node": 0}')
+    assert proof.node_problems(reports, 2, FILES) == problems
+    verdict = proof.merge(tmp_path, SITES, beside=problems)
+    assert (verdict.ok, verdict.problems) == (not problems, problems)
+
+
+def test_two_nodes_share_a_run_directory(megatron_tree, tmp_path):
+    """Node 1 comes when node 0 has begun, as torchrun sees to it, and ends first."""
+    wait = "import megatron.core, os, sys; print('rank', os.environ['RANK'], flush=True); sys.stdin.read()"
+
+    def start(rank: int) -> subprocess.Popen:
+        place = ["--nodes", "2", "--node-rank", str(rank), "--run-dir", str(tmp_path)]
+        command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1")), "exec"]
+        return subprocess.Popen(
+            [*command, "--mode", "bf16", *place, "--", "env", f"RANK={rank}", sys.executable, "-c", wait],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    first = start(0)
+    assert first.stdout.readline() == "rank 0\n"
+    second = start(1)
+    assert second.communicate()[0] == "rank 1\n"
+    assert second.returncode == 0
+    assert first.communicate()[0] == ""
+    assert first.returncode == 0
+    assert read(tmp_path / "proof.json")["ranks"] == [0, 1]
+    (attempt,) = read(tmp_path / "manifest.json")["attempts"]
+    assert attempt["finished"]
+    assert "rank 1\n" in (tmp_path / "log-node1.txt").read_text()
+
+
+TRAINS = """
+import megatron.core, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("saved"))
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "a file"])
+def test_stopping_reaches_the_trainer_and_not_what_started_it(megatron_tree, tmp_path, how):
+    """torchrun would kill a trainer 30 seconds after a SIGTERM of its own; the shell stands for it here."""
+    command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1")), "exec"]
+    starter = ["sh", "-c", '"$@"; echo the starter lives', "sh", sys.executable, "-c", TRAINS]
+    run = subprocess.Popen(
+        [*command, "--mode", "bf16", "--run-dir", str(tmp_path), "--", *starter], stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline() == "ready\n"
+    if how == "SIGTERM":
+        run.send_signal(signal.SIGTERM)
+    else:
+        (tmp_path / "stop").touch()
+    assert run.communicate()[0] == "the starter lives\n"
+    assert run.returncode == 0
+    assert "saved" in (tmp_path / "log.txt").read_text()
+    (attempt,) = read(tmp_path / "manifest.json")["attempts"]
+    assert (attempt["exit_status"], attempt["stopped_early"], attempt["finished"]) == (0, True, False)
+    assert not (tmp_path / "stop").exists()

@@ -1,0 +1,119 @@
+"""`quantctl smoke`: real models on real trees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from quantctl.commands.smoke import _problems, _repeats
+
+
+def digest(tree: Path) -> str:
+    """Of every file's name and content, bytecode included."""
+    found = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        if path.is_file():
+            found.update(f"{path.relative_to(tree)}\0".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl):
+    tree = stock_copy("0.16.1")
+    before = digest(tree)
+    formats = ("--linear", "mxfp8", "--lm-head", "hifp8", "--qk", "mxfp8", "--pv", "mxfp4")
+    done = quantctl("--megatron", tree, "--json", "smoke", "deepseek2_lite", "--iterations", 3, *formats)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    structure = found["structure"]
+    assert structure["layers"] == 3
+    attention = "multi-latent: 4 heads, queries uncompressed, keys and values from 32, qk 96, v 64"
+    assert structure["attention"] == [attention] * 3
+    experts = "experts: 64, top 6, 64 local a rank, width 32, shared width 64"
+    assert structure["mlp"] == ["dense: width 672", experts, experts]
+    assert structure["routers"] == 2
+    counts = {kind: linear["layers"] for kind, linear in structure["linear"].items()}
+    projections = ("q_proj", "kv_down_proj", "kv_up_proj", "proj")
+    assert counts == {
+        **{f"attention linear_{name}": 3 for name in projections},
+        **{f"{part} linear_{fc}": n for part, n in (("dense MLP", 1), ("shared expert", 2)) for fc in ("fc1", "fc2")},
+        **{f"expert linear_{fc}": 2 * 64 for fc in ("fc1", "fc2")},
+        "output layer": 1,
+    }
+    # the experts of a layer are two grouped products
+    calls = {"linear": 3 * 4 + 2 + 2 * 2 + 2 * 2, "lm_head": 1, "qk": 3, "pv": 3}
+    specs = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
+    for site, n in calls.items():
+        assert found["hits"][site] == {specs[site]: dict.fromkeys(("fprop", "dgrad", "wgrad"), 3 * n)}, site
+    assert len(found["losses"]) == 3
+    assert found["losses"][1] < found["losses"][0]
+    assert found["memory"]["peak resident bytes"] > 2**20
+    assert found["problems"] == []
+    assert digest(tree) == before
+
+
+def test_a_tree_that_lacks_patches_is_told_which(stock_copy, quantctl):
+    tree = stock_copy("0.16.1")
+    before = digest(tree)
+    refused = quantctl("--megatron", tree, "smoke", "deepseek2_lite")
+    assert refused.status == 2
+    assert f"the local layers of {tree} cannot run deepseek2_lite: TypeError: DotProductAttention" in refused.err
+    for name in ("mla", "mla_without_te", "moe_without_te"):
+        assert f"\n  {name}: " in refused.err
+    assert "insert them with `quantctl patch`" in refused.err
+    assert digest(tree) == before
+
+
+def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
+    tree = stock_copy("0.16.1")
+    assert quantctl("--megatron", tree, "set", "--linear", "mxfp8", "--qk", "mxfp8").status == 0
+    # what a wrong merge leaves: the selector is there, and its product is not
+    attention = tree / "megatron/core/transformer/dot_product_attention.py"
+    text = attention.read_text()
+    assert text.count("if custom_quant_type_qk == 'none'") == 1
+    attention.write_text(text.replace("if custom_quant_type_qk == 'none'", "if custom_quant_type_qk"))
+    before = digest(tree)
+    done = quantctl("--megatron", tree, "smoke", "llama31-8b", "--device", "cpu")
+    assert "attention  layer 1-4  grouped-query: 4 heads, 1 groups, qk 32\n" in done.out
+    assert "MLP        layer 1-4  dense: width 448\n" in done.out
+    assert "linear   mxfp8     mxfp8   16     16     16\n" in done.out
+    assert "qk       mxfp8     -       0      0      0\n" in done.out
+    assert done.err.endswith("problem: qk says mxfp8, and no such product ran\n")
+    assert done.status == 1
+    assert digest(tree) == before
+
+
+@pytest.mark.parametrize(
+    ("selectors", "hits", "found"),
+    [
+        ({}, {}, []),
+        ({"linear": "none", "attention": "auto"}, {}, []),
+        ({"linear": "mxfp8"}, {"linear": {"mxfp8": {"fprop": 1}}}, []),
+        ({"linear": "mxfp8:elem=e4m3"}, {"linear": {"mxfp8": {"fprop": 1}}}, []),
+        ({"linear": "mxfp8"}, {"linear": {"mxfp4": {"fprop": 1}}}, ["linear says mxfp8, and no such product ran"]),
+        ({"pv": "mxfp4"}, {"qk": {"mxfp4": {"fprop": 1}}}, ["pv says mxfp4, and no such product ran"]),
+    ],
+)
+def test_what_is_a_finding(selectors, hits, found):
+    assert _problems(selectors, hits) == found
+
+
+def test_equal_layers_share_a_line():
+    assert _repeats(["a", "b", "b", "a"]) == [["1", "a"], ["2-3", "b"], ["4", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("llama4",), "'llama4' is not one of 'llama31-8b', 'llama32-1b', 'deepseek2_lite'"),
+        (("llama32-1b", "--linear", "mxpf8"), "'mxpf8' is not a format spec"),
+        (("llama32-1b", "--device", "cuda"), "torch sees no CUDA device"),
+    ],
+)
+def test_refusals(quantctl, megatron_tree, arguments, message):
+    environment = {"CUDA_VISIBLE_DEVICES": ""}
+    done = quantctl("--megatron", megatron_tree("0.16.1"), "smoke", *arguments, env=environment)
+    assert done.status == 2
+    assert message in done.err
