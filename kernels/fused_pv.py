@@ -103,7 +103,7 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -
     """Why attention_pv refuses this call, or None. Costs nothing: reads shapes and dtypes."""
     spec = operands.resolve(pv, "pv")
     if spec.bwd == "quantized":
-        return "pv bwd=quantized: its gradient products quantize operands that the fused kernel never has as a whole"
+        return "pv bwd=quantized: its gradient products quantize along other axes, which only the unfused flow does"
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         return f"operands of {q.dtype}, {k.dtype}, {v.dtype}"
     if causal and q.shape[0] != k.shape[0]:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl.spec import NONE, canonical
+from quantctl.files import write_new
+from quantctl.spec import NONE, SITES, canonical
 
 Calls = dict[str, dict[str, dict[str, int]]]
-"""Site -> spec -> product (fprop, dgrad, wgrad) -> number of calls."""
+"""Site -> spec -> product (fprop, dgrad, wgrad) -> number of calls.
+
+Beside the sites, `attention` -> fused -> by whom, and unfused -> why -> number of calls that asked for more than that.
+"""
 
 _BYPASS = (
     "the run did not go through Megatron's local layers: is --transformer-impl transformer_engine (the default of "
     "Megatron-LM) in effect? Selectors act with --transformer-impl local only"
 )
+
+
+_PATIENCE = 60.0, 5.0
+"""Seconds that node 0 waits for the other nodes' reports: after a success, after a failure."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,32 @@ def clear(run_dir: Path) -> None:
     (run_dir / "proof").mkdir(parents=True)
 
 
+def report_node(run_dir: Path, node: int, status: int, hashes: Mapping[str, str]) -> None:
+    """Node k > 0 has ended: its ranks have written their counts. `hashes` are those of the files it ran."""
+    record = {"node": node, "exit_status": status, "files": dict(hashes)}
+    write_new(run_dir / "proof" / f"node{node}.json", json.dumps(record).encode())
+
+
+def await_nodes(run_dir: Path, nodes: int, status: int) -> list[dict[str, Any]]:
+    """What the other nodes reported, once all have or the patience is over."""
+    deadline = time.monotonic() + _PATIENCE[status != 0]
+    while len(found := _records(run_dir, "node*.json")) < nodes - 1 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def node_problems(reports: list[dict[str, Any]], nodes: int, hashes: Mapping[str, str]) -> list[str]:
+    """Nodes that did not report, failed, or ran other files than node 0."""
+    seen = {report["node"]: report for report in reports}
+    found = [f"node {node} of {nodes} did not report its end" for node in range(1, nodes) if node not in seen]
+    for node, report in sorted(seen.items()):
+        if report["exit_status"]:
+            found.append(f"node {node} ended with exit status {report['exit_status']}")
+        if report["files"] != hashes:
+            found.append(f"node {node} ran another Megatron tree than node 0: give all of them the same one")
+    return found
+
+
 def _records(run_dir: Path, pattern: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((run_dir / "proof").glob(pattern))]
 
@@ -61,23 +96,27 @@ def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool, unprov
     if not imported:
         return ["no process of the run imported megatron.core from the staged tree"]
     found = []
-    for site, value in selectors.items():
+    for site in SITES:
         if site in unproven:
             continue
-        wanted = canonical(value, site)
+        wanted = canonical(selectors[site], site)
         seen = calls.get(site, {})
         if wanted != NONE and not any(seen.get(wanted, {}).values()):
             found.append(f"{site} should have run in {wanted}, but no such product was called; {_BYPASS}")
         for other in seen.keys() - {wanted}:
             found.append(f"{site} ran in {other}, but its selector says {wanted}")
+    if selectors.get("attention") == "fused" and not calls.get("attention", {}).get("fused"):
+        found.append(f"attention should have run fused, but no such call was made; {_BYPASS}")
     return found
 
 
-def merge(run_dir: Path, selectors: Mapping[str, str], unproven: Collection[str] = ()) -> Proof:
-    """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json."""
+def merge(
+    run_dir: Path, selectors: Mapping[str, str], unproven: Collection[str] = (), beside: Collection[str] = ()
+) -> Proof:
+    """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json. `beside` are problems found elsewhere."""
     imports = _records(run_dir, "import-*.json")
     calls = _sum(_records(run_dir, "rank*.json"))
-    problems = _problems(selectors, calls, bool(imports), unproven)
+    problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
     ranks = sorted({record["rank"] for record in imports})
     proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
     (run_dir / "proof.json").write_text(json.dumps(asdict(proof), indent=2) + "\n")
@@ -90,6 +129,7 @@ def lines(proof: Proof) -> list[str]:
     for site, specs in proof.calls.items():
         for spec, products in specs.items():
             counts = ", ".join(f"{product} {count}" for product, count in products.items())
-            shown.append(f"{site} in {spec}: {counts}")
-    shown = shown or ["no quantized product was called"]
+            shown.append(f"{site} in {spec}: {counts}" if site in SITES else f"{site} {spec}: {counts}")
+    if not any(site in SITES for site in proof.calls):
+        shown.append("no quantized product was called")
     return shown + [f"{site}: not provable, a fork's own selector decides it" for site in proof.unproven]

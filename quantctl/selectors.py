@@ -14,7 +14,7 @@ from functools import lru_cache
 from quantctl.errors import QuantctlError
 from quantctl.forks import ForkSelector, Survey, canonical_or, survey
 from quantctl.source import Literal, Source
-from quantctl.spec import canonical
+from quantctl.spec import NONE, canonical
 
 LAYERS = "megatron/core/tensor_parallel/layers.py"
 ATTENTION = "megatron/core/transformer/dot_product_attention.py"
@@ -25,17 +25,36 @@ class Selector:
     """One choice that a patched tree offers."""
 
     role: str
-    """The site it rules: linear, lm_head, qk, pv."""
+    """What it rules: a site (linear, lm_head, qk, pv), or how attention is computed."""
     file: str
     """Where its constant stands, relative to the tree."""
     products: str
     """What it covers, for people."""
     decides: tuple[str, ...] = ()
     """The products (baddbmm, bmm, matmul) in that file by which a fork's own selector is known to be this one."""
+    constant: str = ""
+    """Its name in the file, where that is not made of the role."""
+    choices: tuple[str, ...] = ()
+    """Its values, that of a freshly patched tree first; empty where it takes a format spec."""
+    indifferent: tuple[str, ...] = (NONE,)
+    """Values that ask for nothing: a tree that lacks the selector does what they say."""
 
     @property
     def variable(self) -> str:
-        return f"custom_quant_type_{self.role}"
+        return self.constant or f"custom_quant_type_{self.role}"
+
+    @property
+    def default(self) -> str:
+        """Its value in a freshly patched tree: everything as in stock."""
+        return self.choices[0] if self.choices else NONE
+
+    def canonical(self, value: str) -> str:
+        """`value` as it stands in a file. Raises QuantctlError if it is unknown."""
+        if not self.choices:
+            return canonical(value, self.role)
+        if value not in self.choices:
+            raise QuantctlError(f"{self.role}: {value!r} is unknown", f"choose from: {', '.join(self.choices)}")
+        return value
 
 
 SELECTORS = {
@@ -50,11 +69,21 @@ SELECTORS = {
         Selector("lm_head", LAYERS, "the same products of the output layer"),
         Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm",)),
         Selector("pv", ATTENTION, "attention output, P V", ("bmm",)),
+        Selector(
+            "attention",
+            ATTENTION,
+            "how attention is computed: step by step, in one fused kernel, or fused where that can be",
+            constant="custom_attention_impl",
+            choices=("unfused", "fused", "auto"),
+            indifferent=("unfused", "auto"),
+        ),
     )
 }
 
 
 OURS = frozenset(selector.variable for selector in SELECTORS.values())
+MARKS = (b"custom_quant_type", b"custom_attention_impl")
+"""A file with neither of them holds no selector, a fork's included."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +140,7 @@ def locate(source: Source) -> dict[str, Located]:
 
     Raises QuantctlError when one of quantctl's own is assigned twice or is no plain string.
     """
-    if b"custom_quant_type" not in source.raw:
+    if not any(mark in source.raw for mark in MARKS):
         return {}
     found = {}
     for selector in SELECTORS.values():
@@ -128,7 +157,7 @@ def locate(source: Source) -> dict[str, Located]:
         if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
             raise QuantctlError(
                 f"{source.name}:{value.lineno}: {selector.variable} is not a plain string",
-                f"write it as {selector.variable} = 'none'",
+                f"write it as {selector.variable} = {selector.default!r}",
             )
         uses = sum(
             isinstance(node, ast.Name) and node.id == selector.variable and isinstance(node.ctx, ast.Load)
@@ -145,7 +174,7 @@ def locate(source: Source) -> dict[str, Located]:
 
 def known_value(role: str, value: str) -> bool:
     try:
-        canonical(value, role)
+        SELECTORS[role].canonical(value)
     except QuantctlError:
         return False
     return True
@@ -166,7 +195,7 @@ def rewrite(source: Source, values: dict[str, str]) -> bytes:
     """
     located = locate(source)
     _refuse_unclear(source, values)
-    wanted = {role: canonical(value, role) for role, value in values.items() if role in located}
+    wanted = {role: SELECTORS[role].canonical(value) for role, value in values.items() if role in located}
     edits = [
         (literal, new)
         for role, spec in wanted.items()

@@ -12,9 +12,8 @@ from quantctl.errors import QuantctlError
 from quantctl.forks import Survey
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.selectors import SELECTORS, Located, fork_of, locate, rewrite
+from quantctl.selectors import MARKS, SELECTORS, Located, fork_of, locate, rewrite
 from quantctl.source import Source
-from quantctl.spec import NONE
 
 FILES = tuple(dict.fromkeys(patch.file for patch in PATCHES))
 """The files that quantctl reads and writes; those that only optional patches want may be absent from a tree."""
@@ -124,8 +123,8 @@ def misfits(state: TreeState) -> dict[str, QuantctlError]:
 def plan(state: TreeState, values: Mapping[str, str]) -> dict[str, bytes]:
     """The files as they would be with all patches in and the selectors of `values` set; only those that change.
 
-    A stock tree's selectors start as none. Raises AnchorError when a required patch does not fit; another patch that
-    does not fit is left out.
+    A stock tree's selectors start as none and unfused. Raises AnchorError when a required patch does not fit; another
+    patch that does not fit is left out.
     """
     after, unfit = _insert_available(state)
     for patch in PATCHES:
@@ -145,11 +144,11 @@ def plan(state: TreeState, values: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _refuse_what_forks_lack(state: TreeState, values: Mapping[str, str], found: set[str]) -> None:
-    """A fork's file has the selectors that it has; `none` for another one passes where a mode names all of them."""
+    """A fork's file has the selectors that it has; what asks for nothing of another one passes beside those."""
     for file in state.forks:
         asked = [role for role in values if SELECTORS[role].file == file]
         lacking = [role for role in asked if role not in found]
-        if lacking == asked or any(values[role] != NONE for role in lacking):
+        if lacking == asked or any(values[role] not in SELECTORS[role].indifferent for role in lacking):
             for role in lacking:
                 there = ", ".join(role for role in found if SELECTORS[role].file == file) or "none"
                 raise QuantctlError(
@@ -160,11 +159,11 @@ def _refuse_what_forks_lack(state: TreeState, values: Mapping[str, str], found: 
 
 def values_after(state: TreeState, values: Mapping[str, str]) -> dict[str, str]:
     """What every selector says once `plan(state, values)` is written."""
-    ours = {role: NONE for role, selector in SELECTORS.items() if selector.file not in state.forks}
+    ours = {role: selector.default for role, selector in SELECTORS.items() if selector.file not in state.forks}
     there = ours.keys() | state.selectors.keys()
     return ours | state.values() | {role: value for role, value in values.items() if role in there}
 
 
 def is_untouched(file: str, raw: bytes) -> bool:
     """Whether a file holds nothing of quantctl's and no selector of a fork: then its bytes are its owner's alone."""
-    return b"custom_quant_type" not in raw and not any(p.mark in raw for p in PATCHES if p.file == file)
+    return not any(mark in raw for mark in MARKS) and not any(p.mark in raw for p in PATCHES if p.file == file)

@@ -15,7 +15,7 @@ from quantctl.backup import Operation
 from quantctl.errors import QuantctlError
 from quantctl.modes import MODES, mode_selectors
 from quantctl.selectors import SELECTORS
-from quantctl.spec import FORMATS, canonical
+from quantctl.spec import FORMATS
 from quantctl.tree import Tree, find_tree
 
 _OPTION_HELP = f"Format spec, e.g. none, {', '.join(FORMATS)}, mxfp8:scale=floor."
@@ -32,20 +32,26 @@ def describe(tree: Tree) -> str:
 
 def selector_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--mode and one option a selector; `chosen_values` reads them."""
-    for role in reversed(SELECTORS):
-        command = click.option(f"--{role.replace('_', '-')}", role, metavar="SPEC", help=_OPTION_HELP)(command)
+    for role, selector in reversed(SELECTORS.items()):
+        kind: dict[str, Any] = {"metavar": "SPEC", "help": _OPTION_HELP}
+        if selector.choices:
+            kind = {
+                "type": click.Choice(selector.choices),
+                "help": f"{selector.products[0].upper()}{selector.products[1:]}.",
+            }
+        command = click.option(f"--{role.replace('_', '-')}", role, **kind)(command)
     return click.option(
         "--mode", type=click.Choice(list(MODES)), metavar="MODE", help="A named mode; see quantctl list."
     )(command)
 
 
 def chosen_values(mode: str | None, specs: Mapping[str, str | None]) -> dict[str, str]:
-    """Role to canonical spec: what the mode says, then what the single options say.
+    """Role to value in canonical form: what the mode says, then what the single options say.
 
-    Raises QuantctlError for an unknown spec and when nothing was chosen.
+    Raises QuantctlError for an unknown value and when nothing was chosen.
     """
     values = mode_selectors(mode) if mode else {}
-    values |= {role: canonical(spec, role) for role, spec in specs.items() if spec is not None}
+    values |= {role: SELECTORS[role].canonical(spec) for role, spec in specs.items() if spec is not None}
     if not values:
         options = ", ".join(f"--{role.replace('_', '-')}" for role in SELECTORS)
         raise QuantctlError("no selector was given", f"give --mode, or one of {options}")

@@ -14,14 +14,13 @@ from quantctl.exits import DIFFERS
 from quantctl.forks import NOTE, canonical_or
 from quantctl.provenance import git_state
 from quantctl.selectors import SELECTORS, Located, known_value
-from quantctl.spec import NONE, canonical
 from quantctl.state import PatchState, TreeState
 from quantctl.transaction import read_consistent
 from quantctl.tree import Tree
 
 
 def _expected(text: str | None) -> dict[str, str]:
-    """`linear=mxfp8:scale=floor,round=away,qk=mxfp4` as role to canonical spec."""
+    """`linear=mxfp8:scale=floor,round=away,attention=auto` as role to value in canonical form."""
     if not text:
         return {}
     wanted = {}
@@ -29,7 +28,7 @@ def _expected(text: str | None) -> dict[str, str]:
         role, _, spec = item.partition("=")
         if role not in SELECTORS:
             raise QuantctlError(f"--expect {item!r}: unknown selector {role!r}", f"choose from: {', '.join(SELECTORS)}")
-        wanted[role] = canonical(spec, role)
+        wanted[role] = SELECTORS[role].canonical(spec)
     return wanted
 
 
@@ -44,7 +43,9 @@ def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
         if place.fork:
             found += _fork_problems(role, place)
         elif not known_value(role, place.value):
-            found.append(f"{where}: {role} is {place.value!r}, which is no known format spec; the run would stop at it")
+            choices = SELECTORS[role].choices
+            wrong = f"none of {', '.join(choices)}" if choices else "no known format spec"
+            found.append(f"{where}: {role} is {place.value!r}, which is {wrong}; the run would stop at it")
         if place.uses == 0:
             found.append(f"{where}: {SELECTORS[role].variable} is never read: the rest of the patch is missing")
     found += [str(place) for fork in state.forks.values() for place in fork.unclear]
@@ -53,7 +54,7 @@ def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
             if patch.required:
                 found.append(f"patch {patch.name} is missing beside the others: run quantctl patch")
     for role, wanted in expected.items():
-        value = state.selectors[role].value if role in state.selectors else NONE
+        value = state.selectors[role].value if role in state.selectors else SELECTORS[role].default
         if role not in state.selectors and SELECTORS[role].file in state.forks:
             found.append(f"{role}: expected {wanted!r}, but the fork's code has no selector for it that is clear")
             continue
@@ -78,7 +79,7 @@ def _fork_problems(role: str, place: Located) -> list[str]:
 
 
 @click.command(short_help="show every selector")
-@click.option("--expect", metavar="ROLE=SPEC,...", help="Exit 1 unless they say this, e.g. linear=mxfp8,qk=none.")
+@click.option("--expect", metavar="ROLE=VALUE,...", help="Exit 1 unless they say this, e.g. linear=mxfp8,qk=none.")
 @click.pass_context
 def command(ctx: click.Context, expect: str | None) -> None:
     """Show every selector: value, file:line, the tree's version and git state.

@@ -72,6 +72,8 @@ def test_an_array_trains_several_modes_at_once(slurm, submit, tmp_path):
         "FA_linear_hifp8": {"linear": ["hifp8"], "qk": ["hifp8"]},
     }
     job = submit(",".join(expected))
+    slurm.until(lambda: len(slurm.call("squeue", "-h", "-t", "RUNNING").splitlines()) == 3)
+    print(slurm.call("squeue"))
     slurm.until(lambda: ended(slurm, job))
     for mode, sites in expected.items():
         run = tmp_path / "runs" / f"llama32-1b_dolma_{mode}_smoke"
@@ -91,6 +93,7 @@ def test_a_signal_saves_requeues_and_the_run_goes_on(slurm, submit, tmp_path):
     slurm.until(lambda: slurm.state(job)["Restarts"] == "1")
     # Slurm keeps a requeued job back for two minutes; its first attempt must have left the node
     slurm.until(lambda: slurm.state(job)["JobState"] == "PENDING" and slurm.idle())
+    print(slurm.call("squeue"))
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     slurm.until(lambda: ended(slurm, job))
     assert slurm.state(job)["JobState"] == "COMPLETED", f"{slurm.state(job)}\n{text(tmp_path)}"

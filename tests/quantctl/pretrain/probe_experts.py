@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import quantctl.kernels
 from quantctl.pretrain import parallel
 from quantctl.pretrain.arguments import parse
 from quantctl.pretrain.balance import scale_gradients
+from quantctl.pretrain.flops import flops_per_sample
 from quantctl.pretrain.model import build_model
 from quantctl.pretrain.optimizer import MasterAdamW
 
@@ -160,6 +162,11 @@ def main():
             loss.backward()
             optimizer.step()
         line = {"loss": loss.item(), "hits": since(before), "operations": mode.operations, "dependent": mode.found}
+        if text == "{}":
+            model = build_model(args, device)  # one that nobody watches
+            with FlopCounterMode(display=False) as flops:
+                model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean().backward()
+            line |= {"flops": flops.get_total_flops(), "flops_per_sample": flops_per_sample(args)}
         print(json.dumps(line | seen), flush=True)
 
 

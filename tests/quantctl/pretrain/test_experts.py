@@ -91,3 +91,11 @@ def test_kernels_issue_nothing_that_depends_on_data(steps, step) -> None:
     if step == "auto":  # asks once, ahead of the products, whether the mask is causal
         of_kernels = [where for where in of_kernels if "/causal_mask.py:" not in where]
     assert of_kernels == []
+
+
+def test_operations_are_counted_as_torch_counts_them(steps) -> None:
+    """Two samples of 32 tokens. Megatron-LM counts half of the attention products, and not the router's."""
+    tokens, heads = 2 * 32, 2
+    attention = 6 * tokens * 2 * heads * 32 * (192 + 128)  # forward and backward, two layers, unfused and so whole
+    router = 6 * tokens * 128 * 64
+    assert steps["none"]["flops"] == 2 * steps["none"]["flops_per_sample"] + attention / 2 + router

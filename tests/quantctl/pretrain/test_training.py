@@ -244,7 +244,7 @@ def test_tensor_parallel_computes_the_same(train) -> None:
         (
             2,
             "--num-experts 4 --expert-model-parallel-size 4",
-            "--tensor-model-parallel-size 1 x --expert-model-parallel-size 4 does not divide",
+            "--expert-model-parallel-size 4 x tensor parallel size 1 does not divide",
             "--nproc-per-node 4",
         ),
         (4, "", "--global-batch-size 2 is not divisible by 4 data-parallel ranks x --micro-batch-size 2", "of 8"),
