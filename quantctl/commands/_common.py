@@ -58,6 +58,26 @@ def chosen_values(mode: str | None, specs: Mapping[str, str | None]) -> dict[str
     return values
 
 
+_BEHIND = "quantctl.behind_dashes"
+
+
+class BehindDashes(click.Command):
+    """A command that takes another command line behind `--`, which click would mix with its own arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_BEHIND] = tuple(args[place + 1 :])
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+
+def behind_dashes(ctx: click.Context) -> tuple[str, ...]:
+    """The words behind `--`; none without it."""
+    words: tuple[str, ...] = ctx.meta.get(_BEHIND, ())
+    return words
+
+
 def command_line() -> str:
     """The command as the user typed it, for the operation log."""
     return shlex.join(["quantctl", *sys.argv[1:]])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.commands._common import describe, tree_in_use
+from quantctl.commands._common import BehindDashes, behind_dashes, describe, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.forks import NOTE, canonical_or
@@ -78,13 +78,19 @@ def _fork_problems(role: str, place: Located) -> list[str]:
     return found
 
 
-@click.command(short_help="show every selector")
+@click.command(cls=BehindDashes, short_help="show every selector")
 @click.option("--expect", metavar="ROLE=VALUE,...", help="Exit 1 unless they say this, e.g. linear=mxfp8,qk=none.")
 @click.pass_context
 def command(ctx: click.Context, expect: str | None) -> None:
     """Show every selector: value, file:line, the tree's version and git state.
 
-    Exit status 1 when a value is unknown, a patch is incomplete or --expect is not met.
+    \b
+    quantctl check --expect linear=mxfp8,qk=none
+    quantctl check -- torchrun pretrain_gpt.py --fp8-format hybrid ...
+
+    With a training command behind -- it also says whether the selectors rule that command's formats, or Transformer
+    Engine's own recipe, or nothing. Exit status 1 when a value is unknown, a patch is incomplete or --expect is not
+    met.
     """
     expected = _expected(expect)
     tree = tree_in_use(ctx)
@@ -92,6 +98,7 @@ def command(ctx: click.Context, expect: str | None) -> None:
     commit = git_state(tree)
     problems = _problems(state, expected)
     patched = _patched(state)
+    rules = _who_rules(behind_dashes(ctx), tree, state)
     if ctx.obj["json"]:
         output.data(
             {
@@ -112,14 +119,35 @@ def command(ctx: click.Context, expect: str | None) -> None:
                     for role, selector in SELECTORS.items()
                 },
                 "problems": problems,
+                "command": rules,
             }
         )
     else:
         _print(tree, state, commit, patched)
+        if rules is not None:
+            click.echo(f"\ncommand   {rules['sentence']}")
         for problem in problems:
             output.say(f"problem: {problem}")
     if problems:
         ctx.exit(DIFFERS)
+
+
+def _who_rules(words: tuple[str, ...], tree: Tree, state: TreeState) -> dict[str, str] | None:
+    """Who decides the formats of the command behind --, as lint sees it; None without one."""
+    if not words:
+        return None
+    from quantctl.lint.case import Setting
+    from quantctl.lint.judge import judge_command
+    from quantctl.lint.who import who_rules
+    from quantctl.megatron_flags import nearest
+
+    judged = judge_command(words, Setting(nearest(tree.version()), tree.root, state))
+    if judged is None:
+        raise QuantctlError(
+            f"{words[0]}: no Megatron training was found in this command", "give the whole command, torchrun and all"
+        )
+    who, sentence = who_rules(judged.case)
+    return {"rules": who, "sentence": sentence}
 
 
 def _lines(state: TreeState, role: str) -> list[int]:

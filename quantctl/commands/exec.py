@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from quantctl.errors import QuantctlError
 @click.command(short_help="run a command on a staged tree", context_settings={"ignore_unknown_options": False})
 @selector_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run leaves its files; default runs/<time>.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines of this run, which share --run-dir.")
+@click.option("--node-rank", type=click.IntRange(min=0), default=0, help="Which of them this is; 0 writes the proof.")
+@click.option("--stats", metavar="every=N", help="Record what the formats do to the products, every N steps.")
 @click.option("--prune", is_flag=True, help="Remove the staged trees that no run holds.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ...")
 @click.pass_context
@@ -22,6 +26,9 @@ def command(
     ctx: click.Context,
     mode: str | None,
     run_dir: Path | None,
+    nodes: int,
+    node_rank: int,
+    stats: str | None,
     prune: bool,
     arguments: tuple[str, ...],
     **specs: str | None,
@@ -45,10 +52,19 @@ def command(
             return
     if not arguments:
         raise QuantctlError("no command was given", "write it behind --: quantctl exec --mode bf16 -- python train.py")
+    if node_rank >= nodes:
+        raise QuantctlError(f"--node-rank {node_rank} of --nodes {nodes}", "ranks count from 0")
+    if nodes > 1 and run_dir is None:
+        raise QuantctlError("several nodes need one run directory", "give --run-dir, a path that all of them share")
     values = chosen_values(mode, specs)
+    if stats is not None:
+        from quantctl.stats import VARIABLE, parse_wanted
+
+        parse_wanted(stats)
+        os.environ[VARIABLE] = stats
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     from quantctl.execution import execute
 
     default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    ctx.exit(execute(tree, values, arguments, run_dir or default))
+    ctx.exit(execute(tree, values, arguments, run_dir or default, nodes, node_rank))

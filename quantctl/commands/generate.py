@@ -44,13 +44,25 @@ def _write(path: Path, text: str) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="The folder to write to. Default: the script folder of this installation.",
 )
+@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", help="slurm: with #SBATCH lines.")
+@click.option("--platform", type=click.Choice(["cuda", "npu", "cpu"]), default="cuda", help="The default of PLATFORM.")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="One more #SBATCH line, e.g. --sbatch=--nodes=2.")
 @click.pass_context
-def command(ctx: click.Context, check: bool, output: Path | None) -> None:
-    """Write the 60 training scripts from the tables and the template."""
+def command(
+    ctx: click.Context, check: bool, output: Path | None, launcher: str, platform: str, sbatch: tuple[str, ...]
+) -> None:
+    """Write the 60 training scripts from the tables and the template.
+
+    Those of the installation know no launcher: for Slurm's directives or another platform name a folder with --output.
+    """
     from quantctl.script.render import FOLDER, render_all
 
+    if (launcher, platform) != ("local", "cuda") and output is None:
+        raise QuantctlError("the installation's own scripts stay neutral", "write these elsewhere: --output DIR")
+    if sbatch and launcher != "slurm":
+        raise QuantctlError("--sbatch is for Slurm", "add --launcher slurm")
     folder = output or FOLDER
-    wanted = render_all()
+    wanted = render_all(platform, list(sbatch) if launcher == "slurm" else None)
     problems = _differences(folder, wanted)
     if check:
         for path, problem in problems.items():

@@ -85,13 +85,18 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     from quantctl.kernels.quantize import DTYPES
     from quantctl.kernels.statistics import measure
 
-    results = []
+    results: list[dict[str, Any]] = []
     for name, tensor in _chosen(_read(path), key, path).items():
         if not -tensor.dim() <= axis < max(tensor.dim(), 1):
             raise QuantctlError(f"{name or path} has {tensor.dim()} axes, so no axis {axis}", "give --axis")
         values = tensor if tensor.dim() else tensor.reshape(1)
         values = values if values.dtype in DTYPES else values.to(torch.float32)
-        facts = {"tensor": name or path.name, "shape": list(tensor.shape), "dtype": str(tensor.dtype)[6:], "axis": axis}
+        facts: dict[str, Any] = {
+            "tensor": name or path.name,
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype)[6:],
+            "axis": axis,
+        }
         results += [{**facts, "spec": canonical(spec), **measure(values, spec, axis).read()} for spec in specs]
     if ctx.obj["json"]:
         output.data([{k: None if v == math.inf else v for k, v in result.items()} for result in results])

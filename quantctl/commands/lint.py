@@ -8,28 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from quantctl import output
-from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.commands._common import (
+    BehindDashes,
+    behind_dashes,
+    chosen_values,
+    describe,
+    selector_options,
+    tree_in_use,
+)
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 
 if TYPE_CHECKING:
     from quantctl.lint.judge import Judged
 
-_COMMAND = "quantctl.lint.command"
 
-
-class _TwoForms(click.Command):
-    """Scripts, or `--` and a command: click would drop the two dashes that tell them apart."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            place = args.index("--")
-            ctx.meta[_COMMAND] = tuple(args[place + 1 :])
-            args = args[:place]
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_TwoForms, short_help="check a training command before it runs")
+@click.command(cls=BehindDashes, short_help="check a training command before it runs")
 @selector_options
 @click.option("--name", help="What the run is called: its name must not promise another format.")
 @click.option("--release", help="Megatron-LM release that the command is for; default: that of the tree in use.")
@@ -60,7 +54,7 @@ def command(
     if explain is not None:
         _explain(explain)
         return
-    words = ctx.meta.get(_COMMAND, ())
+    words = behind_dashes(ctx)
     if bool(words) == bool(scripts):
         raise QuantctlError(
             "give scripts, or a command behind --, and not both",

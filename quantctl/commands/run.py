@@ -1,4 +1,4 @@
-"""`quantctl run`: the shipped script of a model, dataset and mode, with settings given as options."""
+"""`quantctl run`: the shipped script of a model, dataset and mode, with settings given as options; here or in Slurm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from quantctl.launch import environment, script_path
+from quantctl.errors import QuantctlError
+from quantctl.launch import environment, script_path, submission
 
 # option -> the script's environment variable
 SETTINGS = {
@@ -24,13 +25,34 @@ SETTINGS = {
     "dtype": "DTYPE",
     "seed": "SEED",
     "iterations": "TRAIN_ITERS",
+    "platform": "PLATFORM",
 }
+
+
+def _submit(
+    ctx: click.Context,
+    scripts: list[Path],
+    settings: dict[str, str | None],
+    extra: tuple[str, ...],
+    trailing: tuple[str, ...],
+) -> None:
+    """Hand the scripts to sbatch, one job or one array; a dry run prints sbatch's command and the job's script."""
+    variables = environment({**settings, "DRY_RUN": None})
+    argv, text = submission(scripts, variables, extra, trailing)
+    if settings["DRY_RUN"]:
+        click.echo(f"{shlex.join(argv)} <<'EOF'\n{text}EOF")
+        return
+    try:
+        done = subprocess.run(argv, env=variables, input=text, text=True)
+    except FileNotFoundError as error:
+        raise QuantctlError("there is no sbatch here", "run it on a machine of the Slurm cluster") from error
+    ctx.exit(done.returncode)
 
 
 @click.command()
 @click.option("--model", required=True, help="For the choices see `quantctl list`.")
 @click.option("--dataset", required=True)
-@click.option("--quantization", required=True, help="One of the ten modes.")
+@click.option("--quantization", required=True, help="One of the ten modes; for Slurm also several: FA_mxfp8,bf16.")
 @click.option("--training-config", help="standard (default), fast or smoke.")
 @click.option("--run-dir", help="Where manifest, log and proof go.")
 @click.option("--checkpoint", help="Folder that checkpoints are read from and written to.")
@@ -40,6 +62,9 @@ SETTINGS = {
 @click.option("--dtype", help="bf16, fp16 or fp32; default bf16, in smoke runs fp32.")
 @click.option("--seed", type=int)
 @click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps.")
+@click.option("--platform", help="cuda (default), npu or cpu.")
+@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", help="Here, or with sbatch.")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="For sbatch, e.g. --sbatch=--nodes=2; any number.")
 @click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")
 @click.argument("trailing", nargs=-1, type=click.UNPROCESSED, metavar="[-- MEGATRON FLAGS...]")
 @click.pass_context
@@ -48,16 +73,29 @@ def command(
     model: str,
     dataset: str,
     quantization: str,
+    launcher: str,
+    sbatch: tuple[str, ...],
     dry_run: bool,
     trailing: tuple[str, ...],
     **options: str | int | None,
 ) -> None:
-    """Run one training script. An option wins over the environment variable that the script reads."""
-    script = script_path(model, dataset, quantization)
+    """Run one training script. An option wins over the environment variable that the script reads.
+
+    With --launcher slurm it is submitted with sbatch; several modes become one job array.
+    """
+    scripts = [script_path(model, dataset, mode) for mode in quantization.split(",")]
     settings = {SETTINGS[name]: None if value is None else str(value) for name, value in options.items()}
     megatron: Path | None = ctx.obj["megatron"]
     settings["MEGATRON_LM_PATH"] = None if megatron is None else str(megatron)
     settings["DRY_RUN"] = "1" if dry_run else None
+    if len(scripts) > 1 and settings["RUN_DIR"]:
+        raise QuantctlError("several modes, one --run-dir", "leave it out: each mode has a default of its own")
+    if launcher == "slurm":
+        _submit(ctx, scripts, settings, sbatch, trailing)
+        return
+    if sbatch or len(scripts) > 1:
+        raise QuantctlError("several modes and --sbatch are for Slurm", "add --launcher slurm, or name one mode")
+    script = scripts[0]
     argv = ["bash", str(script), "--", *trailing]
     variables = environment(settings)
     if dry_run and ctx.obj["json"]:

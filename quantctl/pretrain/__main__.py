@@ -1,4 +1,4 @@
-"""`python -m quantctl.pretrain FLAGS`: train a dense GPT model with the Megatron tree that Python imports."""
+"""`python -m quantctl.pretrain FLAGS`: train a GPT model with the Megatron tree that Python imports."""
 
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ def _import_megatron() -> tuple[str, Path]:
     return megatron.core.__version__, Path(megatron.core.__file__).parent
 
 
+def _layout(args: argparse.Namespace) -> str:
+    from megatron.core import parallel_state
+
+    sizes = {
+        "tensor": args.tensor_model_parallel_size,
+        "data": parallel_state.get_data_parallel_world_size(),
+        "expert": args.expert_model_parallel_size,
+    }
+    shown = [f"{kind} parallel {size}" for kind, size in sizes.items() if size > 1 or kind == "tensor"]
+    return ", ".join(shown)
+
+
 def _describe(args: argparse.Namespace, state: Any, datasets: tuple[Any, Any, Any], device: Any, tree: str) -> None:
     import torch
 
@@ -48,7 +60,7 @@ def _describe(args: argparse.Namespace, state: Any, datasets: tuple[Any, Any, An
     tokens = args.train_iters * args.global_batch_size * args.seq_length
     say(
         f"quantctl.pretrain\n  tree        {tree}\n"
-        f"  device      {device.type} ({where}), tensor parallel {args.tensor_model_parallel_size}\n"
+        f"  device      {device.type} ({where}), {_layout(args)}\n"
         f"  dtype       {dtype}\n"
         f"  parameters  {parameter_count(state.model, args):,}\n"
         f"  vocabulary  {train.config.tokenizer.vocab_size:,} (padded {args.padded_vocab_size:,})\n"
@@ -64,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)
     version, folder = _import_megatron()
 
+    from quantctl.kernels import recorder
     from quantctl.pretrain import checkpoint, parallel
     from quantctl.pretrain.data import build_datasets
     from quantctl.pretrain.loop import State, Trainer
@@ -81,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     _describe(args, state, datasets, device, f"megatron-core {version}, {folder}")
     if args.load:
         checkpoint.load(args, state)
+        recorder.resume_at(state.iteration)
     Trainer(args, state, datasets, device).train()
     parallel.stop()
 

@@ -74,6 +74,12 @@ def _fill(args: argparse.Namespace) -> None:
         args.lr_decay_iters = args.train_iters
     if args.lr_warmup_fraction is not None:
         args.lr_warmup_iters = args.lr_warmup_fraction * args.lr_decay_iters
+    if args.num_experts is not None and args.moe_ffn_hidden_size is None:
+        args.moe_ffn_hidden_size = args.ffn_hidden_size
+    if args.expert_tensor_parallel_size is None:
+        args.expert_tensor_parallel_size = args.tensor_model_parallel_size
+    if args.tensor_model_parallel_size == 1:
+        args.sequence_parallel = False
     if args.recompute_activations and args.recompute_granularity is None:
         args.recompute_granularity = "selective"
 
@@ -84,6 +90,49 @@ def _is_split(text: str) -> bool:
     except ValueError:
         return False
     return len(parts) <= 3 and parts[0] > 0 and all(0 <= part < math.inf for part in parts)
+
+
+def _check_experts(args: argparse.Namespace) -> None:
+    """Multi-latent attention and experts."""
+    _require(
+        not (args.multi_latent_attention and args.group_query_attention),
+        "--group-query-attention with --multi-latent-attention",
+        "leave it out: multi-latent attention has its own keys and values",
+    )
+    if args.num_experts is None:
+        _require(
+            args.expert_model_parallel_size == 1,
+            f"--expert-model-parallel-size {args.expert_model_parallel_size} without --num-experts",
+            "there are no experts to share",
+        )
+        return
+    pattern = args.moe_layer_freq
+    _require(
+        isinstance(pattern, int) or len(pattern) == args.num_layers,
+        f"--moe-layer-freq {pattern} does not name --num-layers {args.num_layers} layers",
+        "give one 0 or 1 for each",
+    )
+    _require(
+        args.num_experts % args.expert_model_parallel_size == 0,
+        f"--num-experts {args.num_experts} is not divisible by --expert-model-parallel-size "
+        f"{args.expert_model_parallel_size}",
+        "change one of them",
+    )
+    _require(
+        args.expert_tensor_parallel_size == args.tensor_model_parallel_size or args.expert_model_parallel_size > 1,
+        "--expert-tensor-parallel-size 1 with --tensor-model-parallel-size above 1",
+        "the tensor parallel ranks must then have different experts: pass --expert-model-parallel-size",
+    )
+    _require(
+        args.moe_router_topk <= args.num_experts,
+        f"--moe-router-topk {args.moe_router_topk} of --num-experts {args.num_experts}",
+        "choose fewer",
+    )
+    _require(
+        args.tensor_model_parallel_size == 1 or args.sequence_parallel,
+        "--num-experts with --tensor-model-parallel-size above 1 and no --sequence-parallel",
+        "Megatron's expert layers refuse that: pass --sequence-parallel",
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -97,10 +146,12 @@ def _check(args: argparse.Namespace) -> None:
         ("num-attention-heads", "--tensor-model-parallel-size", tensor_parallel),
         ("num-query-groups", "--tensor-model-parallel-size", tensor_parallel),
         ("ffn-hidden-size", "--tensor-model-parallel-size", tensor_parallel),
+        ("seq-length", "--tensor-model-parallel-size", tensor_parallel if args.sequence_parallel else 1),
         ("global-batch-size", "--micro-batch-size", args.micro_batch_size),
     ):
         value = getattr(args, FLAGS[f"--{name}"].dest)
         _require(value % divisor == 0, f"--{name} {value} is not divisible by {by} {divisor}", "change one of them")
+    _check_experts(args)
     _require(
         args.max_position_embeddings >= args.seq_length,
         f"--max-position-embeddings {args.max_position_embeddings} is below --seq-length {args.seq_length}",

@@ -1,6 +1,7 @@
 """Checkpoints in Megatron-LM's layout, written so that an interrupted save leaves the last one intact.
 
     DIR/iter_0000100/mp_rank_00/model_optim_rng.pt     one file for each tensor parallel rank
+    DIR/iter_0000100/mp_rank_00_003/model_optim_rng.pt     and, with expert parallelism, expert parallel rank
     DIR/latest_checkpointed_iteration.txt              names the iteration, written last
 
 A save fills a hidden folder, renames it, and then replaces the tracker file.
@@ -34,7 +35,17 @@ _ORDER = {flag.dest: flag.option for flag in FLAGS.values() if flag.resume == OR
 def _file(folder: Path) -> Path:
     from megatron.core import parallel_state
 
-    return folder / f"mp_rank_{parallel_state.get_tensor_model_parallel_rank():02d}" / "model_optim_rng.pt"
+    name = f"mp_rank_{parallel_state.get_tensor_model_parallel_rank():02d}"
+    if parallel_state.get_expert_model_parallel_world_size() > 1:
+        name += f"_{parallel_state.get_expert_model_parallel_rank():03d}"
+    return folder / name / "model_optim_rng.pt"
+
+
+def _writes() -> bool:
+    """Whether this rank saves: the first of those that hold the same weights."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_expert_data_parallel_rank() == 0
 
 
 def _folder(root: Path, iteration: int) -> Path:
@@ -70,23 +81,12 @@ def _set_rng_state(state: dict[str, Any]) -> None:
         tensor_parallel.get_cuda_rng_tracker().set_states(state["rng_tracker_states"])
 
 
-def save(args: argparse.Namespace, state: Any) -> None:
-    """Write a checkpoint of the training `state` (quantctl.pretrain.loop.State) to --save."""
-    root = Path(args.save)
-    iteration = state.iteration
-    final = _folder(root, iteration)
-    draft = root / f".{final.name}.draft"
-    print_rank_0(f"saving checkpoint at iteration {iteration:7d} to {root} in torch format")
-    if dist.get_rank() == 0:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    dist.barrier()
-    file = _file(draft)
+def _write(args: argparse.Namespace, state: Any, file: Path) -> None:
     file.parent.mkdir()
     torch.save(
         {
             "checkpoint_version": 3.0,
-            "iteration": iteration,
+            "iteration": state.iteration,
             "args": dict(vars(args)),
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -98,6 +98,21 @@ def save(args: argparse.Namespace, state: Any) -> None:
         file,
     )
     sync(file)
+
+
+def save(args: argparse.Namespace, state: Any) -> None:
+    """Write a checkpoint of the training `state` (quantctl.pretrain.loop.State) to --save."""
+    root = Path(args.save)
+    iteration = state.iteration
+    final = _folder(root, iteration)
+    draft = root / f".{final.name}.draft"
+    print_rank_0(f"saving checkpoint at iteration {iteration:7d} to {root} in torch format")
+    if dist.get_rank() == 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    dist.barrier()
+    if _writes():
+        _write(args, state, _file(draft))
     dist.barrier()
     if dist.get_rank() == 0:
         old = root / f".{final.name}.old"

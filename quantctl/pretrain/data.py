@@ -66,6 +66,20 @@ def _one_builder(args: argparse.Namespace) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+def _check_helpers() -> None:
+    """Refuse a tree whose dataset helpers are not compiled, or for another Python: a checkout, a foreign wheel."""
+    from megatron.core import datasets
+
+    try:
+        import megatron.core.datasets.helpers  # noqa: F401
+    except ImportError as error:
+        raise QuantctlError(
+            f"the dataset helpers of this Megatron tree are not compiled for this Python: {error}",
+            f"in a checkout: make -C {Path(datasets.__file__).parent} (needs g++ and pybind11); a package is to be "
+            "installed for this Python",
+        ) from error
+
+
 def sample_counts(args: argparse.Namespace) -> tuple[int, int, int]:
     """Samples needed for training, validation (once more at the end) and test, as Megatron-LM counts them."""
     evaluation = args.eval_iters * args.global_batch_size
@@ -82,6 +96,7 @@ def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any,
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
     from megatron.core.datasets.utils import get_blend_from_list
 
+    _check_helpers()
     blend: dict[str, Any] = {}
     if not args.mock_data:
         prefixes = args.data_path if len(args.data_path) == 1 else args.data_path[1::2]
@@ -120,11 +135,18 @@ def build_datasets(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Any,
 
 
 class Samples:
-    """A dataset read in order, in micro batches on a device, from sample `consumed` on; it wraps at the end."""
+    """A dataset read in order, in micro batches on a device, from sample `consumed` on; it wraps at the end.
+
+    Data-parallel ranks take turns a micro batch, and `consumed` counts the samples of all of them.
+    """
 
     def __init__(self, dataset: Any, args: argparse.Namespace, device: torch.device, consumed: int = 0) -> None:
+        from megatron.core import parallel_state
+
         self.dataset = dataset
         self.size = args.micro_batch_size
+        self.rank = parallel_state.get_data_parallel_rank()
+        self.ranks = parallel_state.get_data_parallel_world_size()
         self.vocabulary = args.padded_vocab_size
         self.device = device
         self.consumed = consumed
@@ -139,8 +161,9 @@ class Samples:
 
         Raises QuantctlError for tokens that the vocabulary does not have.
         """
-        rows = [self.dataset[(self.consumed + i) % len(self.dataset)] for i in range(self.size)]
-        self.consumed += self.size
+        first = self.consumed + self.rank * self.size
+        rows = [self.dataset[i % len(self.dataset)] for i in range(first, first + self.size)]
+        self.consumed += self.ranks * self.size
         batch = {
             name: torch.stack([row[name] for row in rows]) for name in ("tokens", "labels", "loss_mask", "position_ids")
         }

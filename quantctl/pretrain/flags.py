@@ -6,12 +6,32 @@ A flag that Megatron-LM needs but that changes nothing here is accepted, and `do
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-ONE_RANK = "accepted: with one data-parallel rank there is nothing to shard or overlap"
+WHOLE = "accepted: every data-parallel rank keeps the whole optimizer, and reduces once a step"
 SAME, ORDER = "same", "order"
 UNFUSED = "accepted: the fused kernel is never used here"
+
+
+_TERM = re.compile(r"\[([01](?:,[01])*)\](?:\*(\d+))?")
+
+
+def layer_frequency(text: str) -> int | list[int]:
+    """--moe-layer-freq: N, or a sum of repeated lists of 0 and 1. Megatron-LM evaluates any expression."""
+    word = re.sub(r"[\s()]", "", text)
+    if re.fullmatch(r"[1-9]\d*", word):
+        return int(word)
+    layers: list[int] = []
+    for term in word.split("+"):
+        match = _TERM.fullmatch(term)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a sum such as [0]*1+[1]*26")
+        layers += [int(digit) for digit in match[1].split(",")] * int(match[2] or 1)
+    return layers
 
 
 @dataclass(frozen=True)
@@ -19,7 +39,7 @@ class Flag:
     """One row: `--name`, how its value is read (bool: a switch), and what the embedded trainer does with it."""
 
     name: str
-    type: type
+    type: Callable[[str], Any]
     default: Any
     does: str
     choices: tuple[Any, ...] | None = None
@@ -105,6 +125,43 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("no-bias-dropout-fusion", bool, False, UNFUSED),
         Flag("no-gradient-accumulation-fusion", bool, False, UNFUSED),
     ),
+    "multi-latent attention": (
+        Flag("multi-latent-attention", bool, False, "keys and values from one compressed vector a token", resume=SAME),
+        Flag("q-lora-rank", int, None, "width of the compressed queries; default uncompressed", least=1, resume=SAME),
+        Flag("kv-lora-rank", int, 32, "width of the compressed keys and values", least=1, resume=SAME),
+        Flag("qk-head-dim", int, 128, "width of a query or key head without its rotary part", least=1, resume=SAME),
+        Flag("qk-pos-emb-head-dim", int, 64, "width of the rotary part", least=1, resume=SAME),
+        Flag("v-head-dim", int, 128, "width of a value head", least=1, resume=SAME),
+        Flag("rope-type", str, None, "default yarn", choices=("rope", "yarn"), resume=SAME),
+        Flag("rotary-scaling-factor", float, 1.0, "YaRN's context extension", resume=SAME),
+        Flag("mscale", float, 1.0, "YaRN's attention temperature", resume=SAME),
+        Flag("mscale-all-dim", float, 0.0, "YaRN's temperature on all dimensions", resume=SAME),
+    ),
+    "mixture of experts": (
+        Flag("num-experts", int, None, "routed experts of a layer", least=1, resume=SAME),
+        Flag("moe-layer-freq", layer_frequency, 1, "N, or a list such as ([0]*1+[1]*26): 1 has experts", resume=SAME),
+        Flag("moe-ffn-hidden-size", int, None, "width of an expert; default --ffn-hidden-size", least=1, resume=SAME),
+        Flag("moe-shared-expert-intermediate-size", int, None, "width of all shared experts", least=1, resume=SAME),
+        Flag("moe-router-topk", int, 2, "experts a token is sent to", least=1, resume=SAME),
+        Flag("moe-router-pre-softmax", bool, False, "softmax over all experts, before the top k", resume=SAME),
+        Flag(
+            "moe-router-load-balancing-type",
+            str,
+            "aux_loss",
+            "how the experts' loads are kept even",
+            choices=("aux_loss", "seq_aux_loss", "none"),
+            resume=SAME,
+        ),
+        Flag("moe-aux-loss-coeff", float, 0.0, "weight of that loss", resume=SAME),
+        Flag("moe-router-dtype", str, None, "of the router's product; default the model's", choices=("fp32", "fp64")),
+        Flag(
+            "moe-token-dispatcher-type",
+            str,
+            "allgather",
+            "how tokens reach the experts' ranks",
+            choices=("allgather", "alltoall"),
+        ),
+    ),
     "training": (
         Flag("micro-batch-size", int, None, "samples of one forward and backward", least=1),
         Flag("global-batch-size", int, None, "samples of one step; default --micro-batch-size", least=1, resume=SAME),
@@ -133,20 +190,22 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("recompute-granularity", str, None, "recompute activations (CUDA)", choices=("full", "selective")),
         Flag("recompute-method", str, None, "which layers, with full", choices=("uniform", "block")),
         Flag("recompute-num-layers", int, None, "how many layers, with full"),
+        Flag("recompute-modules", str, None, "which parts, with selective; default core_attn", nargs="*"),
         Flag("exit-interval", int, None, "stop after an iteration divisible by this", least=1),
         Flag("exit-signal-handler", bool, False, "on SIGTERM finish the iteration, save and stop"),
     ),
     "parallel": (
-        Flag(
-            "tensor-model-parallel-size", int, 1, "ranks that share each layer; must be all ranks", least=1, resume=SAME
-        ),
+        Flag("tensor-model-parallel-size", int, 1, "ranks that share each layer", least=1, resume=SAME),
+        Flag("expert-model-parallel-size", int, 1, "data-parallel ranks that share experts", least=1, resume=SAME),
+        Flag("expert-tensor-parallel-size", int, None, "ranks that share each expert; default as layers", choices=(1,)),
+        Flag("sequence-parallel", bool, False, "with tensor parallelism, also share the sequence between the layers"),
         Flag("pipeline-model-parallel-size", int, 1, "1 only", choices=(1,)),
         Flag("context-parallel-size", int, 1, "1 only", choices=(1,)),
         Flag("distributed-backend", str, None, "default nccl with CUDA, else gloo", choices=("nccl", "gloo")),
         Flag("distributed-timeout-minutes", int, 10, "of collectives", least=1),
-        Flag("use-distributed-optimizer", bool, False, ONE_RANK),
-        Flag("overlap-grad-reduce", bool, False, ONE_RANK),
-        Flag("overlap-param-gather", bool, False, ONE_RANK),
+        Flag("use-distributed-optimizer", bool, False, WHOLE),
+        Flag("overlap-grad-reduce", bool, False, WHOLE),
+        Flag("overlap-param-gather", bool, False, WHOLE),
     ),
     "data": (
         Flag(
@@ -186,6 +245,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("log-interval", int, 100, "iterations between log lines", least=1),
         Flag("log-throughput", bool, False, "TFLOP/s in the log line"),
         Flag("log-timers-to-tensorboard", bool, False, "iteration-time and throughput as scalars"),
+        Flag("log-memory-to-tensorboard", bool, False, "CUDA's memory statistics as scalars"),
         Flag("log-validation-ppl-to-tensorboard", bool, False, "validation perplexity as a scalar"),
         Flag("tensorboard-dir", str, None, "folder of the event files"),
         Flag("tensorboard-log-interval", int, 1, "iterations between scalars", least=1),
@@ -211,25 +271,13 @@ REQUIRED = (
     "tokenizer-type",
 )
 
-_DENSE = "dense models only for now; use Megatron-LM's pretrain_gpt.py"
 _LOCAL = "the local layers ignore it; quantctl's selectors choose the formats"
 
 # prefix of an option -> why the embedded trainer refuses it
 REFUSED: dict[str, str] = {
-    "--multi-latent-attention": _DENSE,
-    "--q-lora-rank": _DENSE,
-    "--kv-lora-rank": _DENSE,
-    "--qk-head-dim": _DENSE,
-    "--qk-pos-emb-head-dim": _DENSE,
-    "--v-head-dim": _DENSE,
-    "--rotary-scaling-factor": _DENSE,
-    "--mscale": _DENSE,
-    "--rope-type": _DENSE,
-    "--moe-": _DENSE,
-    "--num-experts": _DENSE,
-    "--expert-": _DENSE,
-    "--mtp-": _DENSE,
-    "--sequence-parallel": "Megatron's local RMSNorm does not support it; leave it out",
+    "--moe-grouped-gemm": "up to 0.16.1 it bypasses the linear selector, later it changes nothing here; leave it out",
+    "--moe-shared-expert-overlap": "it overlaps CUDA streams, and the result is the same; leave it out",
+    "--mtp-": "multi-token prediction needs Megatron-LM's pretrain_gpt.py",
     "--fp16": "fp16 needs dynamic loss scaling; use --bf16, or Megatron-LM's pretrain_gpt.py",
     "--fp8-": _LOCAL,
     "--fp4-": _LOCAL,

@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
-from quantctl.pretrain.model import flops_per_sample
+from quantctl.pretrain.flops import flops_per_sample
 from quantctl.pretrain.parallel import is_last_rank
 
 
@@ -83,30 +83,41 @@ class TrainingLog:
         self.scalars = scalars
         self.watch = Stopwatch()
         self.first = True
-        self.loss = 0.0
+        self.sums: dict[str, float] = {}
         self.iterations = 0
 
-    def add(self, iteration: int, samples: int, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record one iteration: `samples` consumed so far, mean `loss` of its tokens, `grad_norm` before clipping."""
+    def add(
+        self, iteration: int, samples: int, losses: dict[str, float], learning_rate: float, grad_norm: float
+    ) -> bool:
+        """Record one iteration: `samples` consumed so far, `losses` by log field, `grad_norm` before clipping.
+
+        `lm loss` is the mean over the iteration's tokens. Returns whether a line was due.
+        """
         args = self.args
-        self.loss += loss
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + loss
         self.iterations += 1
         if iteration % args.tensorboard_log_interval == 0:
             for tag, value in (
                 ("learning-rate", learning_rate),
                 ("batch-size", args.global_batch_size),
-                ("lm loss", loss),
+                ("lm loss", losses["lm loss"]),
                 ("loss-scale", 1.0),
                 ("grad-norm", grad_norm),
             ):
                 self.scalars.add(tag, value, iteration, samples)
+        for name, loss in losses.items():
+            if name != "lm loss":  # those of the experts; Megatron-LM writes them at every iteration, and once
+                self.scalars.add(name, loss, iteration)
         due = iteration % args.log_interval == 0
-        if due or self.first:
+        written = due or self.first
+        if written:
             self._write(iteration, samples, learning_rate, grad_norm)
         self.first = False
         if due:
-            self.loss, self.iterations = 0.0, 0
+            self.sums, self.iterations = {}, 0
             self.watch.reset()
+        return written
 
     def _write(self, iteration: int, samples: int, learning_rate: float, grad_norm: float) -> None:
         args = self.args
@@ -118,7 +129,6 @@ class TrainingLog:
                 self.scalars.add("throughput", teraflops, iteration)
         if not is_last_rank():
             return
-        loss = self.loss / self.iterations
         line = f" [{datetime.now():%Y-%m-%d %H:%M:%S.%f}] iteration {iteration:8d}/{args.train_iters:8d} |"
         line += f" consumed samples: {samples:12d} |"
         line += f" elapsed time per iteration (ms): {seconds * 1000.0:.1f} |"
@@ -126,8 +136,9 @@ class TrainingLog:
             line += f" throughput per GPU (TFLOP/s/GPU): {teraflops:.1f} |"
         line += f" learning rate: {learning_rate:.6E} |"
         line += f" global batch size: {args.global_batch_size:5d} |"
-        if loss > 0.0:  # false for NaN: Megatron-LM leaves the field out
-            line += f" lm loss: {loss:.6E} |"
+        for name, total in self.sums.items():
+            if total > 0.0:  # false for NaN: Megatron-LM leaves the field out
+                line += f" {name}: {total / self.iterations:.6E} |"
         line += f" loss scale: 1.0 | grad norm: {grad_norm:.3f} |"
         line += " number of skipped iterations:   0 | number of nan iterations:   0 |"
         print(line, flush=True)

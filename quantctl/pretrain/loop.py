@@ -14,8 +14,11 @@ import torch.distributed as dist
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.pretrain import checkpoint
+from quantctl.pretrain.balance import scale_gradients, take_losses
 from quantctl.pretrain.data import Batch, Samples
+from quantctl.pretrain.flops import expert_layers
 from quantctl.pretrain.logs import Scalars, TrainingLog, print_rank_0, validation_line
+from quantctl.pretrain.memory import Memory
 from quantctl.pretrain.optimizer import MasterAdamW
 
 
@@ -64,9 +67,12 @@ class Trainer:
     def __init__(
         self, args: argparse.Namespace, state: State, datasets: tuple[Any, Any, Any], device: torch.device
     ) -> None:
+        from megatron.core import parallel_state
+
         self.args = args
         self.state = state
         self.device = device
+        self.data_parallel = parallel_state.get_data_parallel_group()
         train, valid, test = datasets
         evaluate = args.eval_iters > 0
         self.train_samples = Samples(train, args, device, state.consumed_train)
@@ -74,19 +80,31 @@ class Trainer:
         self.test_samples = Samples(test, args, device) if test and evaluate else None
         self.scalars = Scalars(args.tensorboard_dir)
         self.log = TrainingLog(args, self.scalars)
+        self.memory = Memory(args, self.scalars, device)
         self.termination = _Termination(args.exit_signal_handler, device)
+        self.expert_layers = sum(expert_layers(args))
+        if self.expert_layers:
+            scale_gradients(self.micro_batches, device)
         # [1, 1, s, s], True where a query must not look: what Megatron's data loader would build for every sample
         shape = (args.seq_length, args.seq_length)
         self.mask = torch.ones(shape, dtype=torch.bool, device=device).triu(diagonal=1)[None, None]
 
     @property
     def micro_batches(self) -> int:
-        return self.args.global_batch_size // self.args.micro_batch_size
+        """Of one step, on each rank."""
+        together = self.args.micro_batch_size * self.data_parallel.size()
+        return self.args.global_batch_size // together
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed token losses and the number of tokens, both fp32 scalars."""
         losses = self.state.model(batch["tokens"], batch["position_ids"], self.mask, labels=batch["labels"])
         return (losses.float() * batch["loss_mask"]).sum(), batch["loss_mask"].sum()
+
+    def _mean(self, total: torch.Tensor) -> float:
+        """The mean over all ranks of (summed losses, number of tokens)."""
+        if self.data_parallel.size() > 1:
+            dist.all_reduce(total, group=self.data_parallel)
+        return float(total[0] / total[1])
 
     def _step(self) -> tuple[float, float]:
         """One optimizer step: the mean loss of its tokens, and the gradient norm before clipping."""
@@ -97,7 +115,7 @@ class Trainer:
             (loss / tokens.clamp(min=1) / self.micro_batches).backward()
             total += torch.stack((loss.detach(), tokens))
         norm = self.state.optimizer.step()
-        return float(total[0] / total[1]), norm
+        return self._mean(total), norm
 
     @torch.no_grad()
     def _evaluate(self, samples: Samples) -> float:
@@ -107,7 +125,7 @@ class Trainer:
         for _ in range(self.args.eval_iters * self.micro_batches):
             total += torch.stack(self._forward(samples.next()))
         self.state.model.train()
-        return float(total[0] / total[1])
+        return self._mean(total)
 
     def _validate(self, where: str = "") -> None:
         if self.valid_samples is None:
@@ -138,7 +156,13 @@ class Trainer:
         state.schedule.step(increment=args.global_batch_size)
         # Megatron-LM logs the rate that the schedule has just set
         learning_rate = state.optimizer.param_groups[0]["lr"]
-        self.log.add(state.iteration, state.consumed_train, loss, learning_rate, norm)
+        losses = {"lm loss": loss}
+        if self.expert_layers:
+            losses |= take_losses(self.expert_layers, self.micro_batches)
+        if self.log.add(state.iteration, state.consumed_train, losses, learning_rate, norm):
+            self.memory.report(state.iteration)
+        if state.iteration % args.tensorboard_log_interval == 0:
+            self.memory.scalar(state.iteration)
         self._check_finite(loss, norm)
 
     def train(self) -> None:
@@ -172,4 +196,5 @@ class Trainer:
                 validation_line(args, self.scalars, state.iteration, state.consumed_train, loss, " on test set")
         else:
             print_rank_0(f"exiting program {stopped}")
+        self.memory.report_peak(state.iteration)
         self.scalars.close()

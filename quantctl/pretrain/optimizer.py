@@ -11,7 +11,8 @@ import argparse
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from quantctl.pretrain.gradients import Reduction
 
 
 def _decays(name: str, parameter: torch.Tensor) -> bool:
@@ -20,15 +21,13 @@ def _decays(name: str, parameter: torch.Tensor) -> bool:
 
 
 class MasterAdamW:
-    """One step: gradients accumulated in fp32 -> global norm -> clip -> AdamW on fp32 weights -> model's dtype.
+    """One step: gradients accumulated in fp32 -> sums over ranks -> global norm -> clip -> AdamW on fp32 weights ->
+    model's dtype.
 
     `param_groups` is what Megatron's OptimizerParamScheduler sets `lr` and `weight_decay` (times `wd_mult`) in.
     """
 
     def __init__(self, model: torch.nn.Module, args: argparse.Namespace) -> None:
-        from megatron.core import parallel_state
-
-        self.group = parallel_state.get_tensor_model_parallel_group()
         self.clip_grad = args.clip_grad
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
@@ -39,13 +38,7 @@ class MasterAdamW:
         ]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient
-        # a weight that every rank holds whole counts once in the norm
-        first = parallel_state.get_tensor_model_parallel_rank() == 0
-        self.counted = [
-            gradient
-            for p, gradient in zip(self.parameters, self.gradients, strict=True)
-            if first or getattr(p, "tensor_model_parallel", False)
-        ]
+        self.reduction = Reduction(named, self.gradients, args)
         groups: list[dict[str, Any]] = []
         for wd_mult in (1.0, 0.0):
             members = [m for (n, p), m in zip(named, self.masters, strict=True) if _decays(n, p) == bool(wd_mult)]
@@ -73,15 +66,10 @@ class MasterAdamW:
     def zero_grad(self) -> None:
         torch._foreach_zero_(self.gradients)
 
-    def grad_norm(self) -> float:
-        """L2 norm of all gradients over all tensor parallel ranks."""
-        squares = torch.stack(torch._foreach_norm(self.counted)).square().sum()
-        dist.all_reduce(squares, group=self.group)
-        return float(squares.sqrt())
-
     def step(self) -> float:
         """Update the model's weights from the accumulated gradients; returns their norm before clipping."""
-        norm = self.grad_norm()
+        self.reduction.reduce()
+        norm = self.reduction.norm()
         coefficient = self.clip_grad / (norm + 1e-6) if self.clip_grad > 0 else 1.0
         if coefficient < 1.0:
             torch._foreach_mul_(self.gradients, coefficient)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
+from quantctl.pretrain import cpu
 
 
 def say(text: str) -> None:
@@ -32,18 +33,26 @@ def choose_device() -> torch.device:
 
 
 def _check_world(args: argparse.Namespace) -> None:
+    """The ranks that tensor parallelism leaves are data parallel; experts have a layout of their own."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == args.tensor_model_parallel_size:
-        return
-    if world == 1:
+    tensor, expert = args.tensor_model_parallel_size, args.expert_model_parallel_size
+    together = args.expert_tensor_parallel_size * expert
+    for divisor, sizes in (
+        (tensor, f"--tensor-model-parallel-size {tensor}"),
+        (together, f"--expert-model-parallel-size {expert} x tensor parallel size {together // expert}"),
+    ):
+        if world % divisor:
+            raise QuantctlError(
+                f"{sizes} does not divide the number of processes, {world}",
+                f"start it with: torchrun --nproc-per-node {max(tensor, together)} -m quantctl.pretrain ...",
+            )
+    together = world // tensor * args.micro_batch_size
+    if args.global_batch_size % together:
         raise QuantctlError(
-            f"--tensor-model-parallel-size {args.tensor_model_parallel_size} needs as many processes; there is one",
-            f"start it with: torchrun --nproc-per-node {args.tensor_model_parallel_size} -m quantctl.pretrain ...",
+            f"--global-batch-size {args.global_batch_size} is not divisible by {world // tensor} data-parallel ranks x "
+            f"--micro-batch-size {args.micro_batch_size}",
+            f"give a multiple of {together}",
         )
-    raise QuantctlError(
-        f"{world} processes with --tensor-model-parallel-size {args.tensor_model_parallel_size} would be data parallel",
-        f"pass --tensor-model-parallel-size {world}; data parallelism needs Megatron-LM's own trainer",
-    )
 
 
 def _init_process_group(args: argparse.Namespace, device: torch.device) -> None:
@@ -72,20 +81,27 @@ def _seed(seed: int, device: torch.device) -> None:
         tensor_parallel.random.initialize_rng_tracker(inference_rng_tracker=True)
 
 
-def _provide_attention_buffer(args: argparse.Namespace) -> None:
-    """Give DotProductAttention its score buffer [b * np / tp, s, s] on the CPU; it would allocate it on CUDA."""
-    from megatron.core import parallel_state
-
-    dtype = torch.bfloat16 if args.bf16 else torch.float32
-    heads = args.num_attention_heads // args.tensor_model_parallel_size
-    elements = args.micro_batch_size * heads * args.seq_length**2
-    parallel_state.get_global_memory_buffer().buffer["mpu", dtype] = torch.empty(elements, dtype=dtype)
+def _refuse_on_cpu(args: argparse.Namespace) -> None:
+    """What needs CUDA: gathering unequal parts, and random numbers of a rank's own for its heads or tokens."""
+    if args.expert_tensor_parallel_size > 1 and args.expert_model_parallel_size > 1:
+        raise QuantctlError(
+            "experts that tensor parallel and expert parallel ranks share gather unequal parts, which gloo cannot",
+            "pass --expert-tensor-parallel-size 1",
+        )
+    if args.tensor_model_parallel_size == 1:
+        return
+    for flag, wrong in (("attention", True), ("hidden", args.sequence_parallel)):
+        if wrong and getattr(args, f"{flag}_dropout") > 0:
+            raise QuantctlError(
+                f"--{flag}-dropout above 0 with --tensor-model-parallel-size above 1 needs CUDA's random generators",
+                f"pass --{flag}-dropout 0",
+            )
 
 
 def start(args: argparse.Namespace) -> torch.device:
     """Join the process group, set up tensor parallelism and the random generators; returns this rank's device.
 
-    Raises QuantctlError when the number of processes is not the tensor parallel size.
+    Raises QuantctlError when the number of processes does not fit the parallel sizes or the batch.
     """
     from megatron.core import parallel_state
 
@@ -96,16 +112,18 @@ def start(args: argparse.Namespace) -> torch.device:
     if args.deterministic_mode:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    if device.type == "cpu" and args.tensor_model_parallel_size > 1 and args.attention_dropout > 0:
-        raise QuantctlError(
-            "--attention-dropout above 0 with --tensor-model-parallel-size above 1 needs CUDA's random generators",
-            "pass --attention-dropout 0",
-        )
-    _init_process_group(args, device)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=args.tensor_model_parallel_size)
-    _seed(args.seed, device)
     if device.type == "cpu":
-        _provide_attention_buffer(args)
+        _refuse_on_cpu(args)
+        cpu.stand_in()
+        if args.num_experts is not None:
+            cpu.stand_in_for_experts()
+    _init_process_group(args, device)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=args.tensor_model_parallel_size,
+        expert_model_parallel_size=args.expert_model_parallel_size,
+        expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+    )
+    _seed(args.seed, device)
     return device
 
 

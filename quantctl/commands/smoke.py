@@ -1,0 +1,156 @@
+"""`quantctl smoke`: a reduced model of an architecture on the tree in use: what one runs after `set`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from quantctl import output
+from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.errors import QuantctlError
+from quantctl.exits import DIFFERS, REFUSED
+from quantctl.script.models import MODELS
+from quantctl.selectors import SELECTORS
+from quantctl.spec import NONE, SITES, canonical
+from quantctl.state import TreeState, read_state
+from quantctl.tree import Tree
+
+MEGABYTE = 2**20
+
+
+@contextlib.contextmanager
+def _tree_to_run(tree: Tree, values: Mapping[str, str]) -> Iterator[Path]:
+    """The tree itself, or a staged copy of it with `values` set."""
+    if not values:
+        yield tree.root
+        return
+    from quantctl.stage import in_use, stage
+
+    staged = stage(tree, values)
+    with in_use(staged):
+        yield staged
+
+
+def _environment(root: Path, device: str | None) -> dict[str, str]:
+    path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the tree is read only here
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "QUANTCTL_RUN_DIR"):
+        environment.pop(name, None)
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+def _run_child(model: str, iterations: int, root: Path, device: str | None, state: TreeState) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", "-m", "quantctl.smoke", model, "--iterations", str(iterations)]
+    command += ["--device", device] if device else []
+    # `-m` puts the current directory first on the path, so it must not be another tree
+    done = subprocess.run(command, cwd=root, env=_environment(root, device), capture_output=True, text=True)
+    if done.returncode == REFUSED:
+        sys.stderr.write(done.stderr)
+        raise click.exceptions.Exit(REFUSED)
+    if done.returncode == 0:
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if not Path(result["imported_from"]).is_relative_to(root):
+            raise QuantctlError(
+                f"megatron.core was imported from {result['imported_from']}, not from {root}",
+                "take the other tree off PYTHONPATH",
+            )
+        return result
+    sys.stderr.write(done.stderr)
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1].strip()
+    missing = [f"  {patch.name}: {patch.why}" for patch in state.available() if not patch.required]
+    if missing:
+        raise QuantctlError(
+            "\n".join([f"the local layers of {root} cannot run {model}: {last}", "patches that it lacks:", *missing]),
+            "insert them with `quantctl patch`, or let a copy have them: give --mode",
+        )
+    raise QuantctlError(f"{model} does not run on {root}: {last}", "the whole message is above")
+
+
+def _problems(selectors: Mapping[str, str], hits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Selectors without a product of theirs."""
+    found = []
+    for site in SITES:
+        wanted = canonical(selectors.get(site, NONE), site)
+        if wanted != NONE and wanted not in hits.get(site, {}):
+            found.append(f"{site} says {wanted}, and no such product ran")
+    return found
+
+
+def _repeats(lines: list[str]) -> list[list[str]]:
+    """Layer numbers and what they have in common: [["1", "dense"], ["2-27", "experts"]]."""
+    rows, first = [], 1
+    for text, group in itertools.groupby(lines):
+        last = first + len(list(group)) - 1
+        rows.append([str(first) if first == last else f"{first}-{last}", text])
+        first = last + 1
+    return rows
+
+
+def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
+    structure, losses = result["structure"], result["losses"]
+    ((name, size),) = result["memory"].items()
+    rows = [["model", f"{result['model']}, reduced: {result['parameters']:,} parameters on {result['device']}"]]
+    rows += [["attention", f"layer {layers}  {text}"] for layers, text in _repeats(structure["attention"])]
+    rows += [["MLP", f"layer {layers}  {text}"] for layers, text in _repeats(structure["mlp"])]
+    rows += [["loss", "  ".join(f"{loss:.6f}" for loss in losses)]]
+    rows += [["memory", f"{size / MEGABYTE:,.0f} MB {name.removesuffix(' bytes')}"]]
+    click.echo(output.columns(rows))
+    click.echo()
+    linear = [["linear layers", "count", "weight [out, in]"]]
+    for kind, found in structure["linear"].items():
+        linear.append([kind, str(found["layers"]), ", ".join(str(shape) for shape in found["shapes"])])
+    click.echo(output.columns(linear))
+    click.echo()
+    counted = [["site", "selector", "ran as", "fprop", "dgrad", "wgrad"]]
+    for site in SITES:
+        specs = result["hits"].get(site) or {"-": {}}
+        for spec, calls in specs.items():
+            cells = [str(calls.get(product, 0)) for product in ("fprop", "dgrad", "wgrad")]
+            counted.append([site, selectors.get(site, "(not patched)"), spec, *cells])
+    click.echo(output.columns(counted))
+
+
+@click.command(short_help="run a reduced model on the tree")
+@click.argument("model", type=click.Choice(list(MODELS)), metavar="MODEL")
+@selector_options
+@click.option(
+    "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
+@click.pass_context
+def command(
+    ctx: click.Context, model: str, mode: str | None, iterations: int, device: str | None, **specs: str | None
+) -> None:
+    """Build MODEL's reduced architecture from the tree in use, run it forward and backward, count its products.
+
+    The selectors are those that the tree has now; with --mode or --linear and the like, those of a staged copy. The
+    tree is not written to. Exit status 1 when a selector that is not none had no product.
+    """
+    values = chosen_values(mode, specs) if mode or any(specs.values()) else {}
+    tree = tree_in_use(ctx)
+    output.say(f"tree: {describe(tree)}")
+    with _tree_to_run(tree, values) as root:
+        state = read_state(root)
+        result = _run_child(model, iterations, root, device, state)
+    selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
+    problems = _problems(selectors, result["hits"])
+    if ctx.obj["json"]:
+        output.data({"tree": tree.root, **result, "selectors": selectors, "problems": problems})
+    else:
+        _print(result, selectors)
+    for problem in problems:
+        output.say(f"problem: {problem}")
+    if problems:
+        ctx.exit(DIFFERS)

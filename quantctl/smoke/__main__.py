@@ -1,0 +1,125 @@
+"""`python -m quantctl.smoke MODEL --iterations N`: the child process of `quantctl smoke`. Prints one JSON document.
+
+The tree is the one that Python imports. The model is that of the smoke scripts, on tokens drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from typing import Any
+
+from quantctl.errors import QuantctlError
+from quantctl.exits import exit_with
+
+SEQUENCES = 2
+
+
+def arguments(model: str) -> argparse.Namespace:
+    """The flags of the model's smoke script, on a vocabulary of 2,048."""
+    from quantctl.pretrain.arguments import parse
+    from quantctl.pretrain.tokenizer import build_tokenizer
+    from quantctl.script import flags
+    from quantctl.script.models import MODELS
+
+    row = MODELS[model]
+    lines = [*flags.LOCAL_LAYERS, *flags.architecture(row.smoke), *flags.recipe(row.smoke_recipe)]
+    words = [word for line in lines for word in line]
+    words += ["--micro-batch-size", str(SEQUENCES), "--train-iters", "1", "--lr-decay-style", "constant"]
+    words += ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "2047"]
+    args = parse(words)
+    build_tokenizer(args)
+    return args
+
+
+def _check_device(wanted: str | None) -> None:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise QuantctlError("--device cuda: torch sees no CUDA device", "leave it out, or install torch for CUDA")
+
+
+def _memory(device: Any) -> dict[str, float]:
+    import torch
+
+    from quantctl.pretrain.memory import peak_resident
+
+    if device.type == "cuda":
+        return {"cuda peak bytes": torch.cuda.max_memory_allocated()}
+    return {"peak resident bytes": peak_resident()}
+
+
+def _steps(model: Any, args: argparse.Namespace, device: Any, iterations: int) -> list[float]:
+    """Losses of forward and backward passes over the same tokens, with an optimizer step behind each."""
+    import torch
+
+    from quantctl.pretrain.optimizer import MasterAdamW
+
+    optimizer = MasterAdamW(model, args)
+    size = (SEQUENCES, args.seq_length + 1)
+    tokens = torch.randint(0, args.padded_vocab_size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    positions = torch.arange(args.seq_length, device=device).expand(SEQUENCES, -1)
+    mask = torch.ones(args.seq_length, args.seq_length, dtype=torch.bool, device=device).triu(1)[None, None]
+    losses = []
+    for _ in range(iterations):
+        optimizer.zero_grad()
+        loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).float().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _hits() -> dict[str, Any]:
+    kernels = sys.modules.get("quantctl.kernels.hits")  # a tree that quantizes nothing does not import it
+    return kernels.snapshot() if kernels else {}
+
+
+def run(name: str, iterations: int) -> dict[str, Any]:
+    """What was built, what it computed and what that took."""
+    import megatron.core
+
+    from quantctl.pretrain import parallel
+    from quantctl.pretrain.model import build_model, parameter_count
+    from quantctl.smoke.structure import describe
+
+    args = arguments(name)
+    device = parallel.start(args)
+    model = build_model(args, device)
+    result = {
+        "model": name,
+        "megatron_core": megatron.core.__version__,
+        "imported_from": megatron.core.__file__,
+        "device": str(device),
+        "parameters": parameter_count(model, args),
+        "structure": describe(model),
+        "losses": _steps(model, args, device, iterations),
+        "hits": _hits(),
+        "memory": _memory(device),
+    }
+    parallel.stop()
+    return result
+
+
+def main() -> int:
+    """0, or 1 when the tree's layers raise: their traceback is on stderr then, the error itself last."""
+    parser = argparse.ArgumentParser(prog="python -m quantctl.smoke", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"))
+    options = parser.parse_args()
+    _check_device(options.device)
+    try:
+        print(json.dumps(run(options.model, options.iterations)))
+    except QuantctlError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
