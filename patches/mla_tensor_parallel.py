@@ -14,12 +14,13 @@ from quantctl.patches.patch import Edit, Kind, Patch
 _SUMMED = """
 if kv_combined.requires_grad:
     # quantctl: every rank's heads use the keys' rotary part, so its gradient is the sum over ranks
+    from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
 
     def sum_rotary_part(gradient):
         compressed, rotary_part = gradient.tensor_split([self.config.kv_lora_rank], dim=-1)
         # up to 0.18 Megatron reduces a copy of what is not contiguous, and drops it
         rotary_part = rotary_part.clone(memory_format=torch.contiguous_format)
-        rotary_part = tensor_parallel.reduce_from_tensor_model_parallel_region(rotary_part)
+        rotary_part = reduce_from_tensor_model_parallel_region(rotary_part)
         return torch.cat((compressed, rotary_part), dim=-1)
 
     kv_combined.register_hook(sum_rotary_part)
