@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test releases faults bench lint format generate clean mutation kernels-gpu
+.PHONY: run test releases launch faults bench lint format generate clean mutation kernels-gpu
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -17,6 +17,10 @@ test: $(STAMP) lint
 # every release of Megatron, trained as well: QUANTCTL_MEGATRON_MAIN=CHECKOUT adds Megatron-LM's main
 releases: $(STAMP)
 	$(BIN)/python tests/support/releases.py -n 2 $(ARGS)
+
+# eight scripts at once, Slurm, and the table of every script's flags against every release's parser
+launch: $(STAMP)
+	$(BIN)/python -m pytest -m "" -rP tests/launch
 
 # every step of every operation killed or failing, and a thousand random kills
 faults: $(STAMP)

@@ -20,7 +20,7 @@ class Codes:
     block_scales: Tensor | None
     """uint8 [..., blocks], or None where the format has no blocks."""
     tensor_scale: Tensor | None
-    """fp32 [], what the whole tensor is multiplied by, or None."""
+    """fp32 [], what the whole tensor is multiplied by, or None; or of a shape that fits the blocks, for its parts."""
 
 
 class Format(Protocol):

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quantctl.kernels import hifp8, nvfp4, philox
+from quantctl.kernels import philox
 from quantctl.kernels.dispatch import use_triton
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
-from quantctl.kernels.packed import has_tensor_scale
 from quantctl.kernels.quantize import FORMATS, draw_for, quantize_dequantize_along, refuse_dtype
+from quantctl.kernels.tensor_scale import SCALED, has_tensor_scale
 from quantctl.spec import FormatSpec
 
 Draws = tuple[philox.Draw | None, ...]
-SCALED: dict[str, nvfp4.NVFP4 | hifp8.HiFloat8] = {"nvfp4": nvfp4.FORMAT, "hifp8": hifp8.FORMAT}
-"""The formats that have a scale a tensor, hifp8 only if its spec says so."""
 
 
 def quantize_rows(
@@ -39,8 +37,8 @@ def quantize_rows(
     x = x.detach().contiguous()
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     has_blocks = FORMATS[spec.format].has_blocks
-    if not has_tensor_scale(spec) and (not has_blocks or axes == (1,)):
-        return quantize_dequantize_along(x, spec, axes, draws)  # groups play no role
+    if not any(groups_matter(spec, axis) for axis in axes):
+        return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and not has_blocks and spec.round != "stochastic":
         return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2  # nor does the axis
     if use_triton(x.device):
@@ -50,44 +48,52 @@ def quantize_rows(
     return [_rows(x, groups, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
 
 
+def groups_matter(spec: FormatSpec, axis: int) -> bool:
+    """Whether the rows' groups say anything about x along `axis`: where blocks start, or what a tensor is."""
+    return has_tensor_scale(spec) or (axis == 0 and FORMATS[spec.format].has_blocks)
+
+
 def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
     """The reference. Along rows each group gets tiles of its own, filled up with zeros, which change nothing."""
     noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
-    format_ = FORMATS[spec.format]
-    amax = _amax_of_rows(x, groups) if has_tensor_scale(spec) else None
-    if axis == 1 or not format_.has_blocks:
-        if amax is None:
-            return format_.quantize_dequantize(x, spec, axis, noise)
-        in_blocks = (-1, 1, 1) if format_.has_blocks else (-1, 1)
-        return SCALED[spec.format].quantize_dequantize(x, spec, axis, noise, amax.view(in_blocks))
-    slots = groups.slots(BLOCK)
-    tiled, tiled_noise = (None if t is None else _spread(t, slots, groups.tiles(BLOCK)) for t in (x, noise))
+    in_tiles = axis == 0 and FORMATS[spec.format].has_blocks
+    tiled, tiled_noise = (spread(t, groups) if in_tiles and t is not None else t for t in (x, noise))
     assert tiled is not None
-    if amax is None:
-        result = format_.quantize_dequantize(tiled, spec, 0, tiled_noise)
+    if has_tensor_scale(spec):
+        amax = by_blocks(amax_of_groups(x, groups), groups, spec, axis)
+        # the blocks' axis has one that counts within blocks behind it
+        amax = amax.unsqueeze(-1) if in_tiles else amax
+        result = SCALED[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise, amax)
     else:
-        tile_amax = _spread(amax, slots, groups.tiles(BLOCK)).view(-1, BLOCK).amax(1)
-        block_amax = tile_amax.repeat_interleave(BLOCK // nvfp4.BLOCK).view(-1, 1, 1)
-        result = SCALED[spec.format].quantize_dequantize(tiled, spec, 0, tiled_noise, block_amax)
-    return result.index_select(0, slots)
+        result = FORMATS[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise)
+    return result.index_select(0, groups.slots(BLOCK)) if in_tiles else result
 
 
-def _spread(x: Tensor, slots: Tensor, tiles: int) -> Tensor:
+def spread(x: Tensor, groups: Groups) -> Tensor:
     """x [rows, ...] at its slots, [tiles * BLOCK, ...], zeros elsewhere."""
-    return x.new_zeros(tiles * BLOCK, *x.shape[1:]).index_copy_(0, slots, x)
+    places = x.new_zeros(groups.tiles(BLOCK) * BLOCK, *x.shape[1:])
+    return places.index_copy_(0, groups.slots(BLOCK), x)
+
+
+def by_blocks(of_groups: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Tensor:
+    """A number a group as it broadcasts: against rows in blocks [rows, blocks, size] for axis 1, against blocks of
+    tiles [n, tiles' blocks, size] for axis 0, against rows [rows, n] where the format has no blocks."""
+    block = FORMATS[spec.format].block
+    if not block or axis == 1:
+        return of_groups.index_select(0, groups.of_rows()).view((-1, 1, 1) if block else (-1, 1))
+    return of_groups.index_select(0, groups.of_tiles(BLOCK)).repeat_interleave(BLOCK // block).view(-1, 1)
 
 
 def _finite_magnitudes(x: Tensor) -> Tensor:
     return x.float().nan_to_num(0.0, 0.0, 0.0).abs_()
 
 
-def _amax_of_rows(x: Tensor, groups: Groups) -> Tensor:
-    """fp32 [rows]: the largest finite magnitude in the group of each row."""
+def amax_of_groups(x: Tensor, groups: Groups) -> Tensor:
+    """fp32 [groups]: the largest finite magnitude of each; 0 where there is nothing."""
+    amax = torch.zeros(len(groups), device=x.device)
     if not x.numel():
-        return x.new_zeros(x.shape[0], dtype=torch.float32)
-    group = groups.of_rows()
-    amax = torch.zeros(len(groups), device=x.device).scatter_reduce_(0, group, _finite_magnitudes(x).amax(1), "amax")
-    return amax.index_select(0, group)
+        return amax
+    return amax.scatter_reduce_(0, groups.of_rows(), _finite_magnitudes(x).amax(1), "amax")
 
 
 def quantize_stack(

@@ -16,6 +16,19 @@ from torch import Tensor
 from quantctl.errors import QuantctlError
 
 
+def tiles(rows: int, groups: int, size: int) -> int:
+    """So many tiles of `size` rows are enough for `rows` rows in `groups` groups that each start a tile."""
+    # a group of n rows takes at most (n + size - 1) / size tiles
+    return (rows + groups * (size - 1)) // size
+
+
+def _owners(ends: Tensor, count: int) -> Tensor:
+    """int64 [count]: the group of each of the first `count` numbers, where `ends` is one behind the last of each."""
+    numbers = torch.arange(count, dtype=torch.int32, device=ends.device)
+    # what lies behind the last group counts as its own, so that every index stays in range
+    return torch.searchsorted(ends, numbers, right=True).clamp_max(len(ends) - 1)
+
+
 @dataclass(frozen=True)
 class Groups:
     """`rows` rows in groups."""
@@ -59,8 +72,7 @@ class Groups:
 
     def tiles(self, size: int) -> int:
         """So many tiles of `size` rows are enough, whatever the groups, if each group starts a tile of its own."""
-        # a group of n rows takes at most (n + size - 1) / size tiles
-        return (self.rows + len(self) * (size - 1)) // size
+        return tiles(self.rows, len(self), size)
 
     def tile_ends(self, size: int) -> Tensor:
         """int32 [groups]: one behind the last tile of each if each group starts a tile of its own."""
@@ -68,9 +80,11 @@ class Groups:
 
     def of_rows(self) -> Tensor:
         """int64 [rows]: the group of each row."""
-        rows = torch.arange(self.rows, dtype=torch.int32, device=self.ends.device)
-        # what lies behind the last group counts as its own, so that every index stays in range
-        return torch.searchsorted(self.ends, rows, right=True).clamp_max(len(self) - 1)
+        return _owners(self.ends, self.rows)
+
+    def of_tiles(self, size: int) -> Tensor:
+        """int64 [tiles]: the group of each tile if each group starts a tile of its own."""
+        return _owners(self.tile_ends(size), self.tiles(size))
 
     def slots(self, size: int) -> Tensor:
         """int64 [rows]: the place of each row if each group starts a tile of `size` places of its own."""

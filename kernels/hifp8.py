@@ -177,8 +177,9 @@ class HiFloat8:
     def bits(self, spec: FormatSpec) -> int:
         return 8
 
-    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
-        values, scale = self._quantize(x, spec, noise)
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None) -> Codes:
+        """amax: as in quantize_dequantize; the codes' tensor scale has its shape."""
+        values, scale = self._quantize(x, spec, noise, amax)
         return Codes(_codes(values), None, scale)
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:

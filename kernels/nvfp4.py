@@ -83,9 +83,10 @@ class NVFP4:
     def bits(self, spec: FormatSpec) -> int:
         return E2M1.bits
 
-    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None) -> Codes:
+        """amax: as in quantize_dequantize, for an axis that is the last; the codes' tensor scale has its shape."""
         values = x.float()
-        scales = tensor_scales(finite_amax(x))
+        scales = tensor_scales(finite_amax(x) if amax is None else amax)
         elements, b = self._quantize(
             blocked(values, BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK), scales
         )

@@ -9,6 +9,7 @@ values lay: packing and unpacking write whole rows, along whichever axis the blo
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,10 @@ from quantctl.kernels import philox
 from quantctl.kernels.codes import GROUPS, pack, unpack
 from quantctl.kernels.dispatch import use_triton
 from quantctl.kernels.format import Codes
+from quantctl.kernels.groups import tiles
+from quantctl.kernels.mx import BLOCK
 from quantctl.kernels.quantize import FORMATS, draw_for, quantize_dequantize, refuse_dtype
+from quantctl.kernels.tensor_scale import has_tensor_scale
 from quantctl.spec import FormatSpec
 
 
@@ -31,6 +35,8 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     dtype: torch.dtype
+    groups: int | None = None
+    """Rows in so many groups: blocks of axis 0 start anew at each, and each has a tensor scale (grouped_packed.py)."""
 
 
 class Packed(NamedTuple):
@@ -39,23 +45,39 @@ class Packed(NamedTuple):
     elements: Tensor
     """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three."""
     block_scales: Tensor | None
-    """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8."""
+    """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8.
+
+    Blocks along groups of rows lie in tiles of 32 rows: each group starts one, and there are as many as there can be.
+    """
     tensor_scale: Tensor | None
-    """fp32 []: the factor of the whole tensor; None where the format or the spec has none."""
+    """fp32 [], or [groups]: the factor of the whole tensor or group; None where the format or the spec has none."""
+
+
+class Shapes(NamedTuple):
+    """Those of the tensors of a Packed."""
+
+    elements: tuple[int, ...]
+    block_scales: tuple[int, ...] | None
+    tensor_scale: tuple[int, ...] | None
+
+
+def shapes(layout: Layout) -> Shapes:
+    spec, axis, rows, columns, _, groups = layout
+    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
+    block, scales = FORMATS[spec.format].block, None
+    if block and axis == 0:
+        blocks = -(-rows // block) if groups is None else tiles(rows, groups, BLOCK) * (BLOCK // block)
+        scales = (blocks, columns)
+    elif block:
+        scales = (rows, -(-columns // block))
+    factors = () if groups is None else (groups,)
+    return Shapes((rows, -(-columns // count) * width), scales, factors if has_tensor_scale(spec) else None)
 
 
 def nbytes(layout: Layout) -> int:
     """Bytes of the tensors of a packed matrix."""
-    spec, axis, rows, columns, _ = layout
-    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
-    elements = rows * -(-columns // count) * width
-    block = FORMATS[spec.format].block
-    blocks = (-(-rows // block) * columns, rows * -(-columns // block))[axis] if block else 0
-    return elements + blocks + 4 * has_tensor_scale(spec)
-
-
-def has_tensor_scale(spec: FormatSpec) -> bool:
-    return spec.format == "nvfp4" or spec.scale == "tensor"
+    sizes = zip(shapes(layout), (1, 1, 4), strict=True)
+    return sum(math.prod(shape) * size for shape, size in sizes if shape is not None)
 
 
 def quantize_dequantize_packed(

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from quantctl.kernels import hifp8
 from quantctl.kernels.codes import GROUPS
-from quantctl.kernels.packed import Layout, Packed, has_tensor_scale, nbytes
+from quantctl.kernels.packed import Layout, Packed, nbytes, shapes
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import FORMATS
 from quantctl.kernels.strides import matrices
+from quantctl.kernels.tensor_scale import has_tensor_scale
 from quantctl.kernels.triton_bits import load_bits, store_bits
 from quantctl.kernels.triton_codes import decode_tile, encode_tile
 from quantctl.kernels.triton_formats import quantize_dequantize_tile
@@ -66,29 +67,53 @@ def pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, encode_ptr, decode_
                            call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
     codes, scales = encode_tile(bits, noise, encode, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS,
                                 MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, ROWS, COLUMNS)  # fmt: skip
+    store_codes(elements_ptr, codes, m, m < m_size, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
+    if FORMAT != "hifp8":
+        at, mask = scale_positions(m, m < m_size, m_tile, n_tile, tl.cdiv(m_size, BLOCK), n_size, AXIS, BLOCK, ROWS,
+                                   COLUMNS)  # fmt: skip
+        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def store_codes(elements_ptr, codes, m, exists, n_tile, row_bytes, BITS: tl.constexpr, COUNT: tl.constexpr,
+                WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """Codes [ROWS, COLUMNS] into the bytes of the rows m [ROWS, 1] that exist."""
     group = (n_tile * (COLUMNS // COUNT) + tl.arange(0, COLUMNS // COUNT))[None, :]
     # beyond the last column there are zeros, whose codes fill up the last group
     words = tl.sum(tl.reshape(codes, (ROWS, COLUMNS // COUNT, COUNT)) << (BITS * tl.arange(0, COUNT)), axis=2)
     for i in tl.static_range(WIDTH):
         pointers = elements_ptr + m * row_bytes + group * WIDTH + i
-        tl.store(pointers, (words >> (8 * i)).to(tl.uint8), mask=(m < m_size) & (group < row_bytes // WIDTH))
-    if FORMAT != "hifp8":
-        at, mask = scale_positions(m_tile, n_tile, m_size, n_size, AXIS, BLOCK, ROWS, COLUMNS)
-        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+        tl.store(pointers, (words >> (8 * i)).to(tl.uint8), mask=exists & (group < row_bytes // WIDTH))
 
 
 @triton.jit
-def scale_positions(m_tile, n_tile, m_size, n_size, AXIS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-                    COLUMNS: tl.constexpr):  # fmt: skip
-    """Where the tile's block scales lie, and which of them exist."""
+def load_codes(elements_ptr, m, exists, n_tile, row_bytes, BITS: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr,
+               ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """What store_codes stored; 0 for rows that do not exist."""
+    group = (n_tile * (COLUMNS // COUNT) + tl.arange(0, COLUMNS // COUNT))[None, :]
+    words = tl.zeros((ROWS, COLUMNS // COUNT), tl.int32)
+    for i in tl.static_range(WIDTH):
+        pointers = elements_ptr + m * row_bytes + group * WIDTH + i
+        byte = tl.load(pointers, mask=exists & (group < row_bytes // WIDTH), other=0)
+        words |= byte.to(tl.int32) << (8 * i)
+    codes = (words[:, :, None] >> (BITS * tl.arange(0, COUNT))) & ((1 << BITS) - 1)
+    return tl.reshape(codes, (ROWS, COLUMNS))
+
+
+@triton.jit
+def scale_positions(m, exists, m_tile, n_tile, m_blocks, n_size, AXIS: tl.constexpr, BLOCK: tl.constexpr,
+                    ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """Where the block scales of tile (m_tile, n_tile) lie, and which of them exist.
+
+    They are m_blocks rows along the rows (AXIS 0), or in each of the rows m [ROWS, 1] that exist.
+    """
     if AXIS == 0:
-        m = (m_tile * (ROWS // BLOCK) + tl.arange(0, ROWS // BLOCK))[:, None]
+        block = (m_tile * (ROWS // BLOCK) + tl.arange(0, ROWS // BLOCK))[:, None]
         n = (n_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-        return m * n_size + n, (m * BLOCK < m_size) & (n < n_size)
+        return block * n_size + n, (block < m_blocks) & (n < n_size)
     else:
-        m = (m_tile * ROWS + tl.arange(0, ROWS))[:, None]
         n = (n_tile * (COLUMNS // BLOCK) + tl.arange(0, COLUMNS // BLOCK))[None, :]
-        return m * tl.cdiv(n_size, BLOCK) + n, (m < m_size) & (n * BLOCK < n_size)
+        return m * tl.cdiv(n_size, BLOCK) + n, exists & (n * BLOCK < n_size)
 
 
 @triton.jit
@@ -102,19 +127,13 @@ def unpack_kernel(elements_ptr, scales_ptr, decode_ptr, table_ptr, values_ptr, m
     m_tile, n_tile = (tl.program_id(0) // n_tiles).to(tl.int64), (tl.program_id(0) % n_tiles).to(tl.int64)
     m = (m_tile * ROWS + tl.arange(0, ROWS))[:, None]
     n = (n_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    group = (n_tile * (COLUMNS // COUNT) + tl.arange(0, COLUMNS // COUNT))[None, :]
-    words = tl.zeros((ROWS, COLUMNS // COUNT), tl.int32)
-    for i in tl.static_range(WIDTH):
-        pointers = elements_ptr + m * row_bytes + group * WIDTH + i
-        byte = tl.load(pointers, mask=(m < m_size) & (group < row_bytes // WIDTH), other=0)
-        words |= byte.to(tl.int32) << (8 * i)
-    codes = (words[:, :, None] >> (BITS * tl.arange(0, COUNT))) & ((1 << BITS) - 1)
-    codes = tl.reshape(codes, (ROWS, COLUMNS))
+    codes = load_codes(elements_ptr, m, m < m_size, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
     decode, scales = 1.0, 0
     if SCALED:
         decode = tl.load(decode_ptr)
     if FORMAT != "hifp8":
-        at, mask = scale_positions(m_tile, n_tile, m_size, n_size, AXIS, BLOCK, ROWS, COLUMNS)
+        at, mask = scale_positions(m, m < m_size, m_tile, n_tile, tl.cdiv(m_size, BLOCK), n_size, AXIS, BLOCK, ROWS,
+                                   COLUMNS)  # fmt: skip
         scales = tl.load(scales_ptr + at, mask=mask, other=0).to(tl.int32)
     values = decode_tile(codes, scales, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS, MIN_EXPONENT,
                          SCALED, DTYPE_LARGEST, ROWS, COLUMNS)  # fmt: skip
@@ -137,16 +156,14 @@ def _grid(layout: Layout) -> tuple[tuple[int], dict[str, int]]:
     return (triton.cdiv(layout.rows, ROWS) * triton.cdiv(layout.columns, columns),), {"ROWS": ROWS, "COLUMNS": columns}
 
 
-def _empty(x: Tensor, layout: Layout) -> Packed:
-    """Room for the codes and scales of x."""
-    spec, axis, rows, columns, _ = layout
-    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
-    elements = x.new_empty(rows, -(-columns // count) * width, dtype=torch.uint8)
-    block, scales = FORMATS[spec.format].block, None
-    if block:
-        shape = (-(-rows // block), columns) if axis == 0 else (rows, -(-columns // block))
-        scales = x.new_empty(shape, dtype=torch.uint8)
-    return Packed(elements, scales, x.new_ones((), dtype=torch.float32) if has_tensor_scale(spec) else None)
+def empty(x: Tensor, layout: Layout) -> Packed:
+    """Room for the codes and scales of x; tensor scales are 1."""
+    elements, scales, factors = shapes(layout)
+    return Packed(
+        x.new_empty(elements, dtype=torch.uint8),
+        None if scales is None else x.new_empty(scales, dtype=torch.uint8),
+        None if factors is None else x.new_ones(factors, dtype=torch.float32),
+    )
 
 
 def quantize_dequantize_packed(
@@ -157,7 +174,7 @@ def quantize_dequantize_packed(
     draws: that of the values and, for axis 0, that of the codes; of one seed and rank.
     """
     spec = layout.spec
-    values, packed = torch.empty_like(x), _empty(x, layout)
+    values, packed = torch.empty_like(x), empty(x, layout)
     if not x.numel():
         return values, packed
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():

@@ -16,10 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantctl.kernels import hifp8, mx, nvfp4
+from quantctl.kernels import mx, nvfp4
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import FORMATS
 from quantctl.kernels.strides import Matrices, matrices
+from quantctl.kernels.tensor_scale import factors, has_tensor_scale
 from quantctl.kernels.triton_bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
 from quantctl.kernels.triton_formats import quantize_dequantize_tile
 from quantctl.spec import FormatSpec, parse
@@ -110,10 +111,6 @@ POINTERS = {torch.bfloat16: "*i16", torch.float16: "*fp16", torch.float32: "*fp3
 """The kernel's pointer type by dtype: bf16 goes in and out as its bits."""
 
 
-def _is_scaled(spec: FormatSpec) -> bool:
-    return spec.format == "nvfp4" or spec.scale == "tensor"
-
-
 @lru_cache(maxsize=64)
 def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
     """The kernel's parameters that follow from the spec and the dtype."""
@@ -139,7 +136,7 @@ def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
         "FORMAT": family,
         "BLOCK": block,
         "ROUND": round_,
-        "SCALED": _is_scaled(spec),
+        "SCALED": has_tensor_scale(spec),
         "DTYPE_LARGEST": torch.finfo(dtype).max,
         "BF16": dtype == torch.bfloat16,
         "EXACT": family != "nvfp4",  # rounding to fewer bits under a power of two stays within the dtype
@@ -181,11 +178,7 @@ def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor
     sizes = (m.size, n.size, batch.x, m.x, n.x)
     grid, tile = _tiles(launch)
     amax_kernel[grid](raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, **tile)
-    amax = bits.view(torch.float32)
-    if spec.format == "nvfp4":
-        return nvfp4.tensor_scales(amax)
-    scale = hifp8.tensor_scale(amax)
-    return scale.reciprocal(), scale
+    return factors(bits.view(torch.float32), spec)
 
 
 @torch.library.custom_op("quantctl::quantize_dequantize", mutates_args=())
@@ -217,7 +210,7 @@ def quantize_dequantize(
     batch, m, n, roles = launch
     by_role = dict(zip(roles, outs, strict=True))
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = tensor_scales(x, spec, launch) if _is_scaled(spec) else (x, x)
+        encode, decode = tensor_scales(x, spec, launch) if has_tensor_scale(spec) else (x, x)
         grid, tile = _tiles(launch)
         qdq_kernel[grid](
             *(raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
@@ -239,4 +232,4 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
 
     One read and a write a direction; a tensor scale reads everything once more. Block scales are never stored.
     """
-    return (1 + _is_scaled(spec) + directions) * x.numel() * x.element_size()
+    return (1 + has_tensor_scale(spec) + directions) * x.numel() * x.element_size()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,37 @@ def environment(settings: Mapping[str, str | None]) -> dict[str, str]:
     if "QUANTCTL" not in changed and beside.is_file():
         changed["QUANTCTL"] = str(beside)
     return changed
+
+
+def _processes(variables: Mapping[str, str]) -> int:
+    """Devices of a node: GPUS_PER_NODE, else what the training config says."""
+    from quantctl.script.training import TRAINING_CONFIGS
+
+    name = variables.get("TRAINING_CONFIG") or next(iter(TRAINING_CONFIGS))
+    config = TRAINING_CONFIGS[_choose("TRAINING_CONFIG", name, TRAINING_CONFIGS)]
+    return int(variables.get("GPUS_PER_NODE") or config.gpus_per_node)
+
+
+def submission(
+    scripts: Sequence[Path], variables: Mapping[str, str], extra: Sequence[str], trailing: Sequence[str]
+) -> tuple[list[str], str]:
+    """sbatch's arguments and, for its standard input, the job's script: it runs one of `scripts`, by array index."""
+    from quantctl import slurm
+
+    stems = [script.stem.removeprefix("pretrain_") for script in scripts]
+    name = stems[0] if len(scripts) == 1 else f"{scripts[0].parent.name}_{len(scripts)}_modes"
+    array = [f"--array=0-{len(scripts) - 1}"] if len(scripts) > 1 else []
+    platform = variables.get("PLATFORM") or "cuda"
+    options = slurm.options(name, platform, _processes(variables), [*array, *extra])
+    names = "\n".join(f"    {shlex.quote(str(script))}" for script in scripts)
+    arguments = "".join(f" {shlex.quote(word)}" for word in trailing)
+    text = f"""#!/usr/bin/env bash
+SCRIPTS=(
+{names}
+)
+exec bash "${{SCRIPTS[${{SLURM_ARRAY_TASK_ID:-0}}]}}" --{arguments}
+"""
+    return ["sbatch", *options], text
 
 
 def call_cli(*arguments: str) -> NoReturn:

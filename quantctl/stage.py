@@ -38,6 +38,9 @@ def _checkout_files(root: Path, below: Path) -> Iterator[Path]:
 
 
 def _package_files(root: Path) -> Iterator[Path]:
+    """The package, and the programs beside it where the tree is Megatron-LM without its git (a downloaded archive)."""
+    if (root / "pretrain_gpt.py").is_file():
+        yield from (path.relative_to(root) for path in root.glob("*.py"))
     for folder, folders, names in os.walk(root / "megatron"):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from quantctl import slurm
 from quantctl.modes import SCRIPT_MODES, mode_selectors
 from quantctl.script import flags
 from quantctl.script.architecture import Architecture, Model, Recipe
 from quantctl.script.datasets import DATASETS, STAND_IN_SPLIT, Dataset
 from quantctl.script.models import MODELS
+from quantctl.script.platforms import PLATFORMS
 from quantctl.script.training import DTYPES, OPTIMIZER, SEED, TRAINING_CONFIGS
 
 FOLDER = Path(__file__).parent
 """Where the template is, and where the scripts of this installation are."""
 TEMPLATE = "template.sh.j2"
+DEFAULT_PLATFORM = next(iter(PLATFORMS))
 
 
 def stem(model: str, dataset: str, mode: str) -> str:
@@ -45,8 +48,10 @@ def _variant(arch: Architecture, recipe: Recipe, smoke: bool) -> dict[str, list[
     }
 
 
-def render(model: Model, dataset: Dataset, mode: str) -> str:
-    """The text of one script."""
+def render(
+    model: Model, dataset: Dataset, mode: str, platform: str = DEFAULT_PLATFORM, directives: Iterable[str] = ()
+) -> str:
+    """The text of one script: with `platform` as the default of PLATFORM, and sbatch's `directives` at its top."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -86,14 +91,21 @@ def render(model: Model, dataset: Dataset, mode: str) -> str:
         stand_in_split=STAND_IN_SPLIT,
         logging={config.name: flags.logging(config) for config in configs},
         rows=_rows,
+        platforms=list(PLATFORMS.values()),
+        platform=platform,
+        directives=list(directives),
     )
 
 
-def render_all() -> dict[Path, str]:
-    """Path under script/ -> text, for all 60."""
-    return {
-        relative_path(model.name, dataset.name, mode): render(model, dataset, mode)
-        for model in MODELS.values()
-        for dataset in DATASETS.values()
-        for mode in SCRIPT_MODES
-    }
+def render_all(platform: str = DEFAULT_PLATFORM, sbatch: Sequence[str] | None = None) -> dict[Path, str]:
+    """Path under script/ -> text, for all 60; with sbatch's directives, `sbatch` last, unless that is None."""
+    devices = next(iter(TRAINING_CONFIGS.values())).gpus_per_node
+    scripts = {}
+    for model in MODELS.values():
+        for dataset in DATASETS.values():
+            for mode in SCRIPT_MODES:
+                name = stem(model.name, dataset.name, mode)
+                directives = [] if sbatch is None else slurm.options(name, platform, devices, sbatch)
+                path = relative_path(model.name, dataset.name, mode)
+                scripts[path] = render(model, dataset, mode, platform, directives)
+    return scripts

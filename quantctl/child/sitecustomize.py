@@ -14,6 +14,7 @@ import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _CORE = "megatron.core"
+_PLACE = {"rank": "RANK", "node": "QUANTCTL_NODE"}
 
 
 class _StagedMegatron:
@@ -44,8 +45,9 @@ class _StagedMegatron:
     def _record(self, origin: str) -> None:
         folder = os.path.join(self.run_dir, "proof")
         os.makedirs(folder, exist_ok=True)
-        record = {"pid": os.getpid(), "rank": int(os.environ.get("RANK", "0")), "megatron_core": origin}
-        path = os.path.join(folder, f"import-{record['rank']}-{record['pid']}.json")
+        place = {name: int(os.environ.get(variable, "0")) for name, variable in _PLACE.items()}
+        record = {"pid": os.getpid(), **place, "megatron_core": origin}
+        path = os.path.join(folder, f"import-{place['rank']}-{os.getpid()}-{place['node']}.json")
         with open(path + ".new", "w") as file:
             json.dump(record, file)
         os.replace(path + ".new", path)

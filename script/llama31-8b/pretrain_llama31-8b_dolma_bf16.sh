@@ -17,11 +17,14 @@
 #     standard  the true model for 10,000 steps of 1 million tokens, on 8 GPUs of 80 GB
 #     fast      the true model for 200 steps: does it run, how fast, where does the loss start to go
 #     smoke     a reduced model of the same kind, about a minute on a CPU
+#   PLATFORM=cuda|npu|cpu            (cuda)
 #   DRY_RUN=1                        print the command and do nothing
+#   LINT=0, FORCE=1                  start in spite of lint's errors; start a finished run again
 #   RUN_DIR                          manifest, log and proof              (runs/llama31-8b_dolma_bf16_<config>)
 #   SEED, TRAIN_ITERS                                                     (1234, the config's)
 #   MEGATRON_LM_PATH                 the tree; with a pretrain_gpt.py in it, that is the trainer
-#   GPUS_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT            (the config's, 1, 0, -, 29500)
+#   GPUS_PER_NODE                    processes a node                     (the config's)
+#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT                           (1, 0, -, 29500; in a Slurm job Slurm's)
 #   QUANTCTL, PYTHON                 executables                          (on PATH, else the repository's .venv)
 #
 # Dataset: huggingface.co/datasets/allenai/dolma, v1_6-sample: 10 billion tokens.
@@ -73,8 +76,7 @@ TRAINING_CONFIG="${TRAINING_CONFIG:-standard}"
 DRY_RUN="${DRY_RUN:-0}"
 RUN_DIR="${RUN_DIR:-runs/llama31-8b_dolma_bf16_$TRAINING_CONFIG}"
 SEED="${SEED:-1234}"
-NNODES="${NNODES:-1}"
-NODE_RANK="${NODE_RANK:-0}"
+PLATFORM="${PLATFORM:-cuda}"
 MEGATRON_LM_PATH="${MEGATRON_LM_PATH:-}"
 
 case "$DRY_RUN" in
@@ -117,7 +119,8 @@ TRAINING_ARGS=(
     --clip-grad 1
     --seed "$SEED"
 )
-LOGGING_ARGS=(--log-throughput)
+# SIGTERM, or a file RUN_DIR/stop: finish the step, save, end
+LOGGING_ARGS=(--log-throughput --exit-signal-handler)
 
 case "$TRAINING_CONFIG" in
     standard | fast)
@@ -225,7 +228,6 @@ case "$DTYPE" in
 esac
 positive TRAIN_ITERS "$TRAIN_ITERS"
 positive GPUS_PER_NODE "$GPUS_PER_NODE"
-positive NNODES "$NNODES"
 TRAINING_ARGS+=(--train-iters "$TRAIN_ITERS" --lr-warmup-iters "$((TRAIN_ITERS / WARMUP_DIVISOR))")
 if [[ "$DTYPE" != fp32 ]]; then TRAINING_ARGS+=("--$DTYPE"); fi # fp32 is what Megatron does without a flag
 
@@ -234,7 +236,12 @@ if [[ "$DTYPE" != fp32 ]]; then TRAINING_ARGS+=("--$DTYPE"); fi # fp32 is what M
 if [[ -n "${QUANTCTL:-}" ]]; then
     QUANTCTL="$(command -v -- "$QUANTCTL")" || fail "QUANTCTL is not an executable" "give the path of the quantctl executable"
 elif ! QUANTCTL="$(command -v quantctl)"; then
-    QUANTCTL="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)/.venv/bin/quantctl"
+    # under sbatch this file is a copy in Slurm's spool, and the repository is where the job was submitted
+    REPOSITORY="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
+    for REPOSITORY in "$REPOSITORY" "${SLURM_SUBMIT_DIR:-$REPOSITORY}"; do
+        QUANTCTL="$REPOSITORY/.venv/bin/quantctl"
+        if [[ -x "$QUANTCTL" ]]; then break; fi
+    done
     [[ -x "$QUANTCTL" ]] || fail "quantctl was not found on PATH, nor is there $QUANTCTL" \
         "activate the environment it is installed in, or set QUANTCTL to its path"
 fi
@@ -328,63 +335,55 @@ fi
 
 # ---- launch ----
 
-# Megatron demands one CUDA work queue with tensor parallelism on GPUs before Blackwell
-ENVIRONMENT=("CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}")
-if [[ -n "${OMP_NUM_THREADS:-}" ]]; then ENVIRONMENT+=("OMP_NUM_THREADS=$OMP_NUM_THREADS"); fi
-if [[ -n "$MEGATRON_LM_PATH" ]]; then ENVIRONMENT+=("MEGATRON_LM_PATH=$MEGATRON_LM_PATH"); fi
-
-# torch.distributed.run is torchrun, for the interpreter in use
-LAUNCHER=("$PYTHON")
-if ((NNODES > 1)); then
-    if [[ -z "${MASTER_ADDR:-}" ]]; then
-        fail "NNODES=$NNODES and no MASTER_ADDR" "set it to the first node's host name, the same on all nodes"
-    fi
-    LAUNCHER+=(
-        -m torch.distributed.run
-        --nproc-per-node "$GPUS_PER_NODE"
-        --nnodes "$NNODES"
-        --node-rank "$NODE_RANK"
-        --master-addr "$MASTER_ADDR"
-        --master-port "${MASTER_PORT:-29500}"
-    )
-elif ((GPUS_PER_NODE > 1)) || [[ "${TRAINER[0]}" != -m ]]; then
-    # without a port of its own a run takes a free one, so that several fit on a machine
-    LAUNCHER+=(-m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE")
-    if [[ -n "${MASTER_PORT:-}" ]]; then
-        LAUNCHER+=(--master-addr "${MASTER_ADDR:-localhost}" --master-port "$MASTER_PORT")
-    else
-        LAUNCHER+=(--standalone)
-    fi
-fi
-
-COMMAND=(
-    env "${ENVIRONMENT[@]}"
-    "$QUANTCTL" exec --run-dir "$RUN_DIR" --mode "$MODE" --
-    "${LAUNCHER[@]}" "${TRAINER[@]}"
-    "${MODEL_ARGS[@]}"
-    "${TRAINING_ARGS[@]}"
-    "${PARALLEL_ARGS[@]}"
-    "${DATA_ARGS[@]}"
-    "${LOGGING_ARGS[@]}"
-    "$@"
-)
-
-if [[ "$DRY_RUN" == 1 ]]; then
-    # a flag with its values a line, quoted: the whole can be pasted into a shell
-    quote="'" escaped="'\\''" separator=''
-    for argument in "${COMMAND[@]}"; do
-        case "$argument" in
-            --?* | -m | "$QUANTCTL" | "$PYTHON" | */pretrain_gpt.py) separator="${separator:+ \\$'\n'    }" ;;
-        esac
-        if [[ "$argument" =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
-            printf '%s%s' "$separator" "$argument"
+case "$PLATFORM" in
+    cuda) # NVIDIA GPUs
+        ENVIRONMENT=(
+            --env "CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+        )
+        ;;
+    npu) # Ascend NPUs: CANN, torch_npu and MindSpeed; the formats as torch reference kernels
+        SET_ENV="${SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}"
+        if [[ -f "$SET_ENV" ]]; then
+            set +u
+            # shellcheck source=/dev/null
+            source "$SET_ENV"
+            set -u
         else
-            printf "%s'%s'" "$separator" "${argument//$quote/$escaped}"
+            missing "SET_ENV=$SET_ENV does not exist" "set SET_ENV to the set_env.sh of the CANN toolkit"
         fi
-        separator=' '
-    done
-    printf '\n'
-    exit 0
-fi
+        ENVIRONMENT=(
+            --env "CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+            --env "PYTORCH_NPU_ALLOC_CONF=${PYTORCH_NPU_ALLOC_CONF:-expandable_segments:True}"
+            --env "HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-3600}"
+            --env "HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-7200}"
+            --env "TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}"
+            --env "CPU_AFFINITY_CONF=${CPU_AFFINITY_CONF:-1}"
+            --env "NPUS_PER_NODE=${NPUS_PER_NODE:-$GPUS_PER_NODE}"
+            --env "QUANTCTL_KERNELS=${QUANTCTL_KERNELS:-reference}"
+        )
+        if [[ "${TRAINER[0]}" != -m && ! -d "$MEGATRON_LM_PATH/mindspeed_llm" ]]; then
+            TRAINER=(-m quantctl.mindspeed "${TRAINER[@]}")
+        fi
+        ;;
+    cpu) # no GPU, even where there is one
+        ENVIRONMENT=(
+            --env "CUDA_VISIBLE_DEVICES="
+        )
+        ;;
+    *) fail "unknown PLATFORM '$PLATFORM'" "choose from: cuda, npu, cpu" ;;
+esac
+if [[ -n "${OMP_NUM_THREADS:-}" ]]; then ENVIRONMENT+=(--env "OMP_NUM_THREADS=$OMP_NUM_THREADS"); fi
+if [[ -n "$MEGATRON_LM_PATH" ]]; then ENVIRONMENT+=(--env "MEGATRON_LM_PATH=$MEGATRON_LM_PATH"); fi
+if [[ "$DRY_RUN" == 1 ]]; then ENVIRONMENT+=(--dry-run); fi
 
-exec "${COMMAND[@]}"
+# lints, then runs `quantctl exec -- torchrun TRAINER FLAGS` on this node, in a Slurm job on all of them
+export QUANTCTL PYTHON
+exec "$QUANTCTL" launch --name "${NAME%.sh}_$TRAINING_CONFIG" --run-dir "$RUN_DIR" --processes "$GPUS_PER_NODE" \
+    --mode "$MODE" --attention auto "${ENVIRONMENT[@]}" -- \
+    "${TRAINER[@]}" \
+    "${MODEL_ARGS[@]}" \
+    "${TRAINING_ARGS[@]}" \
+    "${PARALLEL_ARGS[@]}" \
+    "${DATA_ARGS[@]}" \
+    "${LOGGING_ARGS[@]}" \
+    "$@"

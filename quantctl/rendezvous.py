@@ -1,0 +1,79 @@
+"""Where the processes of a run meet: read from the environment, and handed to torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantctl import slurm
+from quantctl.errors import QuantctlError
+
+_PORT = 29500
+"""torchrun's own default."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The machines of a run, and this one's place among them."""
+
+    nodes: int
+    node_rank: int
+    address: str | None
+    """Host of node 0; None when one node needs no agreed place."""
+    port: int | None
+
+    def torchrun(self, processes: int) -> list[str]:
+        """torchrun's options on this node; torchrun itself is torch.distributed.run."""
+        options = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        if self.nodes == 1 and self.port is None:
+            # a free port, so that several runs fit on a machine
+            return [*options, "--standalone"]
+        meet = ["--master-addr", str(self.address), "--master-port", str(self.port)]
+        if self.nodes == 1:
+            return [*options, *meet]
+        return [*options, "--nnodes", str(self.nodes), "--node-rank", str(self.node_rank), *meet]
+
+
+def _number(environment: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isdigit() or int(text) < least:
+        raise QuantctlError(f"{name}={text} is not a number from {least} up", f"unset {name}, or give a number")
+    return int(text)
+
+
+def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a Slurm job says, in the scripts' own names: of the step where srun started us, else of the job."""
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        return {}
+    step = "SLURM_STEP_ID" in environment
+    nodes = environment.get("SLURM_STEP_NUM_NODES" if step else "SLURM_JOB_NUM_NODES", "1")
+    if step and environment.get("SLURM_STEP_NUM_TASKS", nodes) != nodes:
+        raise QuantctlError(
+            f"srun started {environment['SLURM_STEP_NUM_TASKS']} tasks on {nodes} nodes",
+            "start one a node (--ntasks-per-node=1): torchrun starts a process for each GPU",
+        )
+    found = {"NNODES": nodes, "NODE_RANK": environment.get("SLURM_NODEID", "0") if step else "0"}
+    if nodes != "1":
+        node_list = environment["SLURM_STEP_NODELIST" if step else "SLURM_JOB_NODELIST"]
+        found |= {"MASTER_ADDR": slurm.first_host(node_list), "MASTER_PORT": str(slurm.port(int(job)))}
+    return found
+
+
+def read(environment: Mapping[str, str]) -> Rendezvous:
+    """NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT; in a Slurm job those that are not set come from Slurm.
+
+    Raises QuantctlError for values that are no numbers, and for several nodes without an address.
+    """
+    given = {name: value for name, value in environment.items() if value}
+    merged = _slurm(given) | given
+    nodes = _number(merged, "NNODES", 1, 1)
+    node_rank = _number(merged, "NODE_RANK", 0, 0)
+    if node_rank >= nodes:
+        raise QuantctlError(f"NODE_RANK={node_rank} of NNODES={nodes}", "node ranks count from 0")
+    address = merged.get("MASTER_ADDR")
+    if nodes > 1 and address is None:
+        raise QuantctlError(f"NNODES={nodes} and no MASTER_ADDR", "set it to the first node's host name, on all nodes")
+    if nodes == 1 and "MASTER_PORT" not in merged:
+        return Rendezvous(1, 0, None, None)
+    return Rendezvous(nodes, node_rank, address or "localhost", _number(merged, "MASTER_PORT", _PORT, 1))
