@@ -33,7 +33,7 @@ from quantctl.sweep.show import watching
 
 MODEL, DATASET = "llama32-1b", "wikipedia"
 SEEDS = (1, 2, 3)
-ITERATIONS = 300
+ITERATIONS = 200
 VARIANTS = (
     "mxfp8",
     "mxfp4",
@@ -41,10 +41,7 @@ VARIANTS = (
     "linear=mxfp8:scale=floor",
     "linear=mxfp8:scale=even",
     "linear=mxfp8:scale=ceil",
-    "linear=mxfp8:elem=e5m2",
     "linear=mxfp4:round=stochastic",
-    "linear=mxfp4:bwd=dequantized",
-    "linear=hifp8:scale=tensor",
     "linear=nvfp4",
 )
 FOLDER = Path("runs") / "evidence"

@@ -57,25 +57,31 @@ def _processes(variables: Mapping[str, str]) -> int:
 
 
 def submission(
-    scripts: Sequence[Path], variables: Mapping[str, str], extra: Sequence[str], trailing: Sequence[str]
+    name: str, commands: Sequence[Sequence[str]], variables: Mapping[str, str], extra: Sequence[str]
 ) -> tuple[list[str], str]:
-    """sbatch's arguments and, for its standard input, the job's script: it runs one of `scripts`, by array index."""
+    """sbatch's arguments and, for its standard input, the job's script: it runs one of `commands`, by array index."""
     from quantctl import slurm
 
-    stems = [script.stem.removeprefix("pretrain_") for script in scripts]
-    name = stems[0] if len(scripts) == 1 else f"{scripts[0].parent.name}_{len(scripts)}_modes"
-    array = [f"--array=0-{len(scripts) - 1}"] if len(scripts) > 1 else []
+    array = [f"--array=0-{len(commands) - 1}"] if len(commands) > 1 else []
     platform = variables.get("PLATFORM") or "cuda"
     options = slurm.options(name, platform, _processes(variables), [*array, *extra])
-    names = "\n".join(f"    {shlex.quote(str(script))}" for script in scripts)
-    arguments = "".join(f" {shlex.quote(word)}" for word in trailing)
+    cases = "".join(f"    {number}) exec {shlex.join(command)} ;;\n" for number, command in enumerate(commands))
     text = f"""#!/usr/bin/env bash
-SCRIPTS=(
-{names}
-)
-exec bash "${{SCRIPTS[${{SLURM_ARRAY_TASK_ID:-0}}]}}" --{arguments}
+case "${{SLURM_ARRAY_TASK_ID:-0}}" in
+{cases}esac
 """
     return ["sbatch", *options], text
+
+
+def submit(argv: Sequence[str], text: str, variables: Mapping[str, str], dry_run: bool) -> int:
+    """Hand a submission to sbatch, or print it; the exit status."""
+    if dry_run:
+        print(f"{shlex.join(argv)} <<'EOF'\n{text}EOF")
+        return 0
+    try:
+        return subprocess.run(argv, env=dict(variables), input=text, text=True).returncode
+    except FileNotFoundError as error:
+        raise QuantctlError("there is no sbatch here", "run it on a machine of the Slurm cluster") from error
 
 
 def call_cli(*arguments: str) -> NoReturn:

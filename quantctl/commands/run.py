@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from quantctl.errors import QuantctlError
-from quantctl.launch import environment, script_path, submission
+from quantctl.launch import environment, script_path, submission, submit
 
 # option -> the script's environment variable
 SETTINGS = {
@@ -30,23 +30,14 @@ SETTINGS = {
 
 
 def _submit(
-    ctx: click.Context,
-    scripts: list[Path],
-    settings: dict[str, str | None],
-    extra: tuple[str, ...],
-    trailing: tuple[str, ...],
-) -> None:
-    """Hand the scripts to sbatch, one job or one array; a dry run prints sbatch's command and the job's script."""
+    scripts: list[Path], settings: dict[str, str | None], extra: tuple[str, ...], trailing: tuple[str, ...]
+) -> int:
+    """Hand the scripts to sbatch, one job or one array."""
     variables = environment({**settings, "DRY_RUN": None})
-    argv, text = submission(scripts, variables, extra, trailing)
-    if settings["DRY_RUN"]:
-        click.echo(f"{shlex.join(argv)} <<'EOF'\n{text}EOF")
-        return
-    try:
-        done = subprocess.run(argv, env=variables, input=text, text=True)
-    except FileNotFoundError as error:
-        raise QuantctlError("there is no sbatch here", "run it on a machine of the Slurm cluster") from error
-    ctx.exit(done.returncode)
+    name = scripts[0].stem.removeprefix("pretrain_")
+    name = name if len(scripts) == 1 else f"{scripts[0].parent.name}_{len(scripts)}_modes"
+    commands = [["bash", str(script), "--", *trailing] for script in scripts]
+    return submit(*submission(name, commands, variables, extra), variables, bool(settings["DRY_RUN"]))
 
 
 @click.command()
@@ -91,8 +82,7 @@ def command(
     if len(scripts) > 1 and settings["RUN_DIR"]:
         raise QuantctlError("several modes, one --run-dir", "leave it out: each mode has a default of its own")
     if launcher == "slurm":
-        _submit(ctx, scripts, settings, sbatch, trailing)
-        return
+        ctx.exit(_submit(scripts, settings, sbatch, trailing))
     if sbatch or len(scripts) > 1:
         raise QuantctlError("several modes and --sbatch are for Slurm", "add --launcher slurm, or name one mode")
     script = scripts[0]

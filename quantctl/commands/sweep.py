@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+
+if TYPE_CHECKING:
+    from quantctl.sweep.plan import Task
 
 
 def _numbers(text: str) -> list[int]:
@@ -39,6 +44,9 @@ def _numbers(text: str) -> list[int]:
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--devices", multiple=True, metavar="0,1", help="GPUs of one run; repeated, that many runs at a time.")
+@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", help="Here, or as one job array.")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="For sbatch, e.g. --sbatch=--time=8:00:00; any number.")
+@click.option("--stats", metavar="every=N", help="Record what the formats do to the products, every N steps.")
 @click.option("--training-config", help="standard (default), fast or smoke.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps of each run.")
 @click.option("--tokenizer", help="Hugging Face tokenizer: a folder or a name.")
@@ -56,6 +64,9 @@ def command(
     folder: Path,
     jobs: int,
     devices: tuple[str, ...],
+    launcher: str,
+    sbatch: tuple[str, ...],
+    stats: str | None,
     dry_run: bool,
     trailing: tuple[str, ...],
     **options: str | int | None,
@@ -81,12 +92,21 @@ def command(
     settings = {SETTINGS[name]: str(value) for name, value in options.items() if value is not None}
     if (megatron := ctx.obj["megatron"]) is not None:
         settings["MEGATRON_LM_PATH"] = str(megatron)
+    if stats is not None:
+        from quantctl.stats import parse_wanted
+
+        parse_wanted(stats)
+        settings["STATS"] = stats
     if devices and jobs > 1:
         raise QuantctlError("--jobs and --devices both say how many runs go at a time", "give one of them")
     slots = [
         Slot({"CUDA_VISIBLE_DEVICES": group, "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
     ] or [Slot() for _ in range(jobs)]
     planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
+    if launcher == "slurm":
+        ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run))
+    if sbatch:
+        raise QuantctlError("--sbatch is for Slurm", "add --launcher slurm")
     if dry_run:
         for task in planned:
             click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
@@ -101,6 +121,27 @@ def command(
     if failed:
         output.say(f"{len(failed)} of {len(done)} runs failed; the same command runs them again")
         ctx.exit(DIFFERS)
+
+
+def _submit(
+    planned: Sequence[Task], settings: dict[str, str], sbatch: tuple[str, ...], jobs: int, dry_run: bool
+) -> int:
+    """One job array of what is not finished; finished runs skip themselves when it is submitted again."""
+    from quantctl.launch import environment, submission, submit
+
+    missing = [task for task in planned if not task.is_finished()]
+    if not missing:
+        output.say("every run is finished: compare them with quantctl report")
+        return 0
+    commands = [["env", *(f"{k}={v}" for k, v in task.own.items()), *task.command] for task in missing]
+    variables = environment(settings)
+    argv, text = submission(f"sweep_{len(missing)}_runs", commands, variables, sbatch)
+    if jobs > 1:
+        argv = [f"{word}%{jobs}" if word.startswith("--array=") else word for word in argv]
+    status = submit(argv, text, variables, dry_run)
+    if not status:
+        output.say(f"when they are done: quantctl report {os.path.commonpath([task.run_dir for task in planned])}")
+    return status
 
 
 def _report(models: tuple[str, ...], folder: Path, as_json: bool) -> None:

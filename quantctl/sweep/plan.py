@@ -40,10 +40,14 @@ class Task:
         script_mode = self.mode if self.mode in SCRIPT_MODES else SCRIPT_MODES[0]
         return ["bash", str(script_path(self.model, self.dataset, script_mode)), "--", *self.trailing]
 
+    @property
+    def own(self) -> dict[str, str]:
+        """The variables by which this run differs from the others."""
+        return {"SEED": str(self.seed), "RUN_DIR": str(self.run_dir), "SELECTORS": " ".join(self._selectors())}
+
     def variables(self, **more: str) -> dict[str, str]:
         """The script's whole environment."""
-        own = {"SEED": str(self.seed), "RUN_DIR": str(self.run_dir), "SELECTORS": " ".join(self._selectors())}
-        return environment({**self.settings, **own, **more})
+        return environment({**self.settings, **self.own, **more})
 
     def _selectors(self) -> list[str]:
         """Words for the script to add to its own mode: none for a mode that has a script."""

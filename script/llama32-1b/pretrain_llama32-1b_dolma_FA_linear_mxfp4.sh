@@ -22,6 +22,8 @@
 #   LINT=0, FORCE=1                  start in spite of lint's errors; start a finished run again
 #   RUN_DIR                          manifest, log and proof              (runs/llama32-1b_dolma_FA_linear_mxfp4_<config>)
 #   SEED, TRAIN_ITERS                                                     (1234, the config's)
+#   SELECTORS                        selectors in place of the mode's, e.g. '--linear mxfp8:scale=floor'
+#   STATS                            record what the formats do to the products, e.g. every=100
 #   MEGATRON_LM_PATH                 the tree; with a pretrain_gpt.py in it, that is the trainer
 #   GPUS_PER_NODE                    processes a node                     (the config's)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT                           (1, 0, -, 29500; in a Slurm job Slurm's)
@@ -375,10 +377,13 @@ if [[ -n "${OMP_NUM_THREADS:-}" ]]; then ENVIRONMENT+=(--env "OMP_NUM_THREADS=$O
 if [[ -n "$MEGATRON_LM_PATH" ]]; then ENVIRONMENT+=(--env "MEGATRON_LM_PATH=$MEGATRON_LM_PATH"); fi
 if [[ "$DRY_RUN" == 1 ]]; then ENVIRONMENT+=(--dry-run); fi
 
+read -r -a SELECTOR_ARGS <<<"${SELECTORS:-}"
+if [[ -n "${STATS:-}" ]]; then export QUANTCTL_STATS="$STATS"; fi
+
 # lints, then runs `quantctl exec -- torchrun TRAINER FLAGS` on this node, in a Slurm job on all of them
 export QUANTCTL PYTHON
 exec "$QUANTCTL" launch --name "${NAME%.sh}_$TRAINING_CONFIG" --run-dir "$RUN_DIR" --processes "$GPUS_PER_NODE" \
-    --mode "$MODE" --attention auto "${ENVIRONMENT[@]}" -- \
+    --mode "$MODE" --attention auto ${SELECTOR_ARGS[@]+"${SELECTOR_ARGS[@]}"} "${ENVIRONMENT[@]}" -- \
     "${TRAINER[@]}" \
     "${MODEL_ARGS[@]}" \
     "${TRAINING_ARGS[@]}" \
