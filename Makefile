@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: run test releases launch faults bench lint format generate clean mutation kernels-gpu
+.PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -25,6 +25,10 @@ launch: $(STAMP)
 # every step of every operation killed or failing, and a thousand random kills
 faults: $(STAMP)
 	QUANTCTL_FAULT_STRIDE=1 QUANTCTL_RANDOM_KILLS=1000 $(BIN)/python -m pytest -n 2 -rP tests/faults
+
+# the published comparison: run what is missing, compare with docs/evidence; ARGS=--publish replaces it
+evidence: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m quantctl.evidence $(ARGS)
 
 # how long the commands take
 bench: $(STAMP)

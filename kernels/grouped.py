@@ -6,8 +6,9 @@
 
 The operands of expert e are, bit for bit, those that linear.py gives it alone, but for the noise of stochastic
 rounding. With bwd=quantized these are six quantizations in two passes: X and dY are read once for both of theirs, the
-weights of all experts once for fprop and once for dgrad, or once a step (reuse.py). Products are the library's grouped
-GEMM where it has one for the device and dtype, else its GEMM in a loop over the experts. A call counts as one product.
+weights of all experts once for fprop and once for dgrad, or once a step (reuse.py). What wgrad needs of X waits for it
+in the format's own bits (grouped_packed.py). Products are the library's grouped GEMM where it has one for the device
+and dtype, else its GEMM in a loop over the experts. A call counts as one product.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from torch import Tensor
 from quantctl.errors import QuantctlError
 from quantctl.kernels import operands
 from quantctl.kernels.grouped_gemm import rows_by_matrices, weights_of_groups
+from quantctl.kernels.grouped_packed import dequantize_rows, quantize_rows_packed
 from quantctl.kernels.grouped_quantize import quantize_rows
 from quantctl.kernels.groups import Groups
+from quantctl.kernels.packed import Packed, is_recorded
 from quantctl.kernels.quantize import draw_for
 from quantctl.kernels.reuse import quantized_stack
+from quantctl.spec import FormatSpec
 
 
 class _GroupedLinear(torch.autograd.Function):
@@ -35,24 +39,19 @@ class _GroupedLinear(torch.autograd.Function):
         spec = operands.resolve(text, site)
         operands.count(site, "fprop", text)
         ctx.text, ctx.site, ctx.counts = text, site, counts
-        ctx.draws = x_draw, weight_draw = draw_for(spec), draw_for(spec)
+        ctx.x_draw, ctx.weight_draw = draw_for(spec), draw_for(spec)
         groups = Groups(x.shape[0], ends, counts)
-        keep = x = x.contiguous()
-        if spec.bwd == "quantized" and any(ctx.needs_input_grad[5:]):
-            # along tokens for wgrad now, in the same pass: then the backward needs no X
-            x, keep = quantize_rows(x, groups, spec, (1, 0), (x_draw, draw_for(spec)))
-        else:
-            (x,) = quantize_rows(x, groups, spec, (1,), (x_draw,))
-        ctx.save_for_backward(keep, ends, *weights)
-        return rows_by_matrices(x, quantized_stack(weights, spec, 1, weight_draw).transpose(1, 2), groups)
+        x, kept = _fprop_operand(ctx, x.contiguous(), groups, spec)
+        ctx.save_for_backward(*kept, ends, *weights)
+        return rows_by_matrices(x, quantized_stack(weights, spec, 1, ctx.weight_draw).transpose(1, 2), groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, ends, *weights = ctx.saved_tensors
+        *kept, ends = ctx.saved_tensors[:4]
+        weights = ctx.saved_tensors[4:]
         spec = operands.resolve(ctx.text, ctx.site)
-        x_draw, weight_draw = ctx.draws
         needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[5:])
-        groups = Groups(x.shape[0], ends, ctx.counts)
+        groups = Groups(grad.shape[0], ends, ctx.counts)
         for_x = for_weight = grad = grad.contiguous()
         if spec.bwd == "quantized":
             axes = tuple(axis for axis, needed in ((1, needs_x), (0, needs_weight)) if needed)
@@ -62,13 +61,24 @@ class _GroupedLinear(torch.autograd.Function):
         grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
         if needs_x:
             operands.count(ctx.site, "dgrad", ctx.text)
-            grad_x = rows_by_matrices(for_x, _weights_for_dgrad(weights, ctx.text, ctx.site, weight_draw), groups)
+            grad_x = rows_by_matrices(for_x, _weights_for_dgrad(weights, ctx.text, ctx.site, ctx.weight_draw), groups)
         if needs_weight:
             operands.count(ctx.site, "wgrad", ctx.text)
-            if spec.bwd == "dequantized":
-                (x,) = quantize_rows(x, groups, spec, (1,), (x_draw,))
+            x = kept[0] if ctx.layout is None else dequantize_rows(Packed(*kept), ctx.layout, groups)
             grad_weights = weights_of_groups(for_weight, x, groups).unbind(0)
         return grad_x, None, None, None, None, *grad_weights
+
+
+def _fprop_operand(ctx: Any, x: Tensor, groups: Groups, spec: FormatSpec) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """X along in-features, and three tensors that wgrad needs of X: X itself, or packed as ctx.layout then says."""
+    ctx.layout = None
+    needs_weight = any(ctx.needs_input_grad[5:])
+    draws = ctx.x_draw, draw_for(spec) if needs_weight and spec.bwd == "quantized" else None
+    if needs_weight and is_recorded(ctx) and spec.bwd in ("quantized", "dequantized"):
+        x, packed, ctx.layout = quantize_rows_packed(x, groups, spec, int(spec.bwd == "dequantized"), draws)
+        return x, packed
+    (operand,) = quantize_rows(x, groups, spec, (1,), draws[:1])
+    return operand, (x if needs_weight else None, None, None)
 
 
 def _weights_for_dgrad(weights: Sequence[Tensor], text: str, site: str, forward_draw: Any) -> Tensor:

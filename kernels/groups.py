@@ -18,8 +18,8 @@ from quantctl.errors import QuantctlError
 
 def tiles(rows: int, groups: int, size: int) -> int:
     """So many tiles of `size` rows are enough for `rows` rows in `groups` groups that each start a tile."""
-    # a group of n rows takes at most (n + size - 1) / size tiles
-    return (rows + groups * (size - 1)) // size
+    # a group of n > 0 rows takes at most (n + size - 1) / size tiles
+    return (rows + min(groups, rows) * (size - 1)) // size
 
 
 def _owners(ends: Tensor, count: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import operands, recorder
-from quantctl.kernels.packed import Packed, dequantize, quantize_dequantize_packed
+from quantctl.kernels.packed import Packed, dequantize, is_recorded, quantize_dequantize_packed
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.reuse import quantized_weight
@@ -80,10 +80,9 @@ def fprop_operands(
 
 
 def _packable(ctx: Any, spec: FormatSpec, total_input: Tensor, own_input: Tensor) -> bool:
-    # a forward that autograd does not record (evaluation, the first pass of recomputation) has no next functions
-    recorded = getattr(ctx, "next_functions", None) != ()
     quantized = spec.bwd in ("quantized", "dequantized")
-    return quantized and total_input is own_input and total_input.is_contiguous() and recorded and _wgrad_follows(ctx)
+    fits = total_input is own_input and total_input.is_contiguous()
+    return quantized and fits and is_recorded(ctx) and _wgrad_follows(ctx)
 
 
 def saved(ctx: Any) -> tuple[Tensor, Tensor]:

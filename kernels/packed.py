@@ -10,7 +10,7 @@ values lay: packing and unpacking write whole rows, along whichever axis the blo
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,14 @@ def nbytes(layout: Layout) -> int:
     """Bytes of the tensors of a packed matrix."""
     sizes = zip(shapes(layout), (1, 1, 4), strict=True)
     return sum(math.prod(shape) * size for shape, size in sizes if shape is not None)
+
+
+def is_recorded(ctx: Any) -> bool:
+    """Whether autograd records the forward of this context, so that something of it may be kept for a backward.
+
+    In evaluation it does not, nor in the first pass of recomputation: then there are no next functions.
+    """
+    return getattr(ctx, "next_functions", None) != ()
 
 
 def quantize_dequantize_packed(

@@ -17,13 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantctl.kernels import hifp8, nvfp4
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.triton_bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
+from quantctl.kernels.tensor_scale import factors, has_tensor_scale
+from quantctl.kernels.triton_bits import EXPONENT, MAGNITUDE, load_bits, store_bits
 from quantctl.kernels.triton_formats import quantize_dequantize_tile
-from quantctl.kernels.triton_qdq import COLUMNS, ROWS, constants, draw_words, raw
+from quantctl.kernels.triton_qdq import COLUMNS, constants, draw_words, raw, tile_noise
 from quantctl.spec import FormatSpec, parse
 
 ALIGNMENT = 16
@@ -31,9 +31,10 @@ ALIGNMENT = 16
 
 
 @triton.jit
-def _tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABLE: tl.constexpr, GROUPS: tl.constexpr,
-          ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """This program's group, rows [ROWS, 1] of the whole, first column, columns [1, COLUMNS], mask, pointers to x."""
+def group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABLE: tl.constexpr,
+               GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """This program's group, rows [ROWS, 1] of the whole, which of them are the group's, first column, columns
+    [1, COLUMNS], which elements are x's, pointers to them."""
     n_tiles = tl.cdiv(n_size, COLUMNS)
     tile = tl.program_id(0) // n_tiles
     lanes = tl.arange(0, GROUPS)
@@ -47,14 +48,14 @@ def _tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABL
     m = (start + (tile - first_tile).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     n_start = (tl.program_id(0) % n_tiles).to(tl.int64) * COLUMNS
     n = (n_start + tl.arange(0, COLUMNS))[None, :]
-    mask = (m < end) & (n < n_size)
+    exists = m < end
     if TABLE:
         address = tl.load(table_ptr + group, mask=found, other=0)
         base = tl.multiple_of(address.to(x_ptr.dtype), 16)
         pointers = base + ((m - start) * x_row + n)
     else:
         pointers = x_ptr + (m * x_row + n)
-    return group, m, n_start, n, mask, pointers
+    return group, m, exists, n_start, n, exists & (n < n_size), pointers
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
@@ -73,8 +74,8 @@ def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_end
     the table has for it. The results are [rows of all groups, n_size], contiguous.
     """
     tl.static_assert(LAST or FIRST)
-    group, m, n_start, n, mask, pointers = _tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row,
-                                                 TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
+    group, m, _, n_start, n, mask, pointers = group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size,
+                                                         x_row, TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
     bits = load_bits(pointers, mask, BF16)
     out = m * n_size + n
     encode, decode = 1.0, 1.0
@@ -84,8 +85,8 @@ def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_end
     if LAST:
         noise = 0.0
         if ROUND == "stochastic":
-            noise = _tile_noise(m, n, n_start, n_size, seed_low, seed_high, rank, call_low_last, call_high_last, FOURS,
-                                ROWS, COLUMNS)  # fmt: skip
+            noise = tile_noise(0, m, n, n_start, n_size, 1, seed_low, seed_high, rank, call_low_last, call_high_last,
+                               FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
                                           COLUMNS)  # fmt: skip
@@ -93,22 +94,12 @@ def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_end
     if FIRST:
         noise = 0.0
         if ROUND == "stochastic":
-            noise = _tile_noise(m, n, n_start, n_size, seed_low, seed_high, rank, call_low_first, call_high_first,
-                                FOURS, ROWS, COLUMNS)  # fmt: skip
+            noise = tile_noise(0, m, n, n_start, n_size, 1, seed_low, seed_high, rank, call_low_first, call_high_first,
+                               FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 0, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
                                           COLUMNS)  # fmt: skip
         store_bits(first_ptr + out, values, mask, BF16, EXACT)
-
-
-@triton.jit
-def _tile_noise(m, n, n_start, n_size, seed_low, seed_high, rank, call_low, call_high, FOURS: tl.constexpr,
-                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    if FOURS:
-        fours = n_start // 4 + tl.arange(0, COLUMNS // 4)[None, :]
-        return noise_of_fours((m * n_size) // 4 + fours, seed_low, seed_high, call_low, call_high, rank, ROWS, COLUMNS)
-    else:
-        return noise_of_elements(m * n_size + n, seed_low, seed_high, call_low, call_high, rank)
 
 
 @triton.jit(do_not_specialize=["groups"])
@@ -116,8 +107,8 @@ def grouped_amax_kernel(x_ptr, table_ptr, amax_ptr, ends_ptr, tile_ends_ptr, gro
                         BF16: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
                         COLUMNS: tl.constexpr):  # fmt: skip
     """The bits of each group's largest finite magnitude, into int32 [groups] that are 0 before."""
-    group, _, _, _, mask, pointers = _tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABLE,
-                                           GROUPS, ROWS, COLUMNS)  # fmt: skip
+    group, _, _, _, _, mask, pointers = group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row,
+                                                   TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
     magnitude = load_bits(pointers, mask, BF16) & MAGNITUDE
     finite = tl.where(magnitude < EXPONENT, magnitude, 0)
     tl.atomic_max(amax_ptr + group, tl.max(tl.max(finite, axis=1), axis=0), mask=group < groups)
@@ -138,43 +129,52 @@ def _quantize(
         return outs
     roles = tuple("first" if axis == 0 else "last" for axis in axes)
     by_role = dict(zip(roles, outs, strict=True))
-    columns = max(min(COLUMNS, triton.next_power_of_2(n)), BLOCK)
-    grid = (groups.tiles(ROWS) * triton.cdiv(n, columns),)
-    fixed = constants(spec, x.dtype)
-    tile = {"GROUPS": triton.next_power_of_2(len(groups)), "ROWS": ROWS, "COLUMNS": columns}
-    where = (groups.ends, groups.tile_ends(ROWS), len(groups), n, x.stride(0))
-    source = (raw(x), groups.ends if table is None else table)
+    grid, tile = launch(groups, n)
+    tile_ends = groups.tile_ends(BLOCK)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode = decode = groups.ends
-        if fixed["SCALED"]:
-            bits = torch.zeros(len(groups), dtype=torch.int32, device=x.device)
-            grouped_amax_kernel[grid](
-                *source, bits, *where, TABLE=table is not None, BF16=x.dtype == torch.bfloat16, **tile
-            )
-            encode, decode = _scales(bits.view(torch.float32), spec)
-        ends, tile_ends, *sizes = where
+        encode, decode = group_factors(x, table, groups, tile_ends, spec)
         grouped_qdq_kernel[grid](
-            *source,
+            *(raw(x), groups.ends if table is None else table),
             *(raw(by_role.get(role, outs[0])) for role in ("last", "first")),
-            *(ends, tile_ends, encode, decode, *sizes),
+            *(groups.ends, tile_ends, encode, decode, len(groups), n, x.stride(0)),
             **draw_words(roles, draws),
             TABLE=table is not None,
             LAST="last" in by_role,
             FIRST="first" in by_role,
             FOURS=n % 4 == 0,
-            **fixed,
+            **constants(spec, x.dtype),
             **tile,
             enable_fp_fusion=False,
         )
     return outs
 
 
-def _scales(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
-    """What elements are multiplied by before rounding and after, fp32 [groups]."""
-    if spec.format == "nvfp4":
-        return nvfp4.tensor_scales(amax)
-    scale = hifp8.tensor_scale(amax)
-    return scale.reciprocal(), scale
+def launch(groups: Groups, n: int) -> tuple[tuple[int], dict[str, int]]:
+    """The grid for rows of n elements in groups, and the size of a tile: whole blocks of either direction."""
+    columns = max(min(COLUMNS, triton.next_power_of_2(n)), BLOCK)
+    tile = {"GROUPS": triton.next_power_of_2(len(groups)), "ROWS": BLOCK, "COLUMNS": columns}
+    return (groups.tiles(BLOCK) * triton.cdiv(n, columns),), tile
+
+
+def group_factors(
+    x: Tensor, table: Tensor | None, groups: Groups, tile_ends: Tensor, spec: FormatSpec
+) -> tuple[Tensor, Tensor]:
+    """What elements of each group are multiplied by before rounding and after, fp32 [groups]; anything if by nothing.
+
+    x, table: as in _quantize.
+    """
+    if not has_tensor_scale(spec):
+        return groups.ends, groups.ends
+    grid, tile = launch(groups, x.shape[1])
+    bits = torch.zeros(len(groups), dtype=torch.int32, device=x.device)
+    grouped_amax_kernel[grid](
+        *(raw(x), groups.ends if table is None else table, bits, groups.ends, tile_ends),
+        *(len(groups), x.shape[1], x.stride(0)),
+        TABLE=table is not None,
+        BF16=x.dtype == torch.bfloat16,
+        **tile,
+    )
+    return factors(bits.view(torch.float32), spec)
 
 
 def quantize_rows(
@@ -185,7 +185,7 @@ def quantize_rows(
     draws: for each axis, of one seed and rank, where the spec rounds stochastically. Nothing here waits for the device.
     """
     if torch.compiler.is_compiling():
-        return rows_operator(x, groups.ends, _literal(spec), list(axes), _words(draws))
+        return rows_operator(x, groups.ends, literal(spec), list(axes), words_of(draws))
     return _quantize(x, None, groups, spec, axes, draws)
 
 
@@ -194,7 +194,7 @@ def quantize_stack(
 ) -> list[Tensor]:
     """Weights [out, in] of equal shape and dtype as one [weights, out, in] along each of `axes`; each is read once."""
     if torch.compiler.is_compiling():
-        return stack_operator(list(weights), _literal(spec), list(axes), _words(draws))
+        return stack_operator(list(weights), literal(spec), list(axes), words_of(draws))
     first = weights[0].detach()
     groups = Groups.equal(len(weights), first.shape[0], first.device)
     addresses = tuple(weight.data_ptr() for weight in weights)
@@ -215,27 +215,26 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
 
     One read and a write a direction; tensor scales read everything once more. Where the groups end is 8 bytes a group.
     """
-    scaled = constants(spec, x.dtype)["SCALED"]
-    return (1 + scaled + directions) * x.numel() * x.element_size()
+    return (1 + has_tensor_scale(spec) + directions) * x.numel() * x.element_size()
 
 
-def _literal(spec: FormatSpec) -> str:
+def literal(spec: FormatSpec) -> str:
     return f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
 
 
-def _words(draws: tuple[Draw | None, ...]) -> list[int]:
+def words_of(draws: tuple[Draw | None, ...]) -> list[int]:
     """Seed (as int64), call and rank of each draw."""
     return [word for draw in draws if draw for word in (draw.seed - (draw.seed >> 63 << 64), draw.call, draw.rank)]
 
 
-def _draws(words: list[int], axes: list[int]) -> tuple[Draw | None, ...]:
+def draws_of(words: list[int], axes: list[int]) -> tuple[Draw | None, ...]:
     return tuple(Draw(*words[i : i + 3]) for i in range(0, len(words), 3)) or (None,) * len(axes)
 
 
 @torch.library.custom_op("quantctl::quantize_rows", mutates_args=())
 def rows_operator(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_rows as one node of a torch.compile graph."""
-    return quantize_rows(x, Groups(x.shape[0], ends, None), parse(spec), tuple(axes), _draws(words, axes))
+    return quantize_rows(x, Groups(x.shape[0], ends, None), parse(spec), tuple(axes), draws_of(words, axes))
 
 
 @rows_operator.register_fake
@@ -246,7 +245,7 @@ def _(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> 
 @torch.library.custom_op("quantctl::quantize_stack", mutates_args=())
 def stack_operator(weights: list[Tensor], spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_stack as one node of a torch.compile graph."""
-    return quantize_stack(weights, parse(spec), tuple(axes), _draws(words, axes))
+    return quantize_stack(weights, parse(spec), tuple(axes), draws_of(words, axes))
 
 
 @stack_operator.register_fake

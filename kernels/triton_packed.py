@@ -54,6 +54,26 @@ def pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, encode_ptr, decode_
     encode, decode = 1.0, 1.0
     if SCALED:
         encode, decode = tl.load(encode_ptr), tl.load(decode_ptr)
+    values, codes, scales = values_and_codes(
+        bits, m, n, n_tile, n_size, encode, decode, table_ptr, seed_low, seed_high, rank, call_low_last, call_high_last,
+        call_low_first, call_high_first, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST,
+        RULE, ROUND, SCALED, DTYPE_LARGEST, FOURS, ROWS, COLUMNS)  # fmt: skip
+    store_bits(values_ptr + at, values, mask, BF16, EXACT)
+    store_codes(elements_ptr, codes, m, m < m_size, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
+    if FORMAT != "hifp8":
+        at, mask = scale_positions(m, m < m_size, m_tile, n_tile, tl.cdiv(m_size, BLOCK), n_size, AXIS, BLOCK, ROWS,
+                                   COLUMNS)  # fmt: skip
+        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def values_and_codes(bits, m, n, n_tile, n_size, encode, decode, table_ptr, seed_low, seed_high, rank, call_low_last,
+                     call_high_last, call_low_first, call_high_first, AXIS: tl.constexpr, FORMAT: tl.constexpr,
+                     BLOCK: tl.constexpr, BITS: tl.constexpr, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr,
+                     MAX_EXPONENT: tl.constexpr, LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr,
+                     SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, FOURS: tl.constexpr, ROWS: tl.constexpr,
+                     COLUMNS: tl.constexpr):  # fmt: skip
+    """fp32 bits of a tile -> those of its values along the columns; codes and scales along AXIS."""
     noise = 0.0
     if ROUND == "stochastic":
         noise = tile_noise(0, m, n, n_tile * COLUMNS, n_size, 1, seed_low, seed_high, rank, call_low_last,
@@ -61,17 +81,12 @@ def pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, encode_ptr, decode_
     values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                       MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
                                       COLUMNS)  # fmt: skip
-    store_bits(values_ptr + at, values, mask, BF16, EXACT)
     if ROUND == "stochastic" and AXIS == 0:
         noise = tile_noise(0, m, n, n_tile * COLUMNS, n_size, 1, seed_low, seed_high, rank, call_low_first,
                            call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
     codes, scales = encode_tile(bits, noise, encode, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS,
                                 MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, ROWS, COLUMNS)  # fmt: skip
-    store_codes(elements_ptr, codes, m, m < m_size, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
-    if FORMAT != "hifp8":
-        at, mask = scale_positions(m, m < m_size, m_tile, n_tile, tl.cdiv(m_size, BLOCK), n_size, AXIS, BLOCK, ROWS,
-                                   COLUMNS)  # fmt: skip
-        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+    return values, codes, scales
 
 
 @triton.jit

@@ -47,6 +47,8 @@ VARIANTS = (
 FOLDER = Path("runs") / "evidence"
 PUBLISHED = Path("docs") / "evidence"
 FILES = ("report.json", "loss.png", "gap.png")
+DOCUMENTS = (Path("README.md"), Path("README.zh.md"), Path("docs") / "evidence.md")
+"""They show the published figures: each has a table with a row that begins with `bf16` in code style."""
 
 
 def _machine() -> dict[str, str | int]:
@@ -57,6 +59,35 @@ def _machine() -> dict[str, str | int]:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return {"processor": model, "cores": os.cpu_count() or 1, "date": date.today().isoformat()}
+
+
+def rows(report: dict[str, Any]) -> list[str]:
+    """The published figures as rows of a Markdown table."""
+    return [
+        f"| `{mode['mode']}` | {_number(mode['final_loss'])} | {_gap(mode)} | {mode['time_ratio']:.2f}x "
+        f"| {mode['peak_memory_bytes'] / 1e6:.0f} MB |"
+        for mode in report["modes"]
+    ]
+
+
+def _number(value: dict[str, float], form: str = ".4f") -> str:
+    return f"{value['mean']:{form}} ± {value['sd']:.4f}"
+
+
+def _gap(mode: dict[str, Any]) -> str:
+    return "reference" if mode["mode"] == "bf16" else _number(mode["gap"], "+.4f")
+
+
+def updated(document: str, report: dict[str, Any]) -> str:
+    """The document with the rows of its table replaced. Raises QuantctlError if it has no such table."""
+    lines = document.splitlines(keepends=True)
+    start = next((number for number, line in enumerate(lines) if line.startswith("| `bf16` |")), None)
+    if start is None:
+        raise QuantctlError("the document has no table of the published figures", "add a row | `bf16` | ... |")
+    end = start
+    while end < len(lines) and lines[end].startswith("| `"):
+        end += 1
+    return "".join([*lines[:start], *(f"{row}\n" for row in rows(report)), *lines[end:]])
 
 
 def compare(new: dict[str, Any], published: dict[str, Any]) -> list[str]:
@@ -97,6 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in FILES:
             shutil.copy(FOLDER / "report" / name, PUBLISHED / name)
         (PUBLISHED / "machine.json").write_text(json.dumps(_machine(), indent=2) + "\n")
+        for document in DOCUMENTS:
+            document.write_text(updated(document.read_text(), json.loads(report.read_text())))
         print(f"published in {PUBLISHED}")
         return FINE
     differing = compare(json.loads(report.read_text()), json.loads((PUBLISHED / "report.json").read_text()))

@@ -144,8 +144,8 @@ def test_a_submission_is_sbatch_with_a_script_on_its_input(tmp_path):
     assert one[0].endswith(" --gpus-per-node=8 --nodes=2 <<'EOF'")
     several = shown("--quantization", "bf16,FA_mxfp4", "--platform", "npu", "--", "--name", "a b")
     assert " --gres=npu:8 --array=0-1 --nodes=2 <<'EOF'" in several
-    assert "_FA_mxfp4.sh\n)\nexec bash " in several
-    assert several.endswith(" -- --name 'a b'\nEOF\n")
+    assert "\n    1) exec bash " in several
+    assert several.endswith("_FA_mxfp4.sh -- --name 'a b' ;;\nesac\nEOF\n")
 
 
 REFUSED_RUNS = {

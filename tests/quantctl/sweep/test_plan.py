@@ -79,3 +79,34 @@ def test_finished_is_what_the_last_attempt_says(attempts, finished, tmp_path):
     task.run_dir.mkdir(parents=True)
     (task.run_dir / "manifest.json").write_text(json.dumps({"attempts": attempts}))
     assert task.is_finished() is finished
+
+
+def test_a_sweep_as_one_job_array(quantctl, tmp_path):
+    options = [
+        "--model",
+        "llama32-1b",
+        "--dataset",
+        "wikipedia",
+        "--seeds",
+        "1,2",
+        "--mode",
+        "bf16",
+        "--mode",
+        "FA_nvfp4",
+    ]
+    options += ["--launcher", "slurm", "--jobs", 3, "--sbatch=--time=8:00:00", "--stats", "every=50"]
+    done = quantctl("sweep", *options, "--output", tmp_path / "s w", "--dry-run")
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert " --gpus-per-node=8 --array=0-3%3 --time=8:00:00 <<'EOF'" in lines[0]
+    assert [line.split(")")[0].strip() for line in lines if " exec env " in line] == ["0", "1", "2", "3"]
+    run_dir = tmp_path / "s w" / "llama32-1b" / "FA_nvfp4-seed2"
+    assert f"SEED=2 'RUN_DIR={run_dir}' 'SELECTORS=--mode FA_nvfp4' bash " in lines[-3]
+
+
+def test_options_that_do_not_go_together(quantctl):
+    options = ["sweep", "--model", "llama32-1b", "--dataset", "wikipedia", "--dry-run"]
+    assert "--sbatch is for Slurm" in quantctl(*options, "--sbatch=--time=1").err
+    assert "both say how many" in quantctl(*options, "--jobs", 2, "--devices", "0").err
+    assert "is no option of it" in quantctl(*options, "--stats", "often").err
+    assert "these are no numbers" in quantctl(*options, "--seeds", "a").err

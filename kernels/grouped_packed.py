@@ -1,0 +1,111 @@
+"""The tokens of all experts kept in their format, as packed.py keeps a matrix: codes where the values lay, and scales.
+
+Each group's codes and scales are, bit for bit, those of the group alone, but for the noise of stochastic rounding
+(grouped_quantize.py). Blocks along the rows start anew at each group's first row, so their scales lie in tiles: each
+group starts one, and there is room for as many tiles as there can be. Where the groups play no role (blocks along the
+elements, and HiFloat8, both without a tensor scale) it is packed.py that packs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantctl.kernels import philox
+from quantctl.kernels.codes import pack, unpack
+from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.format import Codes
+from quantctl.kernels.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
+from quantctl.kernels.groups import Groups
+from quantctl.kernels.mx import BLOCK
+from quantctl.kernels.packed import Layout, Packed, dequantize, quantize_dequantize_packed
+from quantctl.kernels.quantize import FORMATS, draw_for, refuse_dtype
+from quantctl.kernels.tensor_scale import SCALED, factors, has_tensor_scale
+from quantctl.spec import FormatSpec
+
+
+def layout_of(x: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Layout:
+    """What the bytes of x [rows, n] in blocks along `axis` mean."""
+    return Layout(spec, axis, x.shape[0], x.shape[1], x.dtype, len(groups) if groups_matter(spec, axis) else None)
+
+
+def quantize_rows_packed(
+    x: Tensor,
+    groups: Groups,
+    spec: FormatSpec,
+    axis: int,
+    rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None),
+) -> tuple[Tensor, Packed, Layout]:
+    """quantize_rows(x, groups, spec, (1,)), and x [rows, n] in codes in blocks along `axis`; read once for both.
+
+    rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
+    only the first counts. Raises QuantctlError for dtypes that cannot be quantized.
+    """
+    refuse_dtype(x, spec)
+    x = x.detach().contiguous()
+    draw = draw_for(spec, rngs[0])
+    draws = (draw, draw_for(spec, rngs[1]) if axis == 0 else draw)
+    layout = layout_of(x, groups, spec, axis)
+    in_triton = use_triton(x.device)
+    if in_triton and torch.compiler.is_compiling():
+        from quantctl.kernels import triton_grouped_packed
+
+        return *triton_grouped_packed.as_node(x, groups, layout, draws), layout
+    if layout.groups is None:
+        return quantize_dequantize_packed(x, spec, axis, draws)
+    if in_triton:
+        from quantctl.kernels import triton_grouped_packed
+
+        return *triton_grouped_packed.quantize_rows_packed(x, groups, layout, draws), layout
+    (values,) = quantize_rows(x, groups, spec, (1,), draws[:1])
+    return values, _pack(x, groups, layout, draws[1]), layout
+
+
+def _in_tiles(layout: Layout) -> bool:
+    return layout.axis == 0 and FORMATS[layout.spec.format].has_blocks
+
+
+def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -> Packed:
+    """The reference. Along rows each group gets tiles of its own, as in quantize_rows."""
+    spec, tiled = layout.spec, _in_tiles(layout)
+    format_ = FORMATS[spec.format]
+    noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
+    rows, row_noise = (spread(t, groups).t().contiguous() if tiled and t is not None else t for t in (x, noise))
+    assert rows is not None
+    tensor_scale = None
+    if has_tensor_scale(spec):
+        amax = amax_of_groups(x, groups)
+        _, tensor_scale = factors(amax, spec)
+        codes = SCALED[spec.format].encode(rows, spec, row_noise, by_blocks(amax, groups, spec, layout.axis))
+    else:
+        codes = format_.encode(rows, spec, row_noise)
+    elements, scales = codes.elements, codes.block_scales
+    if tiled:
+        assert scales is not None
+        elements, scales = elements.t().index_select(0, groups.slots(BLOCK)), scales.t().contiguous()
+    return Packed(pack(elements, format_.bits(spec)), scales, tensor_scale)
+
+
+def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
+    """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
+    in_triton = use_triton(packed.elements.device)
+    if in_triton and torch.compiler.is_compiling():
+        from quantctl.kernels import triton_grouped_packed
+
+        return triton_grouped_packed.dequantize_as_node(packed, layout, groups)
+    if layout.groups is None:
+        return dequantize(packed, layout)
+    if in_triton:
+        from quantctl.kernels import triton_grouped_packed
+
+        return triton_grouped_packed.dequantize_rows(packed, layout, groups)
+    spec, tiled = layout.spec, _in_tiles(layout)
+    format_ = FORMATS[spec.format]
+    elements, scales, tensor_scale = unpack(packed.elements, format_.bits(spec), layout.columns), *packed[1:]
+    if tiled:
+        assert scales is not None
+        elements, scales = spread(elements, groups).t(), scales.t()
+    if tensor_scale is not None:
+        tensor_scale = by_blocks(tensor_scale, groups, spec, layout.axis)
+    values = format_.decode(Codes(elements, scales, tensor_scale), spec, layout.dtype)
+    return values.t().index_select(0, groups.slots(BLOCK)) if tiled else values

@@ -1,0 +1,70 @@
+"""The two READMEs say the same, show the published figures, and name what exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from quantctl.cli import COMMANDS
+from quantctl.evidence import DOCUMENTS, PUBLISHED, updated
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGLISH, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
+
+
+def code(text: str) -> list[list[str]]:
+    """The code blocks, without their comments."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [[re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for block in blocks]
+
+
+def headings(text: str) -> list[int]:
+    return [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+
+
+def tables(text: str) -> list[int]:
+    """Columns of every table row."""
+    return [line.count("|") for line in text.splitlines() if line.startswith("|")]
+
+
+def links(text: str) -> set[str]:
+    found = set(re.findall(r"\]\(([^)]+)\)", text))
+    return {link for link in found if not link.startswith("README")}
+
+
+def in_code_style(text: str) -> set[str]:
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"`([^`\n]+)`", prose))
+
+
+@pytest.mark.parametrize("part", [code, headings, tables, links, in_code_style])
+def test_the_chinese_readme_says_the_same(part) -> None:
+    assert part(CHINESE) == part(ENGLISH)
+
+
+def test_figures_in_the_text_are_the_same() -> None:
+    def figures(text: str) -> list[str]:
+        return re.findall(r"\d[\d,.]*\d", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+
+    assert sorted(set(figures(CHINESE)) - {"120", "200"}) == sorted(set(figures(ENGLISH)) - {"1.2", "200"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_documents_show_the_published_figures(document: Path) -> None:
+    text = (ROOT / document).read_text()
+    assert updated(text, json.loads((ROOT / PUBLISHED / "report.json").read_text())) == text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    folder = (ROOT / document).parent
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+        assert (folder / link).exists(), link
+
+
+def test_every_command_is_named_in_the_readme() -> None:
+    internal = {"generate", "launch"}  # what contributors and the scripts call
+    assert [name for name in COMMANDS.keys() - internal if f"quantctl {name}" not in ENGLISH] == []
