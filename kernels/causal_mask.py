@@ -47,8 +47,9 @@ def is_causal(mask: Tensor) -> bool:
     On a CUDA device the answer about a later mask is that about the first one; if that is wrong, an assertion on the
     device ends the run.
     """
+    version = None if mask.is_inference() else mask._version  # torch counts no writes to those of inference_mode
     kept = _verdicts.get(mask)
-    if kept is not None and kept[0] == mask._version:
+    if kept is not None and version is not None and kept[0] == version:
         return bool(kept[1])
     if _must_not_wait(mask):
         verdict = _first.get(mask.device, True)
@@ -57,5 +58,5 @@ def is_causal(mask: Tensor) -> bool:
     else:
         verdict = bool(_equals_causal(mask))
         _first.setdefault(mask.device, verdict)
-    _verdicts[mask] = (mask._version, verdict)
+    _verdicts[mask] = (version, verdict)
     return verdict

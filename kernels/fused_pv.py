@@ -111,8 +111,12 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -
     if q.shape[2] % k.shape[2]:
         return f"{q.shape[2]} heads for {k.shape[2]} groups"
     if use_triton(q.device):
+        import triton
+
         from quantctl.kernels.triton_flash import WIDEST_HEAD
 
+        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+            return f"a PV selector or bwd=high_precision with Triton {triton.__version__}, whose kernels take no tuples"
         if max(q.shape[3], v.shape[3]) > WIDEST_HEAD:
             return f"heads of {max(q.shape[3], v.shape[3])} columns, more than {WIDEST_HEAD}"
     return None

@@ -39,7 +39,9 @@ class _GroupedLinear(torch.autograd.Function):
         spec = operands.resolve(text, site)
         operands.count(site, "fprop", text)
         ctx.text, ctx.site, ctx.counts = text, site, counts
-        ctx.x_draw, ctx.weight_draw = draw_for(spec), draw_for(spec)
+        x_draw, ctx.weight_draw = draw_for(spec), draw_for(spec)
+        tokens_draw = draw_for(spec) if spec.bwd == "quantized" and any(ctx.needs_input_grad[5:]) else None
+        ctx.x_draws = x_draw, tokens_draw
         groups = Groups(x.shape[0], ends, counts)
         x, kept = _fprop_operand(ctx, x.contiguous(), groups, spec)
         ctx.save_for_backward(*kept, ends, *weights)
@@ -64,21 +66,37 @@ class _GroupedLinear(torch.autograd.Function):
             grad_x = rows_by_matrices(for_x, _weights_for_dgrad(weights, ctx.text, ctx.site, ctx.weight_draw), groups)
         if needs_weight:
             operands.count(ctx.site, "wgrad", ctx.text)
-            x = kept[0] if ctx.layout is None else dequantize_rows(Packed(*kept), ctx.layout, groups)
-            grad_weights = weights_of_groups(for_weight, x, groups).unbind(0)
+            grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups, spec), groups).unbind(0)
         return grad_x, None, None, None, None, *grad_weights
 
 
+AXES = {"quantized": 0, "dequantized": 1}
+"""Along which wgrad takes X, by the spec's `bwd`: tokens, or in-features as the forward did."""
+
+
 def _fprop_operand(ctx: Any, x: Tensor, groups: Groups, spec: FormatSpec) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """X along in-features, and three tensors that wgrad needs of X: X itself, or packed as ctx.layout then says."""
+    """X along in-features, and what wgrad needs of X, three tensors: X itself, or packed as ctx.layout then says."""
     ctx.layout = None
     needs_weight = any(ctx.needs_input_grad[5:])
-    draws = ctx.x_draw, draw_for(spec) if needs_weight and spec.bwd == "quantized" else None
-    if needs_weight and is_recorded(ctx) and spec.bwd in ("quantized", "dequantized"):
-        x, packed, ctx.layout = quantize_rows_packed(x, groups, spec, int(spec.bwd == "dequantized"), draws)
+    # a graph is recorded for later, whatever its context looks like when it is traced
+    recorded = torch.compiler.is_compiling() or is_recorded(ctx)
+    if needs_weight and recorded and spec.bwd in AXES:
+        x, packed, ctx.layout = quantize_rows_packed(x, groups, spec, AXES[spec.bwd], ctx.x_draws)
         return x, packed
-    (operand,) = quantize_rows(x, groups, spec, (1,), draws[:1])
+    (operand,) = quantize_rows(x, groups, spec, (1,), ctx.x_draws[:1])
     return operand, (x if needs_weight else None, None, None)
+
+
+def _wgrad_operand(ctx: Any, kept: Sequence[Tensor | None], groups: Groups, spec: FormatSpec) -> Tensor:
+    """X from what _fprop_operand kept."""
+    x = kept[0]
+    assert x is not None
+    if ctx.layout is not None:
+        return dequantize_rows(Packed(x, *kept[1:]), ctx.layout, groups)
+    if spec.bwd not in AXES:
+        return x
+    axis = AXES[spec.bwd]
+    return quantize_rows(x, groups, spec, (axis,), (ctx.x_draws[1 - axis],))[0]
 
 
 def _weights_for_dgrad(weights: Sequence[Tensor], text: str, site: str, forward_draw: Any) -> Tensor:

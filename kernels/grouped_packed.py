@@ -8,6 +8,8 @@ elements, and HiFloat8, both without a tensor scale) it is packed.py that packs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,10 @@ from quantctl.kernels.tensor_scale import SCALED, factors, has_tensor_scale
 from quantctl.spec import FormatSpec
 
 
-def layout_of(x: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Layout:
-    """What the bytes of x [rows, n] in blocks along `axis` mean."""
-    return Layout(spec, axis, x.shape[0], x.shape[1], x.dtype, len(groups) if groups_matter(spec, axis) else None)
+def layout_of(size: Sequence[int], dtype: torch.dtype, groups: int, spec: FormatSpec, axis: int) -> Layout:
+    """What the bytes of a matrix of `size` [rows, n] in so many groups, in blocks along `axis`, mean."""
+    rows, columns = size
+    return Layout(spec, axis, rows, columns, dtype, groups if groups_matter(spec, axis) else None)
 
 
 def quantize_rows_packed(
@@ -45,7 +48,7 @@ def quantize_rows_packed(
     x = x.detach().contiguous()
     draw = draw_for(spec, rngs[0])
     draws = (draw, draw_for(spec, rngs[1]) if axis == 0 else draw)
-    layout = layout_of(x, groups, spec, axis)
+    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
     in_triton = use_triton(x.device)
     if in_triton and torch.compiler.is_compiling():
         from quantctl.kernels import triton_grouped_packed
@@ -108,4 +111,4 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     if tensor_scale is not None:
         tensor_scale = by_blocks(tensor_scale, groups, spec, layout.axis)
     values = format_.decode(Codes(elements, scales, tensor_scale), spec, layout.dtype)
-    return values.t().index_select(0, groups.slots(BLOCK)) if tiled else values
+    return values.t().index_select(0, groups.slots(BLOCK)) if tiled else values.contiguous()

@@ -126,7 +126,7 @@ def _wgrad_follows(ctx: Any) -> bool:
 
 def _gradient_for_dgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tensor:
     """dY along out-features. If wgrad is to follow, ctx gets dY along tokens, too: both in one pass over dY."""
-    separately = not grad_output.is_contiguous() or torch.compiler.is_compiling()  # which knows no addresses
+    separately = torch.compiler.is_compiling() or not grad_output.is_contiguous()  # a graph knows no addresses
     if spec.bwd != "quantized" or not _wgrad_follows(ctx) or separately:
         return operands.gradient_operand(grad_output, spec, -1)
     dy, by_tokens = quantize_dequantize_along(grad_output.view(-1, grad_output.shape[-1]), spec, (1, 0))

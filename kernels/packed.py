@@ -83,9 +83,10 @@ def nbytes(layout: Layout) -> int:
 def is_recorded(ctx: Any) -> bool:
     """Whether autograd records the forward of this context, so that something of it may be kept for a backward.
 
-    In evaluation it does not, nor in the first pass of recomputation: then there are no next functions.
+    In evaluation it does not, nor in the first pass of recomputation: then there are no next functions. Under
+    torch.compile nothing is known of them, and the compiler decides what to keep.
     """
-    return getattr(ctx, "next_functions", None) != ()
+    return not torch.compiler.is_compiling() and getattr(ctx, "next_functions", None) != ()
 
 
 def quantize_dequantize_packed(

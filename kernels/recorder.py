@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from quantctl.kernels.statistics import Measured, measure
+from quantctl.kernels.statistics import Measured, for_json, measure
 from quantctl.spec import FormatSpec, canonical
 from quantctl.stats import VARIABLE, Wanted, parse_wanted
 
@@ -110,6 +110,8 @@ def place(site: str) -> Place | None:
         names.append(module)
     if wanted.layers is not None and layer not in wanted.layers:
         return None
+    if innermost is not None and not innermost.training:  # an evaluation between two steps
+        return None
     return Place(site, layer, _name(innermost, names))
 
 
@@ -156,21 +158,19 @@ def write() -> None:
         measured = dict(_pending)
         _pending.clear()
     folder = Path(os.environ["QUANTCTL_RUN_DIR"]) / "stats"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"rank{int(os.environ.get('RANK', '0'))}.jsonl").open("a") as file:
-        for (where, product, operand), (result, spec, iteration) in measured.items():
-            figures = result.read()
-            row = {"iteration": iteration, **vars(where), "product": product, "operand": operand, "spec": spec}
-            file.write(json.dumps(row | _finite(figures)) + "\n")
-            _scalars(folder, where, f"{product} {operand}", iteration, figures)
-    if _writer is not None:
-        _writer.flush()
-
-
-def _finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows neither Inf nor NaN."""
-    bad = (float("inf"), float("-inf"))
-    return {key: None if isinstance(v, float) and (v in bad or v != v) else v for key, v in figures.items()}
+    target = folder / f"rank{int(os.environ.get('RANK', '0'))}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with target.open("a") as file:
+            for (where, product, operand), (result, spec, iteration) in measured.items():
+                figures = result.read()
+                row = {"iteration": iteration, **vars(where), "product": product, "operand": operand, "spec": spec}
+                file.write(json.dumps(row | for_json(figures)) + "\n")
+                _scalars(folder, where, f"{product} {operand}", iteration, figures)
+        if _writer is not None:
+            _writer.flush()
+    except OSError as error:  # a full disk: a training is worth more than its statistics
+        print(f"quantctl: cannot write statistics to {target}: {error.strerror or error}", file=sys.stderr)
 
 
 def _scalars(folder: Path, where: Place, operand: str, iteration: int, figures: dict[str, Any]) -> None:

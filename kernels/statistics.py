@@ -65,6 +65,11 @@ class Measured:
         return figures
 
 
+def for_json(figures: dict[str, float | dict[str, int]]) -> dict[str, float | dict[str, int] | None]:
+    """What `read` gave, with null for the infinite and the undefined, which JSON does not know."""
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in figures.items()}
+
+
 @lru_cache(maxsize=32)
 def _largest_code(spec: FormatSpec) -> int:
     """The code of the largest finite number: whatever the scale, it decodes to the largest value."""

@@ -193,7 +193,7 @@ def pack_operator(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int
 
 @pack_operator.register_fake
 def _(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int]) -> list[Tensor]:
-    layout = grouped_packed.layout_of(x, Groups(x.shape[0], ends, None), parse(spec), axis)
+    layout = grouped_packed.layout_of(x.shape, x.dtype, ends.shape[0], parse(spec), axis)
     return [torch.empty_like(x), *_present(empty(x, layout))]
 
 
@@ -205,8 +205,7 @@ def dequantize_as_node(packed: Packed, layout: Layout, groups: Groups) -> Tensor
 @torch.library.custom_op("quantctl::dequantize_rows", mutates_args=())
 def unpack_operator(kept: list[Tensor], ends: Tensor, spec: str, axis: int, columns: int, dtype: torch.dtype) -> Tensor:
     groups, parsed = Groups(kept[0].shape[0], ends, None), parse(spec)
-    values = kept[0].new_empty(groups.rows, columns, dtype=dtype)
-    layout = grouped_packed.layout_of(values, groups, parsed, axis)
+    layout = grouped_packed.layout_of((groups.rows, columns), dtype, len(groups), parsed, axis)
     return grouped_packed.dequantize_rows(_packed(kept, parsed), layout, groups)
 
 

@@ -239,6 +239,10 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
 
 
 def bytes_moved(layout: Layout) -> tuple[int, int]:
-    """Bytes of device memory that quantize_dequantize_packed and dequantize have to read and write."""
+    """Bytes of device memory that packing and unpacking have to read and write; of rows in groups, too.
+
+    Packing reads x and writes its values and the packed matrix; a tensor scale reads x once more. Where the groups end
+    is not counted.
+    """
     values = layout.rows * layout.columns * layout.dtype.itemsize
     return (2 + has_tensor_scale(layout.spec)) * values + nbytes(layout), nbytes(layout) + values

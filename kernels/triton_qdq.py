@@ -181,7 +181,10 @@ def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor
     return factors(bits.view(torch.float32), spec)
 
 
-@torch.library.custom_op("quantctl::quantize_dequantize", mutates_args=())
+# the schema in words: torch before 2.7 does not read it off list[int]
+@torch.library.custom_op(
+    "quantctl::quantize_dequantize", mutates_args=(), schema="(Tensor x, str spec, int[] axes, int[] draws) -> Tensor[]"
+)
 def as_operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
     """quantize_dequantize as one node of a torch.compile graph. draws: seed (as int64), call, rank of each axis."""
     given = tuple(Draw(*draws[i : i + 3]) for i in range(0, len(draws), 3)) or (None,) * len(axes)

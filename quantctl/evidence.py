@@ -33,16 +33,15 @@ from quantctl.sweep.show import watching
 
 MODEL, DATASET = "llama32-1b", "wikipedia"
 SEEDS = (1, 2, 3)
-ITERATIONS = 200
+ITERATIONS = 120
+FLAGS = ("--lr", "0.001", "--min-lr", "0.0001")
+"""A quarter of the smoke config's rate. At that one, two runs that differ in the order of a sum only end 0.3 apart; at
+this one 0.00002, far below what a format does."""
 VARIANTS = (
-    "mxfp8",
-    "mxfp4",
-    "hifp8",
     "linear=mxfp8:scale=floor",
     "linear=mxfp8:scale=even",
     "linear=mxfp8:scale=ceil",
     "linear=mxfp4:round=stochastic",
-    "linear=nvfp4",
 )
 FOLDER = Path("runs") / "evidence"
 PUBLISHED = Path("docs") / "evidence"
@@ -116,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.pop("MEGATRON_LM_PATH", None)
     subprocess.run([sys.executable, "-m", "quantctl.corpus"], check=True, stdout=subprocess.DEVNULL)
     settings = {"TRAINING_CONFIG": "smoke", "TRAIN_ITERS": str(ITERATIONS), "PYTHON": sys.executable}
-    planned = tasks([MODEL], DATASET, (*SCRIPT_MODES, *VARIANTS), SEEDS, FOLDER, settings)
+    planned = tasks([MODEL], DATASET, (*SCRIPT_MODES, *VARIANTS), SEEDS, FOLDER, settings, FLAGS)
     with watching(Console(stderr=True)) as watch:
         jobs = run(planned, [Slot()] * options.jobs, watch)
     write([FOLDER / MODEL], FOLDER / "report", f"{MODEL}, smoke config: what the formats cost")

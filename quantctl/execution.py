@@ -80,6 +80,7 @@ def execute(
     its ranks' counts go to the same folder. Returns the command's exit status, or 1 when the command succeeded on this
     node and the proof of all nodes did not.
     """
+    process.require(command[0])
     run_dir = run_dir.resolve()
     staged = stage(tree, values)
     with in_use(staged), _owned(run_dir, node):

@@ -53,7 +53,10 @@ def _processes(variables: Mapping[str, str]) -> int:
 
     name = variables.get("TRAINING_CONFIG") or next(iter(TRAINING_CONFIGS))
     config = TRAINING_CONFIGS[_choose("TRAINING_CONFIG", name, TRAINING_CONFIGS)]
-    return int(variables.get("GPUS_PER_NODE") or config.gpus_per_node)
+    text = variables.get("GPUS_PER_NODE") or str(config.gpus_per_node)
+    if not text.isdecimal() or int(text) < 1:
+        raise QuantctlError(f"GPUS_PER_NODE={text} is not a positive number", "unset it, or give a number")
+    return int(text)
 
 
 def submission(
@@ -61,9 +64,10 @@ def submission(
 ) -> tuple[list[str], str]:
     """sbatch's arguments and, for its standard input, the job's script: it runs one of `commands`, by array index."""
     from quantctl import slurm
+    from quantctl.script.platforms import PLATFORMS
 
     array = [f"--array=0-{len(commands) - 1}"] if len(commands) > 1 else []
-    platform = variables.get("PLATFORM") or "cuda"
+    platform = _choose("PLATFORM", variables.get("PLATFORM") or "cuda", PLATFORMS)
     options = slurm.options(name, platform, _processes(variables), [*array, *extra])
     cases = "".join(f"    {number}) exec {shlex.join(command)} ;;\n" for number, command in enumerate(commands))
     text = f"""#!/usr/bin/env bash

@@ -20,6 +20,16 @@ def with_defaults(selectors: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | dict(selectors)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        if isinstance(data["selectors"], dict) and isinstance(data["attempts"], list):
+            return data
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise QuantctlError(f"{path} is no manifest of a run", "give another --run-dir, or remove the file")
+
+
 class Manifest:
     """The file: one entry an attempt, the newest last."""
 
@@ -27,7 +37,7 @@ class Manifest:
         self.path = run_dir / "manifest.json"
         self.data: dict[str, Any] = {"selectors": dict(selectors), "attempts": []}
         if self.path.exists():
-            earlier = json.loads(self.path.read_text())
+            earlier = _read(self.path)
             if with_defaults(earlier["selectors"]) != dict(selectors):
                 raise QuantctlError(
                     f"{run_dir} holds a run with other selectors: {earlier['selectors']}",
@@ -56,12 +66,12 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
     path = run_dir / "manifest.json"
     if not path.exists():
         return False
-    data = json.loads(path.read_text())
+    data = _read(path)
     if not data["attempts"]:
         return False
     last = data["attempts"][-1]
     return (
         bool(last.get("finished"))
         and with_defaults(data["selectors"]) == with_defaults(data["selectors"]) | dict(chosen)
-        and last["asked"][-len(trainer) :] == list(trainer)
+        and last.get("asked", [])[-len(trainer) :] == list(trainer)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,15 +88,27 @@ class _Output:
     def _copy(self, source: IO[bytes], terminal: IO[bytes]) -> None:
         for line in source:
             self.early = self.early or _EARLY in line
-            for target in (self.log, terminal):
-                target.write(line)
-                target.flush()
+            # a full disk costs lines of the log, not the run
+            with contextlib.suppress(OSError):
+                self.log.write(line)
+                self.log.flush()
+            try:
+                terminal.write(line)
+                terminal.flush()
+            except OSError:
+                # the reader of our output left (`| head`, a lost connection): the run and its log go on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.fileno())
 
     def drain(self) -> None:
         """A process that the command left behind may hold its output open; the run is over all the same."""
         for thread in self.threads:
             thread.join(_DRAIN)
-        self.log.flush()
+
+
+def require(program: str) -> None:
+    """Raises QuantctlError if there is no such program, while the run directory is as it was."""
+    if shutil.which(program) is None:
+        raise QuantctlError(f"cannot start {program!r}: there is no such program", "name a program on PATH")
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], run_dir: Path, log: str, node: int) -> Ending:

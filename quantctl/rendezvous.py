@@ -36,7 +36,7 @@ class Rendezvous:
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int) -> int:
     text = environment.get(name) or str(default)
-    if not text.isdigit() or int(text) < least:
+    if not text.isdecimal() or int(text) < least:
         raise QuantctlError(f"{name}={text} is not a number from {least} up", f"unset {name}, or give a number")
     return int(text)
 
@@ -55,8 +55,10 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
         )
     found = {"NNODES": nodes, "NODE_RANK": environment.get("SLURM_NODEID", "0") if step else "0"}
     if nodes != "1":
-        node_list = environment["SLURM_STEP_NODELIST" if step else "SLURM_JOB_NODELIST"]
-        found |= {"MASTER_ADDR": slurm.first_host(node_list), "MASTER_PORT": str(slurm.port(int(job)))}
+        name = "SLURM_STEP_NODELIST" if step else "SLURM_JOB_NODELIST"
+        if name not in environment:
+            raise QuantctlError(f"{nodes} nodes of a Slurm job and no {name}", "Slurm sets it: do not unset it")
+        found |= {"MASTER_ADDR": slurm.first_host(environment[name]), "MASTER_PORT": str(slurm.port(int(job)))}
     return found
 
 

@@ -28,10 +28,10 @@ def torchao_quantizers(spec: str, compiled: bool) -> dict[str, Quantizer]:
     torchao keeps codes and scales, so its result takes two calls; compiled, they become what inductor makes of them.
     """
     mx_tensor = _module("torchao.prototype.mx_formats.mx_tensor")
-    if mx_tensor is None:
-        return {}
-    dtypes = {"mxfp8": torch.float8_e4m3fn, "mxfp4": torch.float4_e2m1fn_x2}
+    dtypes = {"mxfp8": torch.float8_e4m3fn, "mxfp4": getattr(torch, "float4_e2m1fn_x2", None)}  # torch 2.8
     dtype = dtypes[spec]
+    if mx_tensor is None or dtype is None:
+        return {}
     rule = _module("torchao.prototype.mx_formats.config").ScaleCalculationMode.RCEIL
 
     def quantize(x: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2) -> tupl
 
     The sum is kernels/triton_qdq.bytes_moved. size: bytes an element, in and out. A tensor scale is one more read.
     """
-    reads = 1 + (spec.format == "nvfp4" or spec.scale == "tensor")
+    from quantctl.kernels.tensor_scale import has_tensor_scale
+
+    reads = 1 + has_tensor_scale(spec)
     return reads * elements * size, directions(spec, axes) * elements * size
 
 
@@ -113,14 +115,22 @@ class GroupedShape(NamedTuple):
     def qdq_bytes(self, spec: str, *, reuse: bool) -> dict[str, int]:
         """Bytes of the quantizations of a forward and of a backward, bwd=quantized.
 
-        X of both products and dY of both go in both directions at once. Without reuse the weights go in one direction
-        in the forward and in the other in the backward; with it both were made before.
+        X of both products goes in one direction while it is packed in the other, which the backward unpacks; dY of both
+        goes in both directions at once. Without reuse the weights go in one direction in the forward and in the other
+        in the backward; with it both were made before.
         """
+        import torch
+
+        from quantctl.kernels.grouped_packed import layout_of
+        from quantctl.kernels.packed import nbytes
+
         parsed = parse(spec)
         inputs = self.rows * (self.hidden + self.intermediate)
         outputs = self.rows * (2 * self.intermediate + self.hidden)
         weights = 0 if reuse else sum(qdq_bytes(self.weight_elements, parsed, 1))
+        sizes = ((self.rows, columns) for columns in (self.hidden, self.intermediate))
+        packed = sum(nbytes(layout_of(size, torch.bfloat16, self.experts, parsed, 0)) for size in sizes)
         return {
-            "forward": sum(qdq_bytes(inputs, parsed, 2)) + weights,
-            "backward": sum(qdq_bytes(outputs, parsed, 2)) + weights,
+            "forward": sum(qdq_bytes(inputs, parsed, 1)) + packed + weights,
+            "backward": packed + 2 * inputs + sum(qdq_bytes(outputs, parsed, 2)) + weights,
         }

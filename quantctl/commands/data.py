@@ -106,7 +106,7 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
 )
 @click.option(
     "--train-bpe",
-    type=click.IntRange(min=257),
+    type=click.IntRange(257, 2**31 - 1),
     metavar="SIZE",
     help="Train a byte-level BPE of SIZE tokens on the text instead.",
 )
@@ -183,9 +183,12 @@ def prepare(
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
     records are counted, shown and left out.
     """
-    from quantctl.data.encoder import Recipe
-    from quantctl.data.prepare import Job, train_tokenizer
-    from quantctl.data.prepare import prepare as run
+    try:
+        from quantctl.data.encoder import Recipe
+        from quantctl.data.prepare import Job, train_tokenizer
+        from quantctl.data.prepare import prepare as run
+    except ImportError as error:
+        raise QuantctlError("preparing data needs NumPy", "pip install 'quantctl[data]'") from error
     from quantctl.data.presets import PRESETS
     from quantctl.data.shards import SPLITS, find
     from quantctl.provenance import package_versions
@@ -202,6 +205,10 @@ def prepare(
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
     shards = find(inputs, chosen.shards)
     name = field or chosen.text_field
+    if "/" in name:
+        raise QuantctlError(f"--field {name}: it becomes part of a file's name", "rename the field to one without /")
+    if prefix.name in ("", ".."):
+        raise QuantctlError(f"--output {prefix} names no dataset", "write it as FOLDER/NAME, such as data/mine")
     dataset = prefix.with_name(f"{prefix.name}_{name}_document")
     folder = prefix.with_name(f"{prefix.name}-tokenizer") if tokenizer is None else tokenizer
     recipe = Recipe(folder, name, filters, append_eod, special_tokens)

@@ -80,16 +80,19 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     for spec in specs:
         if parse(spec).is_none:
             raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
 
     from quantctl.kernels.quantize import DTYPES
-    from quantctl.kernels.statistics import measure
+    from quantctl.kernels.statistics import for_json, measure
 
     results: list[dict[str, Any]] = []
     for name, tensor in _chosen(_read(path), key, path).items():
-        if not -tensor.dim() <= axis < max(tensor.dim(), 1):
-            raise QuantctlError(f"{name or path} has {tensor.dim()} axes, so no axis {axis}", "give --axis")
         values = tensor if tensor.dim() else tensor.reshape(1)
+        if not -values.dim() <= axis < values.dim():
+            raise QuantctlError(f"{name or path} has {values.dim()} axes, so no axis {axis}", "give --axis")
         values = values if values.dtype in DTYPES else values.to(torch.float32)
         facts: dict[str, Any] = {
             "tensor": name or path.name,
@@ -99,7 +102,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
         }
         results += [{**facts, "spec": canonical(spec), **measure(values, spec, axis).read()} for spec in specs]
     if ctx.obj["json"]:
-        output.data([{k: None if v == math.inf else v for k, v in result.items()} for result in results])
+        output.data([for_json(result) for result in results])
         return
     for result in results:
         shape = "x".join(map(str, result["shape"])) or "one number"

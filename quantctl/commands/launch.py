@@ -118,6 +118,8 @@ def command(
     from quantctl.manifest import is_finished
 
     chosen = chosen_values(mode, specs)
+    if wrong := [variable for variable in variables if variable.find("=") < 1]:
+        raise QuantctlError(f"--env {wrong[0]}: which variable, which value?", "write it as NAME=VALUE")
     os.environ |= dict(variable.split("=", 1) for variable in variables)
     words = _command(variables, run_dir, processes, _selector_words(mode, specs), trainer)
     batch = slurm.is_batch(os.environ)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -205,10 +207,19 @@ class Worker:
 _worker: Worker
 
 
+def _end_with_parent() -> None:
+    """The reading process was killed: nobody else ends this one, which waits for batches."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def start_process(recipe: Recipe) -> None:
     """Called once in each tokenizing process."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reading process decides when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = Worker(recipe)
 

@@ -12,7 +12,7 @@ from quantctl.report.run import Run
 
 
 def _plain(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _spread(value: Spread) -> dict[str, float | None]:

@@ -68,8 +68,9 @@ def from_log(text: str) -> Recipe:
 
 
 def seed(recipe: Recipe) -> int | None:
-    """The run's seed; Megatron's default where the flag is absent, None for an unknown recipe."""
-    return int(recipe.get("seed", "1234")) if recipe else None
+    """The run's seed; Megatron's default where the flag is absent, None for an unknown recipe or no number."""
+    text = recipe.get("seed", "1234") if recipe else ""
+    return int(text) if text.isdecimal() else None
 
 
 def differences(recipe: Recipe, base: Recipe) -> list[str]:

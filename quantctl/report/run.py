@@ -167,7 +167,7 @@ def _from_directory(path: Path) -> Run:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         attempt = manifest["attempts"][-1]
-        selectors = dict(manifest["selectors"])
+        command, selectors = attempt["command"], dict(manifest["selectors"])
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise QuantctlError(
             f"{path / 'manifest.json'} is no manifest of a run", "leave it out, or run it again"
@@ -179,7 +179,7 @@ def _from_directory(path: Path) -> Run:
         run.points, run.validation, run.memory = read_events(path / "tensorboard")
         run.marks = []
         _mark_course(run, run.points)
-    run.recipe = recipes.from_command(attempt["command"])
+    run.recipe = recipes.from_command(command)
     run.selectors = {s: canonical(value, s) if s in SITES else value for s, value in selectors.items()}
     run.tree, run.packages = _tree_of(attempt), dict(attempt.get("packages", {}))
     if len(manifest["attempts"]) > 1 and not any(mark.trouble is Trouble.RESUMED for mark in run.marks):
@@ -227,12 +227,13 @@ def find(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir() and not (path / "manifest.json").exists():
             below = sorted(manifest.parent for manifest in path.glob("**/manifest.json"))
-            logs = sorted(file for file in path.iterdir() if file.suffix in _LOGS and parse_points(_head(file)))
-            found += below or logs or [path]
+            found += below or _logs(path) or [path]
         else:
             found.append(path)
     return list(dict.fromkeys(found))
 
 
-def _head(file: Path) -> str:
-    return file.read_text(errors="replace")
+def _logs(folder: Path) -> list[Path]:
+    """The files of the folder that hold iteration lines."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in _LOGS and file.is_file())
+    return [file for file in files if parse_points(file.read_text(errors="replace"))]

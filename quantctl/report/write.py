@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -31,13 +32,21 @@ def _loaded(paths: Sequence[Path]) -> list[Run]:
     return runs
 
 
+def require_matplotlib() -> None:
+    """Raises QuantctlError if no picture can be drawn: better before the runs are made than behind them."""
+    if find_spec("matplotlib") is None:
+        raise QuantctlError("the report's pictures need matplotlib", "pip install 'quantctl[report]'")
+
+
 def write(
     paths: Sequence[Path], folder: Path | None, title: str, reference: str = REFERENCE, as_json: bool = False
 ) -> None:
     """Compare the runs at `paths`: print the table, or JSON, and fill `folder` if there is to be one.
 
-    Raises QuantctlError when no run can be read.
+    Raises QuantctlError when no run can be read, and without matplotlib where there is a folder.
     """
+    if folder is not None:
+        require_matplotlib()
     comparison = compare(_loaded(paths), reference)
     data = json.dumps(to_json(comparison), indent=2) + "\n"
     if folder is not None:

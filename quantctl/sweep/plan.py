@@ -13,7 +13,6 @@ from quantctl.errors import QuantctlError
 from quantctl.launch import environment, script_path
 from quantctl.modes import MODES, SCRIPT_MODES
 from quantctl.selectors import SELECTORS
-from quantctl.spec import SITES, canonical
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ def selectors_of(mode: str) -> dict[str, str]:
                 f"{mode!r} is neither a mode nor selectors",
                 f"modes: {', '.join(MODES)}; selectors are written linear=mxfp8:scale=floor qk=mxfp4",
             )
-        chosen[role] = canonical(value, role) if role in SITES else value
+        if role in chosen:
+            raise QuantctlError(f"{mode!r} says {role} twice", "name each selector once")
+        chosen[role] = SELECTORS[role].canonical(value)
     if not chosen:
         raise QuantctlError("an empty mode", f"modes: {', '.join(MODES)}")
     return chosen

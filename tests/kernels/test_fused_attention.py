@@ -203,6 +203,14 @@ def test_a_mask_written_to_is_read_again() -> None:
     assert not causal_mask.is_causal(mask)
 
 
+def test_a_mask_that_counts_no_writes_is_read_every_time() -> None:
+    with torch.inference_mode():
+        mask = _mask(8)
+        assert causal_mask.is_causal(mask)
+        mask[0, 0, 5, 1] = True
+        assert not causal_mask.is_causal(mask)
+
+
 def test_later_masks_on_a_device_are_asserted_there(monkeypatch) -> None:
     """A CPU carries the assertion out at once."""
     monkeypatch.setattr(causal_mask, "_must_not_wait", lambda mask: True)

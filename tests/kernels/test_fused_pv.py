@@ -415,6 +415,14 @@ def test_heads_too_wide_for_the_kernels_are_refused(monkeypatch) -> None:
     assert "264" in fused_pv.why_not(*inputs, pv=case.pv)
 
 
+def test_a_triton_whose_kernels_take_no_tuples_is_named(monkeypatch) -> None:
+    case = Case("mxfp8", sq=32, sk=32)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
+    assert fused_pv.why_not(*case.tensors()[:3], pv=case.pv) is None
+    monkeypatch.setattr("triton.__version__", "3.2.0")
+    assert "Triton 3.2.0" in fused_pv.why_not(*case.tensors()[:3], pv=case.pv)
+
+
 def test_noise_at_an_index_is_that_of_the_whole_tensor() -> None:
     draw = philox.Draw(seed=5, call=3, rank=2)
     shape = torch.Size((3, 5, 7))

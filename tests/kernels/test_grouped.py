@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import hits, reuse, triton_grouped
+from quantctl.kernels import grouped, hits, philox, reuse, triton_grouped
 from quantctl.kernels.grouped import grouped_linear
+from quantctl.kernels.grouped_packed import dequantize_rows, quantize_rows_packed
 from quantctl.kernels.grouped_quantize import quantize_rows, quantize_stack
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.linear import quantized_linear
+from quantctl.kernels.packed import nbytes, quantize_dequantize_packed
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import quantize_dequantize
 from quantctl.spec import parse
@@ -76,7 +79,7 @@ STOCHASTIC = ("mxfp4:round=stochastic", "nvfp4:round=stochastic", "hifp8:round=s
 
 
 @pytest.mark.parametrize(
-    ("spec", "width"), [*((spec, 140) for spec in (*SPECS, *STOCHASTIC[:2])), *((spec, 66) for spec in STOCHASTIC)]
+    ("spec", "width"), [*((spec, 140) for spec in (*SPECS, STOCHASTIC[0])), *((spec, 66) for spec in STOCHASTIC)]
 )
 def test_triton_equals_the_reference(spec, width, monkeypatch, same) -> None:
     """Tails in both directions, two tiles a row, groups of one tile and of two; four neighbours a counter or not."""
@@ -87,12 +90,68 @@ def test_triton_equals_the_reference(spec, width, monkeypatch, same) -> None:
         both(monkeypatch, same, lambda: quantize_rows(x, groups, parse(spec), (0,)))
 
 
-@by_counts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("counts", "dtype"), [*((counts, torch.float32) for counts in COUNTS.values()), (COUNTS[UNEVEN], torch.float16)]
+)
 def test_triton_with_other_groups_and_dtypes(counts, dtype, monkeypatch, same) -> None:
     x, groups = values(sum(counts), 40, dtype=dtype), groups_of(counts, known=False)
     for spec in ("mxfp8", "nvfp4"):
         both(monkeypatch, same, lambda spec=spec: quantize_rows(x, groups, parse(spec), (1, 0), DRAWS))
+        packs_to_the_same_bits(x, counts, spec, 0, monkeypatch, same)
+
+
+# spec -> bytes of the elements and of the scales of 130 x 70 in 7 groups along axis 0 and along axis 1. There are at
+# most 10 tiles of 32 rows, if each group starts one: (130 + 7 * 31) / 32
+PACKED = {
+    "mxfp8": (130 * 70, (10 * 70, 130 * 3)),
+    "mxfp6": (130 * 54, (10 * 70, 130 * 3)),
+    "mxfp4:round=stochastic": (130 * 35, (10 * 70, 130 * 3)),
+    "nvfp4": (130 * 35, (20 * 70 + 7 * 4, 130 * 5 + 7 * 4)),
+    "nvfp4:round=stochastic": (130 * 35, (20 * 70 + 7 * 4, 130 * 5 + 7 * 4)),
+    "hifp8": (130 * 70, (0, 0)),
+    "hifp8:scale=tensor,round=stochastic": (130 * 70, (7 * 4, 7 * 4)),
+}
+
+
+def packs_to_the_same_bits(x: Tensor, counts: tuple[int, ...], spec: str, axis: int, monkeypatch, same) -> int:
+    """Both implementations give the same codes and scales, whose values are those of quantize_rows. Their bytes."""
+    groups, packed = groups_of(counts, known=False), {}
+    for kernels in ("reference", "triton"):
+        monkeypatch.setenv("QUANTCTL_KERNELS", kernels)
+        operand, kept, layout = quantize_rows_packed(x, groups, parse(spec), axis, DRAWS)
+        back = dequantize_rows(kept, layout, groups)
+        for actual, ax in ((operand, 1), (back, axis)):
+            same(actual, quantize_rows(x, groups, parse(spec), (ax,), (DRAWS[1 - ax],))[0])
+        assert back.is_contiguous()
+        packed[kernels] = [tensor for tensor in kept if tensor is not None]
+    assert all(map(torch.equal, *packed.values()))
+    bytes_ = sum(tensor.nbytes for tensor in packed["triton"])
+    assert nbytes(layout) == bytes_
+    return bytes_
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("spec", PACKED)
+def test_packing_keeps_every_bit_in_the_bytes_of_the_format(spec, axis, monkeypatch, same) -> None:
+    counts, (elements, scales) = COUNTS[UNEVEN], PACKED[spec]
+    assert packs_to_the_same_bits(values(130, 70), counts, spec, axis, monkeypatch, same) == elements + scales[axis]
+
+
+@pytest.mark.parametrize("spec", ["mxfp6", "nvfp4", "hifp8:scale=tensor"])
+def test_each_group_is_packed_as_if_it_were_alone(spec) -> None:
+    counts, x = COUNTS[UNEVEN], values(130, 70)
+    groups, parsed = groups_of(counts, known=False), parse(spec)
+    _, kept, _ = quantize_rows_packed(x, groups, parsed, 0)
+    alone = [quantize_dequantize_packed(part, parsed, 0)[1] for part in x.split(counts)]
+    assert torch.equal(kept.elements, torch.cat([part.elements for part in alone]))
+    if kept.tensor_scale is not None:
+        assert torch.equal(kept.tensor_scale, torch.stack([part.tensor_scale for part in alone]))
+    if kept.block_scales is not None:
+        a_tile = 2 if spec == "nvfp4" else 1
+        starts = [0, *(a_tile * end for end in groups.tile_ends(32).tolist())]
+        for start, part in zip(starts, alone, strict=False):
+            assert torch.equal(kept.block_scales[start : start + len(part.block_scales)], part.block_scales)
+        assert not kept.block_scales[starts[-1] :].any()
 
 
 LIE = {
@@ -104,8 +163,11 @@ LIE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", ["mxfp8", "hifp8:scale=tensor", "mxfp4:round=stochastic"])
-@pytest.mark.parametrize("weights", LIE.values(), ids=LIE)
+@pytest.mark.parametrize(
+    ("spec", "weights"),
+    [*(("hifp8:scale=tensor", weights) for weights in LIE.values()), ("mxfp4:round=stochastic", LIE["anywhere"])],
+    ids=[*LIE, "anywhere, stochastic"],
+)
 def test_triton_reads_weights_where_they_lie(spec, weights, monkeypatch, same) -> None:
     weights = weights()
     both(monkeypatch, same, lambda: quantize_stack(weights, parse(spec), (1, 0), DRAWS))
@@ -150,8 +212,9 @@ SIZES = {
     ("spec", "counts", "sizes", "dtype"),
     [
         *((with_bwd(spec, bwd), COUNTS[UNEVEN], *SIZES["bf16"]) for spec in SPECS[::2] for bwd in BWD),
-        *(("mxfp8", counts, *size) for counts in COUNTS.values() for size in SIZES.values()),
-        *(("none", counts, *SIZES["bf16"]) for counts in COUNTS.values()),
+        *(("mxfp8", counts, *SIZES["bf16"]) for counts in COUNTS.values()),
+        *(("mxfp8", COUNTS[name], *size) for name in (UNEVEN, "no rows") for size in list(SIZES.values())[1:]),
+        ("none", COUNTS[UNEVEN], *SIZES["bf16"]),
     ],
 )
 def test_equals_the_loop(spec, counts, sizes, dtype, same) -> None:
@@ -160,6 +223,61 @@ def test_equals_the_loop(spec, counts, sizes, dtype, same) -> None:
         actual = step(lambda x, weights, given=given: grouped_linear(x, weights, given, spec), counts, sizes, dtype)
         for a, e in zip(actual, expected, strict=True):
             same(a, e)
+
+
+def saving(layer, counts: tuple[int, ...], dtype: torch.dtype) -> tuple[list[Tensor], int]:
+    """Output and gradients of a step, and the bytes that were kept for its backward."""
+    saved: list[Tensor] = []
+    philox.set_calls_made(0)
+
+    def keep(tensor: Tensor) -> int:
+        saved.append(tensor)
+        return len(saved) - 1
+
+    with saved_tensors_hooks(keep, saved.__getitem__):
+        results = step(layer, counts, (70, 50), dtype)
+    return results, sum(tensor.untyped_storage().nbytes() for tensor in saved)
+
+
+@pytest.fixture
+def calls():
+    before = philox.calls_made()
+    yield
+    philox.set_calls_made(before)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("bwd", BWD)
+@pytest.mark.parametrize("spec", PACKED)
+def test_an_input_is_kept_packed_and_the_gradients_are_the_same(spec, bwd, monkeypatch, same) -> None:
+    counts, text, x_bytes = COUNTS[UNEVEN], with_bwd(spec, bwd), 130 * 70 * 2
+    beside = 7 * 50 * 70 * 2 + 7 * 4  # the weights, and where groups end
+    actual, bytes_ = saving(lambda x, weights: grouped_linear(x, weights, counts, text), counts, torch.bfloat16)
+    elements, scales = PACKED[spec]
+    kept = {"quantized": elements + scales[0], "dequantized": elements + scales[1], "high_precision": x_bytes}
+    assert bytes_ == kept[bwd] + beside
+    monkeypatch.setattr(grouped, "is_recorded", lambda ctx: False)
+    expected, bytes_ = saving(lambda x, weights: grouped_linear(x, weights, counts, text), counts, torch.bfloat16)
+    assert bytes_ == x_bytes + beside
+    for a, e in zip(actual, expected, strict=True):
+        same(a, e)
+
+
+def test_of_an_input_nothing_is_kept_where_no_weight_gradient_follows() -> None:
+    counts = COUNTS[UNEVEN]
+    saved: list[Tensor] = []
+    with saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        x = values(130, 70).requires_grad_()
+        grouped_linear(x, [values(50, 70) for _ in counts], counts, "mxfp8")
+    assert sum(tensor.nbytes for tensor in saved) == 7 * 50 * 70 * 2 + 7 * 4
+
+
+def test_a_second_backward_gives_the_same_and_a_changed_input_changes_nothing() -> None:
+    x, weights = values(40, 64), [values(32, 64, seed=seed).requires_grad_() for seed in range(2)]
+    y = grouped_linear(x, weights, [31, 9], "mxfp4")
+    first = torch.autograd.grad(y, weights, torch.ones_like(y), retain_graph=True)
+    x.zero_()
+    assert all(map(torch.equal, first, torch.autograd.grad(y, weights, torch.ones_like(y))))
 
 
 @pytest.mark.parametrize("spec", ["mxfp8", "nvfp4:bwd=dequantized"])

@@ -46,6 +46,9 @@ optimizer = torch.optim.SGD([p for layer in layers for p in layer.parameters()],
 expected = {}
 for step in range(1, 5):
     optimizer.zero_grad()
+    for layer in layers:  # an evaluation is no part of a step
+        layer.eval()(torch.randn(4, 8, 64))
+        layer.train()
     for micro_batch in range(2):
         for layer in layers:
             x = torch.randn(4, 8, 64)
@@ -98,6 +101,11 @@ def test_tensorboard_holds_the_same(tmp_path: Path) -> None:
     for row in rows:
         (event,) = events.Scalars(f"sqnr/linear/layer 2/fc {row['product']} {row['operand']}")
         assert (event.step, event.value) == (4, pytest.approx(row["sqnr"], rel=2**-23))
+
+
+def test_a_training_goes_on_without_its_statistics(tmp_path: Path) -> None:
+    (tmp_path / "stats").write_text("a file in the folder's place")
+    assert train(tmp_path, "every=4")
 
 
 @pytest.mark.parametrize("stats", [None, "every=2,sites=qk", "every=9"])

@@ -32,6 +32,14 @@ def test_json_holds_what_measure_says(saved, quantctl):
         assert {key: row[key] for key in expected} == expected
 
 
+def test_figures_that_json_does_not_know_are_null(quantctl, tmp_path):
+    torch.save({"nan": torch.tensor([1.0, torch.nan]), "one": torch.tensor(1.0)}, tmp_path / "x.pt")
+    done = quantctl("--json", "inspect", tmp_path / "x.pt", "--spec", "mxfp8")
+    assert done.status == 0, done.err
+    bad, exact = json.loads(done.out, parse_constant=pytest.fail)
+    assert (bad["amax"], bad["sqnr"], exact["sqnr"], exact["shape"]) == (None, None, None, [])
+
+
 def test_the_text(saved, quantctl):
     done = quantctl("inspect", saved[0], "--spec", "mxfp8:scale=rceil")
     assert done.status == 0, done.err
