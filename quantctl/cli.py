@@ -85,7 +85,7 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and exit with 0, 1 (differs), 2 (refused), 3 (a bug here) or 130 (interrupted)."""
-    # a scheduler's SIGTERM and a lost terminal are a Ctrl-C: what a command started ends with it, and what is done stays
+    # a scheduler's SIGTERM and a lost terminal are a Ctrl-C: what a command started ends too, what is done stays
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)

@@ -16,6 +16,8 @@ from quantctl.errors import QuantctlError
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress where no terminal shows a bar."""
 _SAMPLE_MB = 100
+_MOST_TOKENS = 10**7
+"""Far above any tokenizer; the trainer asks for this much memory at once, and is ended if there is less."""
 _PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "backports.zstd", "numpy")
 
 
@@ -106,7 +108,7 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
 )
 @click.option(
     "--train-bpe",
-    type=click.IntRange(257, 2**31 - 1),
+    type=click.IntRange(257, _MOST_TOKENS),
     metavar="SIZE",
     help="Train a byte-level BPE of SIZE tokens on the text instead.",
 )

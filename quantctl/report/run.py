@@ -26,6 +26,7 @@ TAIL = 0.25
 
 _VALIDATION = re.compile(r"validation\S* loss at (?:iteration )?(\d+).*?\| lm loss value: (\S+)")
 _MEMORY = re.compile(r"memory \(MB\) \|.*?max (?:allocated|resident): ([\d.]+)")
+_INTERVAL = re.compile(r"(?:^ {2}log_interval \.{3,}|--log-interval[ =]) *(\d+)", re.MULTILINE)
 _LOGS = (".txt", ".log", ".out")
 
 
@@ -134,8 +135,15 @@ def tail_mean(values: dict[int, float]) -> float:
     return fmean(value for iteration, value in values.items() if iteration > start)
 
 
-def _mark_course(run: Run, written: Sequence[Point]) -> None:
-    """What the curve itself tells: `written` are the points in the order of the log."""
+def _interval(points: Sequence[Point], told: str) -> int:
+    """Iterations from one logged iteration to the next: as the run was told, else as it wrote them."""
+    if found := _INTERVAL.findall(told):
+        return max(int(found[-1]), 1)
+    return max((later.iteration - earlier.iteration for earlier, later in pairwise(points)), default=1)
+
+
+def _mark_course(run: Run, written: Sequence[Point], told: str = "") -> None:
+    """What the curve itself tells: `written` are the points in the order of the log, `told` holds the arguments."""
     if any(later.iteration <= earlier.iteration for earlier, later in pairwise(written)):
         run.mark(Trouble.RESUMED, "iterations were repeated")
     missing = next((point.iteration for point in run.points if not math.isfinite(point.loss)), None)
@@ -144,17 +152,17 @@ def _mark_course(run: Run, written: Sequence[Point]) -> None:
     last = run.last
     if last is None:
         run.mark(Trouble.INCOMPLETE, "no iteration was logged")
-    elif last.iteration < last.total:
+    elif last.iteration + (step := _interval(run.points, told)) - last.iteration % step <= last.total:
         run.mark(Trouble.INCOMPLETE, f"ended at iteration {last.iteration} of {last.total}")
 
 
-def _from_text(path: Path, text: str) -> Run:
+def _from_text(path: Path, text: str, command: Sequence[str] = ()) -> Run:
     written = parse_points(text)
     validation = {int(number): float(loss) for number, loss in _VALIDATION.findall(text)}
     memory = [float(size) for size in _MEMORY.findall(text)]
     run = Run(path, latest(written), sorted(validation.items()), recipes.from_log(text))
     run.memory = max(memory) * 2**20 if memory else None
-    _mark_course(run, written)
+    _mark_course(run, written, " ".join(command) or text)
     return run
 
 
@@ -174,11 +182,11 @@ def _from_directory(path: Path) -> Run:
         ) from error
     log = path / "log.txt"
     text = log.read_text(errors="replace") if log.exists() else ""
-    run = _from_text(path, text)
+    run = _from_text(path, text, command)
     if not run.points and has_events(path / "tensorboard"):
         run.points, run.validation, run.memory = read_events(path / "tensorboard")
         run.marks = []
-        _mark_course(run, run.points)
+        _mark_course(run, run.points, " ".join(command))
     run.recipe = recipes.from_command(command)
     run.selectors = {s: canonical(value, s) if s in SITES else value for s, value in selectors.items()}
     run.tree, run.packages = _tree_of(attempt), dict(attempt.get("packages", {}))

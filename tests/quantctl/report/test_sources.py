@@ -50,6 +50,13 @@ def test_an_interrupted_megatron_log(tmp_path):
     assert [str(mark) for mark in load(log).marks] == ["incomplete: ended at iteration 10 of 20"]
 
 
+@pytest.mark.parametrize(("logged", "marks"), [((8, 16), []), ((8,), ["incomplete: ended at iteration 8 of 20"])])
+def test_a_run_whose_last_iteration_is_not_logged(logged, marks, tmp_path):
+    dump = DUMP.replace("  lr ", "  log_interval .................................... 8\n  lr ")
+    (tmp_path / "train.log").write_text(dump + "".join(LINE.format(iteration, 6.0) for iteration in logged))
+    assert [str(mark) for mark in load(tmp_path / "train.log").marks] == marks
+
+
 def test_event_files(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
