@@ -63,7 +63,8 @@ class Job:
     def start(self, slot: Slot) -> None:
         self.task.run_dir.mkdir(parents=True, exist_ok=True)
         self.slot, self.state, self.started = slot, State.RUNNING, time.monotonic()
-        with (self.task.run_dir / OUTPUT).open("wb") as output:
+        # an earlier attempt's output stays: a run that this one collides with may still be writing it
+        with (self.task.run_dir / OUTPUT).open("ab") as output:
             # a process group of its own: this program says when it is to end
             self.process = subprocess.Popen(
                 self.task.command,

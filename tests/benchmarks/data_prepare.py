@@ -2,8 +2,8 @@
 
     python tests/benchmarks/data_prepare.py MEGATRON_LM_CHECKOUT [ROUNDS] [MEGABYTES]
 
-Needs the packages that the tool imports (transformers, six, pydantic). Both are timed as whole processes, in turn; prints the
-median, the spread, the median of the round-by-round ratios, and whether both wrote the same bytes.
+Needs the packages that the tool imports (transformers, six, pydantic). Both are timed as whole processes, in turn;
+prints the median, the spread, the median of the round-by-round ratios, and whether both wrote the same bytes.
 """
 
 from __future__ import annotations
