@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import operands
+from quantctl.kernels import operands, recorder
 from quantctl.kernels.dispatch import use_triton
 from quantctl.kernels.flash_call import Call, Operands
 from quantctl.kernels.quantize import DTYPES, draw_for, quantize_dequantize
@@ -69,6 +69,8 @@ class _FusedAttention(torch.autograd.Function):
                 causal: bool, text: str) -> Tensor:  # fmt: skip
         spec = operands.resolve(text, "pv")
         operands.count("pv", "fprop", text)
+        if recorder.ON:  # the probabilities, which are never whole here, are recorded in the unfused flow only
+            recorder.observe(recorder.place("pv"), "fprop", spec, {"value": (v, 0)})
         # in the unfused flow's order
         p_draw, v_draw = draw_for(spec), draw_for(spec)
         call = Call(scale, causal, spec, p_draw)

@@ -231,7 +231,11 @@ def draws_of(words: list[int], axes: list[int]) -> tuple[Draw | None, ...]:
     return tuple(Draw(*words[i : i + 3]) for i in range(0, len(words), 3)) or (None,) * len(axes)
 
 
-@torch.library.custom_op("quantctl::quantize_rows", mutates_args=())
+@torch.library.custom_op(
+    "quantctl::quantize_rows",
+    mutates_args=(),
+    schema="(Tensor x, Tensor ends, str spec, int[] axes, int[] words) -> Tensor[]",
+)
 def rows_operator(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_rows as one node of a torch.compile graph."""
     return quantize_rows(x, Groups(x.shape[0], ends, None), parse(spec), tuple(axes), draws_of(words, axes))
@@ -242,7 +246,11 @@ def _(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> 
     return [torch.empty_like(x) for _ in axes]
 
 
-@torch.library.custom_op("quantctl::quantize_stack", mutates_args=())
+@torch.library.custom_op(
+    "quantctl::quantize_stack",
+    mutates_args=(),
+    schema="(Tensor[] weights, str spec, int[] axes, int[] words) -> Tensor[]",
+)
 def stack_operator(weights: list[Tensor], spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_stack as one node of a torch.compile graph."""
     return quantize_stack(weights, parse(spec), tuple(axes), draws_of(words, axes))

@@ -182,7 +182,11 @@ def _present(packed: Packed) -> list[Tensor]:
     return [tensor for tensor in packed if tensor is not None]
 
 
-@torch.library.custom_op("quantctl::quantize_rows_packed", mutates_args=())
+@torch.library.custom_op(
+    "quantctl::quantize_rows_packed",
+    mutates_args=(),
+    schema="(Tensor x, Tensor ends, str spec, int axis, int[] words) -> Tensor[]",
+)
 def pack_operator(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int]) -> list[Tensor]:
     """The values and the tensors of the packed matrix."""
     first, second = draws_of(words, [1, axis])
@@ -202,7 +206,11 @@ def dequantize_as_node(packed: Packed, layout: Layout, groups: Groups) -> Tensor
     return unpack_operator(_present(packed), groups.ends, spec, layout.axis, layout.columns, layout.dtype)
 
 
-@torch.library.custom_op("quantctl::dequantize_rows", mutates_args=())
+@torch.library.custom_op(
+    "quantctl::dequantize_rows",
+    mutates_args=(),
+    schema="(Tensor[] kept, Tensor ends, str spec, int axis, int columns, ScalarType dtype) -> Tensor",
+)
 def unpack_operator(kept: list[Tensor], ends: Tensor, spec: str, axis: int, columns: int, dtype: torch.dtype) -> Tensor:
     groups, parsed = Groups(kept[0].shape[0], ends, None), parse(spec)
     layout = grouped_packed.layout_of((groups.rows, columns), dtype, len(groups), parsed, axis)

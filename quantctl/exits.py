@@ -14,8 +14,8 @@ FINE, DIFFERS, REFUSED, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def _say(text: str) -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    where = f"[rank {os.environ['RANK']}] " if ranks > 1 and "RANK" in os.environ else ""
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    where = "" if alone or "RANK" not in os.environ else f"[rank {os.environ['RANK']}] "
     sys.stderr.write(f"quantctl: {where}{text}\n")
 
 

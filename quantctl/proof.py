@@ -119,7 +119,7 @@ def merge(
     problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
     ranks = sorted({record["rank"] for record in imports})
     proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
-    (run_dir / "proof.json").write_text(json.dumps(asdict(proof), indent=2) + "\n")
+    write_new(run_dir / "proof.json", (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 
 

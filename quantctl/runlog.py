@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LINE = re.compile(r"\biteration\s+(\d+)/\s*(\d+) \|(.*)$")
-_FIELD = re.compile(r"\s([^|:]+(?:\([^)]*\))?):\s+([-+0-9.eE]+|nan|inf)\s\|")
+_FIELD = re.compile(r"\s([^|:]+(?:\([^)]*\))?):\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)\s\|")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from quantctl.errors import QuantctlError
 from quantctl.lint import shell
 from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import GPT, OTHER, Command, find
@@ -62,7 +63,10 @@ def judge_command(argv: Sequence[str], setting: Setting) -> Judged | None:
 
 def judge_script(path: Path, setting: Setting) -> list[Judged]:
     """Judge every training command that a script starts, on every way through it. OSError if it cannot be read."""
-    script = shell.read(path.read_bytes().decode("utf-8", "replace"), path)
+    try:
+        script = shell.read(path.read_bytes().decode("utf-8", "replace"), path)
+    except RecursionError as error:
+        raise QuantctlError(f"{path} is nested too deeply to be read", "give the training command behind --") from error
     ways: dict[int, list[tuple[World, Case]]] = {}
     for world in script.worlds:
         for case in _cases(script, world, setting):

@@ -197,12 +197,19 @@ def _from_directory(path: Path) -> Run:
         run.mark(Trouble.KILLED, "the manifest has no end")
     elif status != 0:
         run.mark(Trouble.FAILED, f"exit status {status}")
-    proof = json.loads((path / "proof.json").read_text()) if (path / "proof.json").exists() else None
-    if proof is not None:
-        run.calls = proof["calls"]
+    if (path / "proof.json").exists():
+        _read_proof(run, path / "proof.json")
+    return run
+
+
+def _read_proof(run: Run, path: Path) -> None:
+    try:
+        proof = json.loads(path.read_text())
+        run.calls = dict(proof["calls"])
         if not proof["ok"]:
             run.mark(Trouble.UNPROVEN, proof["problems"][0])
-    return run
+    except (ValueError, KeyError, IndexError, TypeError):
+        run.mark(Trouble.UNPROVEN, f"{path.name} is damaged")
 
 
 def load(path: Path) -> Run:

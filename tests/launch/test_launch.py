@@ -82,6 +82,9 @@ def test_lint_comes_first(launch, environment, status):
 
 
 REFUSED = {
+    "no decimal number": ({"NNODES": "²"}, "NNODES=² is not a number from 1 up"),
+    "no host names": ({"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "2"}, "no SLURM_JOB_NODELIST"),
+    "an odd WORLD_SIZE": ({"NNODES": "two", "WORLD_SIZE": "x"}, "NNODES=two is not a number"),
     "no number": ({"NNODES": "two"}, "NNODES=two is not a number from 1 up"),
     "no address": ({"NNODES": "2"}, "NNODES=2 and no MASTER_ADDR"),
     "rank too high": ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 of NNODES=2"),
@@ -97,6 +100,20 @@ def test_refused(launch, environment, message):
     done = launch("--mode", "bf16", "--", *TRAINER, **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("word", ["A", "=b"])
+def test_a_variable_has_a_name_and_a_value(launch, word):
+    done = launch("--mode", "bf16", "--env", word, "--", *TRAINER)
+    assert (done.returncode, f"--env {word}: which variable" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"selectors": {', '{"selectors": {}}'])
+def test_a_damaged_manifest_is_named(launch, tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(text)
+    done = launch("--mode", "bf16", "--", *TRAINER)
+    assert (done.returncode, "manifest.json is no manifest of a run" in done.stderr) == (2, True)
 
 
 def test_in_a_batch_job_of_several_nodes_it_starts_itself_on_each(launch, tmp_path):
@@ -151,6 +168,8 @@ def test_a_submission_is_sbatch_with_a_script_on_its_input(tmp_path):
 REFUSED_RUNS = {
     "several modes here": (["--quantization", "bf16,FA_mxfp8"], "several modes and --sbatch are for Slurm"),
     "sbatch's options here": (["--quantization", "bf16", "--sbatch=--nodes=2"], "several modes and --sbatch"),
+    "no number of devices": (["--quantization", "bf16", "--launcher", "slurm"], "GPUS_PER_NODE=x is not a positive"),
+    "platform": (["--quantization", "bf16", "--launcher", "slurm", "--platform", "x"], "unknown PLATFORM 'x'"),
     "one directory for several": (
         ["--quantization", "bf16,FA_mxfp8", "--launcher", "slurm", "--run-dir", "r"],
         "several modes, one --run-dir",
@@ -159,7 +178,8 @@ REFUSED_RUNS = {
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED_RUNS.values(), ids=REFUSED_RUNS)
-def test_refused_runs(quantctl, tmp_path, options, message):
+def test_refused_runs(quantctl, tmp_path, monkeypatch, options, message):
+    monkeypatch.setenv("GPUS_PER_NODE", "x")
     done = quantctl("run", "--model", "llama32-1b", "--dataset", "dolma", *options, cwd=tmp_path)
     assert (done.status, done.out) == (2, "")
     assert message in done.err

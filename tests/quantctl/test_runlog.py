@@ -52,3 +52,7 @@ def test_of_repeated_iterations_the_last_counts(tmp_path):
 
 def test_no_log_has_no_points(tmp_path):
     assert read_log(tmp_path / "absent.txt") == []
+
+
+def test_what_is_no_number_is_no_field():
+    assert parse_line(" iteration 1/ 2 | lm loss: 1-2 | grad norm: 3.5 |").fields == {"grad norm": 3.5}

@@ -99,6 +99,30 @@ def test_refused(quantctl, megatron_tree, tmp_path, arguments, reason):
     assert reason in done.err
 
 
+def test_a_program_that_is_not_there_costs_no_earlier_proof(quantctl, megatron_tree, tmp_path):
+    run = ["--megatron", megatron_tree("0.16.1"), "exec", "--mode", "bf16", "--run-dir", tmp_path, "--"]
+    quantctl(*run, sys.executable, "-c", IMPORT_CORE)
+    before = {name: (tmp_path / name).read_bytes() for name in ("manifest.json", "proof.json")}
+    assert quantctl(*run, "no-such-program").status == 2
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_reader_that_leaves_does_not_stop_the_run(megatron_tree, tmp_path):
+    """The command writes more than a pipe holds after nobody reads any more; the log has all of it."""
+    command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1"))]
+    script = "echo ready; seq 100000; exit 3"
+    run = subprocess.Popen(
+        [*command, "exec", "--mode", "bf16", "--run-dir", tmp_path, "--", "sh", "-c", script], stdout=subprocess.PIPE
+    )
+    run.stdout.readline()
+    run.stdout.close()
+    try:
+        assert run.wait(timeout=60) == 3
+    finally:
+        run.kill()
+    assert (tmp_path / "log.txt").read_text().splitlines()[-1] == "100000"
+
+
 def test_a_run_directory_holds_one_choice_of_formats(quantctl, megatron_tree, tmp_path):
     tree = megatron_tree("0.16.1")
     arguments = ["--run-dir", tmp_path, "--", sys.executable, "-c", IMPORT_CORE]

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantctl.cli import cli
+from quantctl.errors import QuantctlError
 from quantctl.lint.render import document
 from quantctl.lint.rules import RULES
 
@@ -155,3 +156,10 @@ def test_the_document_holds_the_table_of_rules():
     assert "\n".join(document()).strip() in DOCUMENT.read_text("utf-8"), (
         "python -m quantctl.lint.render docs/lint.md writes it"
     )
+
+
+def test_a_script_nested_too_deeply_is_refused(tmp_path):
+    script = tmp_path / "deep.sh"
+    script.write_text("if true; then " * 3000 + "x" + "; fi" * 3000 + "\n")
+    with pytest.raises(QuantctlError, match="nested too deeply"):
+        CliRunner().invoke(cli, ["lint", str(script)], catch_exceptions=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -259,6 +260,8 @@ REFUSALS = {
     "two tokenizers": (("a.jsonl", "--tokenizer", "empty", "--train-bpe", 300), "both was given"),
     "preset": (("a.jsonl", "--preset", "pile"), "choose from: plain, wikipedia, dolma"),
     "where": (("a.jsonl", "--where", "lang"), "FIELD=VALUE"),
+    "field": (("a.jsonl", "--field", "a/b"), "--field a/b: it becomes part"),
+    "vocabulary": (("a.jsonl", "--train-bpe", 10**20), "is not in the range"),
     "split": (("a.jsonl", "--text-split", "page"), "choose from: file, paragraph, line"),
 }
 
@@ -279,6 +282,34 @@ def test_refusals(case, prepare, texts, tmp_path) -> None:
     done = prepare(*arguments, status=2)
     assert message in done.err + done.out
     assert not (tmp_path / "out_text_document.bin").exists()
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "/"])
+def test_an_output_without_a_name(output, quantctl, jsonl, tokenizer, tmp_path) -> None:
+    done = quantctl("data", "prepare", jsonl, "--tokenizer", tokenizer, "--output", output, cwd=tmp_path)
+    assert (done.status, "names no dataset" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_process_outlives_a_stopped_run(number, status, tokenizer, tmp_path) -> None:
+    """The workers hold our end of the pipe open: it ends when the last of them has."""
+    shard = tmp_path / "a.jsonl"
+    shard.write_text('{"text": "a b c"}\n' * 10**6)
+    command = ["data", "prepare", shard, "--tokenizer", tokenizer, "--output", tmp_path / "out", "--workers", "2"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "quantctl.cli", *map(str, command)], stderr=subprocess.PIPE, start_new_session=True
+    )
+    lengths = tmp_path / "out_text_document.part" / "lengths.i32"
+    while not (lengths.exists() and lengths.stat().st_size):  # the workers are at it
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(number)
+    try:
+        run.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == status
 
 
 def test_a_damaged_shard_is_mended_and_only_it_is_read_again(prepare, jsonl, tmp_path) -> None:

@@ -115,3 +115,10 @@ def test_what_holds_no_run_is_said(case, tmp_path):
     make, message = NOTHING[case]
     with pytest.raises(QuantctlError, match=message):
         load(make(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"ok"', '{"ok": false, "problems": [], "calls": {}}'])
+def test_a_damaged_proof_proves_nothing(run_directory, text):
+    folder = run_directory("bf16", 1, {1: 7.0, 2: 6.0})
+    (folder / "proof.json").write_text(text)
+    assert [str(mark) for mark in load(folder).marks] == ["formats not proven: proof.json is damaged"]

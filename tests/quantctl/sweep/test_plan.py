@@ -54,6 +54,8 @@ WRONG = [
     ({"modes": ("linear=fp8",)}, "unknown format 'fp8'"),
     ({"modes": ("head=mxfp8",)}, "neither a mode nor selectors"),
     ({"modes": (" ",)}, "an empty mode"),
+    ({"modes": ("attention=flash",)}, "attention: 'flash' is unknown"),
+    ({"modes": ("linear=mxfp8 linear=mxfp4",)}, "says linear twice"),
     ({"models": ("gpt",)}, "unknown model 'gpt'"),
     ({"dataset": "pile"}, "unknown dataset 'pile'"),
     ({"modes": ("linear=mxfp8 qk=mxfp8", "linear=mxfp8  qk=mxfp8")}, "share a run directory"),
