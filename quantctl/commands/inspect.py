@@ -32,7 +32,7 @@ def _read(path: Path) -> dict[str, Any]:
 
     def collect(name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            if value.is_floating_point():
+            if value.is_floating_point() and value.layout is torch.strided and not value.is_meta:
                 found[name] = value
         elif isinstance(value, dict):
             for key, inner in value.items():
@@ -40,7 +40,7 @@ def _read(path: Path) -> dict[str, Any]:
 
     collect("", content)
     if not found:
-        raise QuantctlError(f"{path} holds no floating-point tensor", "save a tensor, or a dict of tensors")
+        raise QuantctlError(f"{path} holds no dense floating-point tensor", "save a tensor, or a dict of tensors")
     return found
 
 

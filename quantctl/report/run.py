@@ -14,12 +14,13 @@ from statistics import fmean, median
 from typing import Any
 
 from quantctl.errors import QuantctlError
+from quantctl.forks import canonical_or
 from quantctl.modes import MODES
 from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.events import has_events, read_events
 from quantctl.runlog import Point, latest, parse_points
-from quantctl.spec import NONE, SITES, canonical
+from quantctl.spec import NONE, SITES
 
 TAIL = 0.25
 """Share of a run, at its end, over which losses and gaps are averaged."""
@@ -131,8 +132,8 @@ def tail_mean(values: dict[int, float]) -> float:
     """Mean over the iterations of the last quarter; NaN for no values."""
     if not values:
         return math.nan
-    start = max(values) * (1 - TAIL)
-    return fmean(value for iteration, value in values.items() if iteration > start)
+    last = max(values)
+    return fmean(value for iteration, value in values.items() if iteration > last * (1 - TAIL) or iteration == last)
 
 
 def _interval(points: Sequence[Point], told: str) -> int:
@@ -175,8 +176,10 @@ def _from_directory(path: Path) -> Run:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         attempt = manifest["attempts"][-1]
-        command, selectors = attempt["command"], dict(manifest["selectors"])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        command = list(attempt["command"])
+        selectors = {role: str(value) for role, value in manifest["selectors"].items()}
+        packages = dict(attempt.get("packages") or {})
+    except (AttributeError, ValueError, KeyError, IndexError, TypeError) as error:
         raise QuantctlError(
             f"{path / 'manifest.json'} is no manifest of a run", "leave it out, or run it again"
         ) from error
@@ -188,8 +191,8 @@ def _from_directory(path: Path) -> Run:
         run.marks = []
         _mark_course(run, run.points, " ".join(command))
     run.recipe = recipes.from_command(command)
-    run.selectors = {s: canonical(value, s) if s in SITES else value for s, value in selectors.items()}
-    run.tree, run.packages = _tree_of(attempt), dict(attempt.get("packages", {}))
+    run.selectors = {role: canonical_or(value, role) if role in SITES else value for role, value in selectors.items()}
+    run.tree, run.packages = _tree_of(attempt), packages
     if len(manifest["attempts"]) > 1 and not any(mark.trouble is Trouble.RESUMED for mark in run.marks):
         run.mark(Trouble.RESUMED, f"{len(manifest['attempts'])} attempts")
     status = attempt.get("exit_status")

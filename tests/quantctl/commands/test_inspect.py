@@ -51,7 +51,7 @@ def test_the_text(saved, quantctl):
 REFUSALS = {
     "absent": (("absent.pt", "--spec", "mxfp8"), "absent.pt does not exist"),
     "rubbish": (("rubbish.pt", "--spec", "mxfp8"), "rubbish.pt cannot be read"),
-    "no tensor": (("words.pt", "--spec", "mxfp8"), "holds no floating-point tensor"),
+    "no tensor": (("words.pt", "--spec", "mxfp8"), "holds no dense floating-point tensor"),
     "spec": (("state.pt", "--spec", "fp8"), "unknown format 'fp8'"),
     "none": (("state.pt", "--spec", "none"), "nothing is quantized"),
     "axis": (("state.pt", "--spec", "mxfp8", "--axis", 5), "has 2 axes, so no axis 5"),
