@@ -68,18 +68,23 @@ def _band(series: Sequence[Series]) -> tuple[list[int], list[float], list[float]
     return [block[-1] for block in blocks], over(fmean), over(min), over(max)
 
 
-def _draw(axes: Any, mode: str, series: Sequence[Series], theme: Theme, others: list[str]) -> None:
+def _band_alpha(comparison: Comparison) -> float:
+    """Bands of many modes lie over each other: the more, the fainter."""
+    return min(0.15, 0.6 / len(comparison.rows))
+
+
+def _draw(axes: Any, mode: str, series: Sequence[Series], theme: Theme, others: list[str], band: float) -> None:
     iterations, mean, low, high = _band(series)
     colour, line = _style(mode, theme, others)
     axes.plot(iterations, mean, color=colour, linestyle=line, linewidth=1.6, label=mode)
     if len(series) > 1:
-        axes.fill_between(iterations, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(iterations, low, high, color=colour, alpha=band, linewidth=0)
 
 
 def _loss(axes: Any, comparison: Comparison, theme: Theme) -> None:
     others: list[str] = []
     for row in comparison.rows:
-        _draw(axes, row.mode, [run.losses for run in row.runs], theme, others)
+        _draw(axes, row.mode, [run.losses for run in row.runs], theme, others, _band_alpha(comparison))
     for run in comparison.left_out:
         if run.points:
             axes.plot(*zip(*run.losses.items(), strict=True), color=theme.grid, linewidth=1)
@@ -92,7 +97,7 @@ def _gap(axes: Any, comparison: Comparison, theme: Theme) -> None:
     for row in comparison.rows:
         series = _gap_series(row, references)
         if row.mode != comparison.reference and series:
-            _draw(axes, row.mode, series, theme, others)
+            _draw(axes, row.mode, series, theme, others, _band_alpha(comparison))
     axes.axhline(0, color=theme.ink, linewidth=1)
     axes.set_ylabel(f"loss minus {comparison.reference}'s, same seed")
 
