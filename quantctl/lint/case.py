@@ -99,7 +99,7 @@ class Case:
     def size(self, name: str) -> int | None:
         """A whole number above zero."""
         value = self.number(name)
-        return int(value) if value is not None and value == int(value or 0) and value > 0 else None
+        return int(value) if value is not None and value > 0 and value.is_integer() else None
 
     # ---- what they mean ----
 

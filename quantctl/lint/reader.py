@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from quantctl.lint.words import Expander, source
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known, merged
 
 if TYPE_CHECKING:
-    from tree_sitter import Node
+    from tree_sitter import Language, Node
 
 _MOST_WORLDS = 16
 _MOST_STEPS = 50_000
@@ -40,13 +41,19 @@ class Place:
     """The pipeline that it is part of."""
 
 
-def parse(text: str) -> Node:
-    """The syntax tree of a script."""
+@lru_cache(maxsize=1)
+def _grammar() -> Language:
     import tree_sitter
     import tree_sitter_bash
 
-    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
-    return parser.parse(text.encode("utf-8", "replace")).root_node
+    return tree_sitter.Language(tree_sitter_bash.language())
+
+
+def parse(text: str) -> Node:
+    """The syntax tree of a script."""
+    import tree_sitter
+
+    return tree_sitter.Parser(_grammar()).parse(text.encode("utf-8", "replace")).root_node
 
 
 class Reader:

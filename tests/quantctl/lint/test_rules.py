@@ -257,7 +257,8 @@ def test_the_flags_of_a_fork_are_known(stock_copy):
     assert "flag-unknown" not in _rules(f"{TE} --our-own-flag 3", setting)
 
 
-def test_another_python_may_have_other_packages(tmp_path):
+def test_another_python_may_have_other_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     other = tmp_path / "python3"
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
