@@ -17,6 +17,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,15 @@ from rich.console import Console
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, FINE, exit_with
 from quantctl.modes import SCRIPT_MODES
+from quantctl.report import heat
 from quantctl.report.write import write
-from quantctl.sweep.plan import tasks
+from quantctl.sweep.plan import Task, tasks
 from quantctl.sweep.runner import Slot, State, run
 from quantctl.sweep.show import watching
 
 MODEL, DATASET = "llama32-1b", "wikipedia"
 SEEDS = (1, 2, 3)
-ITERATIONS = 120
+ITERATIONS = 480
 FLAGS = ("--lr", "0.001", "--min-lr", "0.0001")
 """A quarter of the smoke config's rate. At that one, two runs that differ in the order of a sum only end 0.3 apart; at
 this one 0.00002, far below what a format does."""
@@ -43,9 +46,15 @@ VARIANTS = (
     "linear=mxfp8:scale=ceil",
     "linear=mxfp4:round=stochastic",
 )
+RECORDED = ("FA_linear_mxfp8", "FA_linear_mxfp4", "FA_linear_hifp8")
+"""Of these modes the first seed's run records what the format does to its products."""
+STATISTICS = "every=40"
+DRAWN = ("linear fprop input", "linear dgrad gradient", "linear wgrad gradient")
+"""The operands whose SQNR is drawn."""
 FOLDER = Path("runs") / "evidence"
 PUBLISHED = Path("docs") / "evidence"
 FILES = ("report.json", "loss.png", "gap.png")
+SQNR = "sqnr.png"
 DOCUMENTS = (Path("README.md"), Path("README.zh.md"), Path("docs") / "evidence.md")
 """They show the published figures: each has a table with a row that begins with `bf16` in code style."""
 
@@ -60,8 +69,8 @@ def _machine() -> dict[str, str | int]:
     return {"processor": model, "cores": os.cpu_count() or 1, "date": date.today().isoformat()}
 
 
-def rows(report: dict[str, Any]) -> list[str]:
-    """The published figures as rows of a Markdown table."""
+def _rows(report: dict[str, Any]) -> list[str]:
+    """What each mode costs."""
     return [
         f"| `{mode['mode']}` | {_number(mode['final_loss'])} | {_gap(mode)} | {mode['time_ratio']:.2f}x "
         f"| {mode['peak_memory_bytes'] / 1e6:.0f} MB |"
@@ -77,16 +86,49 @@ def _gap(mode: dict[str, Any]) -> str:
     return "reference" if mode["mode"] == "bf16" else _number(mode["gap"], "+.4f")
 
 
+def _operands(report: dict[str, Any]) -> list[str]:
+    """What the recorded formats do to each operand."""
+    statistics = {mode["mode"]: mode["statistics"] for mode in report["modes"]}
+    recorded = [statistics[mode] for mode in RECORDED]
+    return [
+        "| "
+        + " | ".join(
+            [operand, *(f"{one[operand]['sqnr']:.1f} dB, {one[operand]['underflow']:.2%}" for one in recorded)]
+        )
+        + " |"
+        for operand in recorded[0]
+    ]
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {"| `bf16` |": _rows, "| linear dgrad ": _operands}
+"""How a table's first row begins -> what makes its rows."""
+
+
 def updated(document: str, report: dict[str, Any]) -> str:
-    """The document with the rows of its table replaced. Raises QuantctlError if it has no such table."""
+    """The document with the rows of its tables replaced. Raises QuantctlError if it has none."""
     lines = document.splitlines(keepends=True)
-    start = next((number for number, line in enumerate(lines) if line.startswith("| `bf16` |")), None)
-    if start is None:
+    found = [
+        (number, beginning) for number, line in enumerate(lines) for beginning in _TABLES if line.startswith(beginning)
+    ]
+    if not found:
         raise QuantctlError("the document has no table of the published figures", "add a row | `bf16` | ... |")
-    end = start
-    while end < len(lines) and lines[end].startswith("| `"):
-        end += 1
-    return "".join([*lines[:start], *(f"{row}\n" for row in rows(report)), *lines[end:]])
+    first = {beginning: number for number, beginning in reversed(found)}
+    for beginning, start in sorted(first.items(), key=lambda item: -item[1]):
+        end = start
+        while end < len(lines) and lines[end].startswith("|"):
+            end += 1
+        lines[start:end] = [f"{row}\n" for row in _TABLES[beginning](report)]
+    return "".join(lines)
+
+
+def _is_recorded(task: Task) -> bool:
+    return task.mode in RECORDED and task.seed == SEEDS[0]
+
+
+def _draw_statistics(runs: Sequence[Path]) -> None:
+    """The recorded formats side by side."""
+    every = [row for run in runs for row in heat.read(run)]
+    heat.png([row for row in every if heat.operand(row) in DRAWN], heat.QUANTITIES[0], PUBLISHED / SQNR)
 
 
 def compare(new: dict[str, Any], published: dict[str, Any]) -> list[str]:
@@ -115,7 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.pop("MEGATRON_LM_PATH", None)
     subprocess.run([sys.executable, "-m", "quantctl.corpus"], check=True, stdout=subprocess.DEVNULL)
     settings = {"TRAINING_CONFIG": "smoke", "TRAIN_ITERS": str(ITERATIONS), "PYTHON": sys.executable}
-    planned = tasks([MODEL], DATASET, (*SCRIPT_MODES, *VARIANTS), SEEDS, FOLDER, settings, FLAGS)
+    planned = [
+        replace(task, settings=settings | {"STATS": STATISTICS}) if _is_recorded(task) else task
+        for task in tasks([MODEL], DATASET, (*SCRIPT_MODES, *VARIANTS), SEEDS, FOLDER, settings, FLAGS)
+    ]
     with watching(Console(stderr=True)) as watch:
         jobs = run(planned, [Slot()] * options.jobs, watch)
     write([FOLDER / MODEL], FOLDER / "report", f"{MODEL}, smoke config: what the formats cost")
@@ -126,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copy(FOLDER / "report" / name, PUBLISHED / name)
+        _draw_statistics([task.run_dir for task in planned if _is_recorded(task)])
         (PUBLISHED / "machine.json").write_text(json.dumps(_machine(), indent=2) + "\n")
         for document in DOCUMENTS:
             document.write_text(updated(document.read_text(), json.loads(report.read_text())))

@@ -10,6 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import click
+
+from quantctl import output
 from quantctl.errors import QuantctlError
 
 
@@ -77,11 +80,16 @@ case "${{SLURM_ARRAY_TASK_ID:-0}}" in
     return ["sbatch", *options], text
 
 
-def submit(argv: Sequence[str], text: str, variables: Mapping[str, str], dry_run: bool) -> int:
-    """Hand a submission to sbatch, or print it; the exit status."""
-    if dry_run:
-        print(f"{shlex.join(argv)} <<'EOF'\n{text}EOF")
-        return 0
+def show(argv: Sequence[str], text: str, as_json: bool) -> None:
+    """Print a submission: for a shell, or as data."""
+    if as_json:
+        output.data({"command": list(argv), "stdin": text})
+    else:
+        click.echo(f"{shlex.join(argv)} <<'EOF'\n{text}EOF")
+
+
+def submit(argv: Sequence[str], text: str, variables: Mapping[str, str]) -> int:
+    """Hand a submission to sbatch; the exit status."""
     try:
         return subprocess.run(argv, env=dict(variables), input=text, text=True).returncode
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from quantctl.errors import QuantctlError
 
 _PORT = 29500
 """torchrun's own default."""
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Rendezvous:
         return [*options, "--nnodes", str(self.nodes), "--node-rank", str(self.node_rank), *meet]
 
 
-def _number(environment: Mapping[str, str], name: str, default: int, least: int) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: float = math.inf) -> int:
     text = environment.get(name) or str(default)
-    if not text.isdecimal() or int(text) < least:
-        raise QuantctlError(f"{name}={text} is not a number from {least} up", f"unset {name}, or give a number")
+    if not text.isdecimal() or not least <= int(text) <= most:
+        reach = f"from {least} up" if most == math.inf else f"from {least} to {most}"
+        raise QuantctlError(f"{name}={text} is not a number {reach}", f"unset {name}, or give a number")
     return int(text)
 
 
@@ -78,4 +81,4 @@ def read(environment: Mapping[str, str]) -> Rendezvous:
         raise QuantctlError(f"NNODES={nodes} and no MASTER_ADDR", "set it to the first node's host name, on all nodes")
     if nodes == 1 and "MASTER_PORT" not in merged:
         return Rendezvous(1, 0, None, None)
-    return Rendezvous(nodes, node_rank, address or "localhost", _number(merged, "MASTER_PORT", _PORT, 1))
+    return Rendezvous(nodes, node_rank, address or "localhost", _number(merged, "MASTER_PORT", _PORT, 1, _LAST_PORT))

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quantctl.backup import checkout_of
@@ -23,6 +23,7 @@ from quantctl.state import plan, read_state
 from quantctl.tree import Tree
 
 _MARK = ".quantctl-staged.json"
+_DRAFT = ".draft-"
 
 
 def _checkout_files(root: Path, below: Path) -> Iterator[Path]:
@@ -82,15 +83,16 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
     if (target / _MARK).exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
     try:
-        for file in files:
-            _copy(tree.root / file, draft / file)
-        for name, raw in edited.items():
-            (draft / name).write_bytes(raw)
-        (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
-        draft.chmod(0o755)
-        os.rename(draft, target)
+        with _locked(draft, fcntl.LOCK_SH):
+            for file in files:
+                _copy(tree.root / file, draft / file)
+            for name, raw in edited.items():
+                (draft / name).write_bytes(raw)
+            (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
+            draft.chmod(0o755)
+            os.rename(draft, target)
     except OSError:
         # somebody else staged the same tree meanwhile, which is as good
         if not (target / _MARK).exists():
@@ -101,22 +103,29 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
 
 
 @contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock on a file or folder; BlockingIOError if LOCK_NB is in `how` and another process has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def in_use(staged: Path) -> Iterator[None]:
     """Keep the staged tree from being pruned."""
-    with (staged / _MARK).open() as mark:
-        fcntl.flock(mark, fcntl.LOCK_SH)
+    with _locked(staged / _MARK, fcntl.LOCK_SH):
         yield
 
 
 def prune() -> list[Path]:
-    """Remove the staged trees that no run holds; returns them."""
+    """Remove the staged trees that no run holds, and copies that were killed half-way; returns them."""
     removed = []
-    for mark in sorted(staged_root().glob(f"*/{_MARK}")):
-        with mark.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(mark.parent)
-            removed.append(mark.parent)
+    for held in sorted([*staged_root().glob(f"[!.]*/{_MARK}"), *staged_root().glob(f"{_DRAFT}*")]):
+        with suppress(BlockingIOError, FileNotFoundError), _locked(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            folder = held.parent if held.name == _MARK else held
+            shutil.rmtree(folder)
+            removed.append(folder)
     return removed

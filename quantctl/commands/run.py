@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import click
 
+from quantctl import output
 from quantctl.errors import QuantctlError
-from quantctl.launch import environment, script_path, submission, submit
+from quantctl.launch import environment, script_path, show, submission, submit
 
 # option -> the script's environment variable
 SETTINGS = {
@@ -30,14 +30,22 @@ SETTINGS = {
 
 
 def _submit(
-    scripts: list[Path], settings: dict[str, str | None], extra: tuple[str, ...], trailing: tuple[str, ...]
+    scripts: list[Path],
+    settings: dict[str, str | None],
+    extra: tuple[str, ...],
+    trailing: tuple[str, ...],
+    as_json: bool,
 ) -> int:
-    """Hand the scripts to sbatch, one job or one array."""
+    """Hand the scripts to sbatch, one job or one array; in a dry run only print that."""
     variables = environment({**settings, "DRY_RUN": None})
     name = scripts[0].stem.removeprefix("pretrain_")
     name = name if len(scripts) == 1 else f"{scripts[0].parent.name}_{len(scripts)}_modes"
     commands = [["bash", str(script), "--", *trailing] for script in scripts]
-    return submit(*submission(name, commands, variables, extra), variables, bool(settings["DRY_RUN"]))
+    job = submission(name, commands, variables, extra)
+    if settings["DRY_RUN"]:
+        show(*job, as_json)
+        return 0
+    return submit(*job, variables)
 
 
 @click.command()
@@ -82,7 +90,7 @@ def command(
     if len(scripts) > 1 and settings["RUN_DIR"]:
         raise QuantctlError("several modes, one --run-dir", "leave it out: each mode has a default of its own")
     if launcher == "slurm":
-        ctx.exit(_submit(scripts, settings, sbatch, trailing))
+        ctx.exit(_submit(scripts, settings, sbatch, trailing, ctx.obj["json"]))
     if sbatch or len(scripts) > 1:
         raise QuantctlError("several modes and --sbatch are for Slurm", "add --launcher slurm, or name one mode")
     script = scripts[0]
@@ -92,9 +100,7 @@ def command(
         dry = subprocess.run(argv, env=variables, stdout=subprocess.PIPE, text=True)
         if dry.returncode:
             ctx.exit(dry.returncode)
-        click.echo(
-            json.dumps({"script": str(script), "command": shlex.split(dry.stdout.replace(" \\\n", " "))}, indent=2)
-        )
+        output.data({"script": str(script), "command": shlex.split(dry.stdout.replace(" \\\n", " "))})
         return
     sys.stdout.flush()
     sys.stderr.flush()

@@ -105,12 +105,11 @@ def command(
     ] or [Slot() for _ in range(jobs)]
     planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
     if launcher == "slurm":
-        ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run))
+        ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run, ctx.obj["json"]))
     if sbatch:
         raise QuantctlError("--sbatch is for Slurm", "add --launcher slurm")
     if dry_run:
-        for task in planned:
-            click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
+        _show(planned, ctx.obj["json"])
         return
     require_matplotlib()
     console = Console(stderr=True)
@@ -130,11 +129,21 @@ def command(
         ctx.exit(DIFFERS)
 
 
+def _show(planned: Sequence[Task], as_json: bool) -> None:
+    """List the runs."""
+    if as_json:
+        keys = ("model", "dataset", "mode", "seed", "run_dir")
+        output.data([{key: getattr(task, key) for key in keys} | {"finished": task.is_finished()} for task in planned])
+        return
+    for task in planned:
+        click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
+
+
 def _submit(
-    planned: Sequence[Task], settings: dict[str, str], sbatch: tuple[str, ...], jobs: int, dry_run: bool
+    planned: Sequence[Task], settings: dict[str, str], sbatch: tuple[str, ...], jobs: int, dry_run: bool, as_json: bool
 ) -> int:
     """One job array of what is not finished; finished runs skip themselves when it is submitted again."""
-    from quantctl.launch import environment, submission, submit
+    from quantctl.launch import environment, show, submission, submit
 
     missing = [task for task in planned if not task.is_finished()]
     if not missing:
@@ -145,7 +154,10 @@ def _submit(
     argv, text = submission(f"sweep_{len(missing)}_runs", commands, variables, sbatch)
     if jobs > 1:
         argv = [f"{word}%{jobs}" if word.startswith("--array=") else word for word in argv]
-    status = submit(argv, text, variables, dry_run)
+    if dry_run:
+        show(argv, text, as_json)
+        return 0
+    status = submit(argv, text, variables)
     if not status:
         output.say(f"when they are done: quantctl report {os.path.commonpath([task.run_dir for task in planned])}")
     return status

@@ -87,7 +87,7 @@ class Target:
 
 @contextmanager
 def owned(target: Target) -> Iterator[None]:
-    """One process at a time prepares a dataset."""
+    """One process at a time prepares a dataset. What is refused before any work leaves no folder behind."""
     target.part.mkdir(parents=True, exist_ok=True)
     with (target.part / "lock").open("w") as file:
         try:
@@ -96,7 +96,21 @@ def owned(target: Target) -> Iterator[None]:
             raise QuantctlError(
                 f"another process is preparing {target.prefix}", "wait for it, or give another --output"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if target.part.exists() and os.listdir(target.part) == ["lock"]:
+                forget(target)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What this program wrote there before. Raises QuantctlError if that is damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        found["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise QuantctlError(f"{path} is damaged", "remove it, or give another --output") from error
+    return found
 
 
 def _digest(path: Path) -> str:
@@ -122,7 +136,7 @@ class Growing:
         self.journal = target.part / "journal.json"
         sizes = {"tokens.bin": 0, "lengths.i32": 0}
         if self.journal.exists():
-            self.counts, self.shard_start = self._vouched(json.loads(self.journal.read_text()))
+            self.counts, self.shard_start = self._vouched(read_json(self.journal))
             sizes = {
                 "tokens.bin": self.counts.tokens * self.dtype.itemsize,
                 "lengths.i32": self.counts.documents * 4,

@@ -24,7 +24,7 @@ from quantctl.data.encoder import (
     start_process,
     tokenizer_file,
 )
-from quantctl.data.output import Counts, Growing, Target, forget, owned, put_in_place
+from quantctl.data.output import Counts, Growing, Target, forget, owned, put_in_place, read_json
 from quantctl.data.shards import WORDS, Batch, batches
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
@@ -133,7 +133,7 @@ def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], N
         if (target.part / "manifest.json").exists():
             put_in_place(target)
         if target.manifest.exists():
-            there: dict[str, Any] = json.loads(target.manifest.read_text())
+            there = read_json(target.manifest)
             if there["identity"] == identity:
                 forget(target)
                 return there, True

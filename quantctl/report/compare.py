@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from quantctl.errors import QuantctlError
+from quantctl.modes import MODES
 from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.run import Run, Trouble, tail_mean
@@ -76,7 +77,7 @@ class Comparison:
 
     reference: str
     rows: list[Row]
-    """The reference first, then in the order the modes were first met."""
+    """The reference first, then the modes as they are listed, then others in the order they were first met."""
     runs: list[Run]
 
     @property
@@ -180,6 +181,7 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
     for run in runs:
         if run.is_clean:
             by_mode[run.mode].append(run)
-    order = sorted(by_mode, key=lambda mode: mode != reference)
+    place = {mode: number for number, mode in enumerate(MODES)}
+    order = sorted(by_mode, key=lambda mode: (mode != reference, place.get(mode, len(place))))
     rows = [_row(mode, sorted(by_mode[mode], key=lambda run: run.seed or 0), references) for mode in order]
     return Comparison(reference, rows, list(runs))

@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+from quantctl.report import heat
 from quantctl.report.compare import Comparison, Row, Spread, gaps
 from quantctl.report.run import Run
 
@@ -33,6 +34,7 @@ def _row(row: Row) -> dict[str, Any]:
         "tokens_per_second": _plain(row.tokens_per_second),
         "peak_memory_bytes": _plain(row.memory),
         "calls": row.calls,
+        "statistics": heat.summary(next(filter(None, (heat.read(run.path) for run in row.runs)), [])),
     }
 
 

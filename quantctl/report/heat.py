@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from quantctl.report.charts import Theme, as_svg
@@ -57,16 +58,40 @@ def _label(place: tuple[int, str], site: str) -> str:
     return (module or site) if layer == 10**6 else f"{layer} {module}"
 
 
-def _panels(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[tuple[int, str], dict[int, Row]]]:
-    """(site, product, operand) -> place -> iteration -> row."""
-    panels: dict[tuple[str, str, str], dict[tuple[int, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
+def operand(row: Row) -> str:
+    """Which operand of which product a row is of."""
+    return f"{row['site']} {row['product']} {row['operand']}"
+
+
+def _panels(rows: Sequence[Row]) -> dict[tuple[str, str], dict[tuple[int, str], dict[int, Row]]]:
+    """(operand, spec) -> place -> iteration -> row."""
+    panels: dict[tuple[str, str], dict[tuple[int, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        panels[row["site"], row["product"], row["operand"]][_place(row)][row["iteration"]] = row
+        panels[operand(row), row["spec"]][_place(row)][row["iteration"]] = row
     return panels
 
 
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Of each operand, over layers and steps: its spec, the median SQNR (dB), mean shares of underflow, saturation.
+
+    An SQNR that is not finite (nothing lost, everything lost) is null in the records and takes no part.
+    """
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[operand(row)].append(row)
+    return {
+        name: {
+            "spec": group[0]["spec"],
+            "sqnr": median(known) if (known := [row["sqnr"] for row in group if row["sqnr"] is not None]) else None,
+            "underflow": fmean(row["underflow"] for row in group),
+            "saturated": fmean(row["saturated"] for row in group),
+        }
+        for name, group in sorted(groups.items())
+    }
+
+
 def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
-    """One heat map a site, product and operand; all of them share a colour scale."""
+    """One heat map an operand and spec; all of them share a colour scale."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +105,7 @@ def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
     figure, grid = pyplot.subplots(
         lines,
         columns,
-        figsize=(2.6 * columns + 1.6, lines * (0.16 * height + 0.9)),
+        figsize=(2.6 * columns + 1.6, lines * (0.16 * height + 1.0)),
         squeeze=False,
         layout="constrained",
     )
@@ -98,8 +123,8 @@ def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
             vmax=high if high > low else low + 1,
             interpolation="nearest",
         )
-        axes.set_title(" ".join(key), color=theme.ink, fontsize=8)
-        axes.set_yticks(range(len(order)), [_label(place, key[0]) for place in order], fontsize=5)
+        axes.set_title("\n".join(key), color=theme.ink, fontsize=8)
+        axes.set_yticks(range(len(order)), [_label(place, key[0].split()[0]) for place in order], fontsize=5)
         shown = range(0, len(steps), -(-len(steps) // 5))
         axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=6)
         axes.tick_params(colors=theme.ink, length=0)

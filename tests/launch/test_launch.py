@@ -88,6 +88,7 @@ REFUSED = {
     "no number": ({"NNODES": "two"}, "NNODES=two is not a number from 1 up"),
     "no address": ({"NNODES": "2"}, "NNODES=2 and no MASTER_ADDR"),
     "rank too high": ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 of NNODES=2"),
+    "no port": ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 is not a number from 1 to 65535"),
     "a task a GPU": (
         {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "8"},
         "srun started 8 tasks on 1 nodes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -192,8 +193,16 @@ def test_prune_keeps_what_is_in_use(quantctl, megatron_tree, tmp_path):
     assert held.stdout.readline() == b"up\n"
     staged = tmp_path / "cache" / "quantctl" / "staged"
     assert len(list(staged.iterdir())) == 2
+    half, growing = staged / ".draft-killed", staged / ".draft-under-way"
+    for draft in (half, growing):
+        (draft / "megatron").mkdir(parents=True)
+        (draft / ".quantctl-staged.json").touch()
+    copier = os.open(growing, os.O_RDONLY)
+    fcntl.flock(copier, fcntl.LOCK_SH)
     assert quantctl("exec", "--prune", env=env).status == 0
-    assert len(list(staged.iterdir())) == 1
+    assert len(list(staged.iterdir())) == 2
+    assert growing.exists()
+    os.close(copier)
     held.terminate()
     held.wait(timeout=60)
     held.stdout.close()

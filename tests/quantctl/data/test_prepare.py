@@ -284,6 +284,18 @@ def test_refusals(case, prepare, texts, tmp_path) -> None:
     assert not (tmp_path / "out_text_document.bin").exists()
 
 
+def test_a_refusal_before_any_work_leaves_no_folder(prepare, jsonl, tmp_path) -> None:
+    (tmp_path / "out_text_document.bin").touch()
+    assert "exists, made from other files" in prepare(jsonl, status=2).err
+    assert not (tmp_path / "out_text_document.part").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": '])
+def test_a_damaged_manifest_is_named(prepare, jsonl, tmp_path, text) -> None:
+    (tmp_path / "out_text_document.manifest.json").write_text(text)
+    assert "out_text_document.manifest.json is damaged" in prepare(jsonl, status=2).err
+
+
 @pytest.mark.parametrize("output", ["", ".", "..", "/"])
 def test_an_output_without_a_name(output, quantctl, jsonl, tokenizer, tmp_path) -> None:
     done = quantctl("data", "prepare", jsonl, "--tokenizer", tokenizer, "--output", output, cwd=tmp_path)

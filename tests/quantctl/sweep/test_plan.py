@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ def test_a_sweep_as_one_job_array(quantctl, tmp_path):
     assert [line.split(")")[0].strip() for line in lines if " exec env " in line] == ["0", "1", "2", "3"]
     run_dir = tmp_path / "s w" / "llama32-1b" / "FA_nvfp4-seed2"
     assert f"SEED=2 'RUN_DIR={run_dir}' 'SELECTORS=--mode FA_nvfp4' bash " in lines[-3]
+    data = json.loads(quantctl("--json", "sweep", *options, "--output", tmp_path / "s w", "--dry-run").out)
+    assert f"{shlex.join(data['command'])} <<'EOF'\n{data['stdin']}EOF\n" == done.out
+
+
+def test_the_planned_runs_as_data(quantctl, tmp_path):
+    options = ["--model", "llama32-1b", "--dataset", "dolma", "--mode", "bf16", "--seeds", "7", "--output", tmp_path]
+    assert json.loads(quantctl("--json", "sweep", *options, "--dry-run").out) == [
+        {
+            "model": "llama32-1b",
+            "dataset": "dolma",
+            "mode": "bf16",
+            "seed": 7,
+            "run_dir": str(tmp_path / "llama32-1b" / "bf16-seed7"),
+            "finished": False,
+        }
+    ]
 
 
 def test_options_that_do_not_go_together(quantctl):
