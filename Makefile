@@ -36,8 +36,10 @@ bench: $(STAMP)
 
 # on a GPU: the compiled kernels against the reference, bit for bit, then how fast they are
 kernels-gpu: $(STAMP)
-	QUANTCTL_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kernels/test_triton.py
-	$(BIN)/quantctl bench qdq linear grouped attention step --device cuda --png runs/bench.png
+	status=0; \
+	QUANTCTL_TEST_DEVICE=cuda $(BIN)/python -m pytest $(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) || status=1; \
+	$(BIN)/quantctl bench qdq linear grouped attention step --device cuda --png runs/bench.png || status=1; \
+	exit $$status
 
 # ten thousand damaged Megatron files through the editor; a failure names its seed
 mutation: $(STAMP)

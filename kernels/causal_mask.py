@@ -48,6 +48,8 @@ def is_causal(mask: Tensor) -> bool:
     device ends the run.
     """
     version = None if mask.is_inference() else mask._version  # torch counts no writes to those of inference_mode
+    if mask.is_cuda and version is not None and torch.cuda.is_current_stream_capturing():
+        version = -1 - version  # a graph asserts for itself, once, whatever was seen before
     kept = _verdicts.get(mask)
     if kept is not None and version is not None and kept[0] == version:
         return bool(kept[1])

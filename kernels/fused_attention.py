@@ -68,6 +68,10 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor
         wider = max(q.size(-1), width)
         q, k, v = (F.pad(x, (0, wider - x.size(-1))) for x in (q, k, v))
     grouped = q.size(2) != k.size(2)
+    if grouped and q.is_cuda and q.dtype == torch.float32:
+        # no fused kernel takes fewer K/V heads in fp32; torch would build the matrix of all scores
+        k, v = (x.repeat_interleave(q.size(2) // x.size(2), dim=2) for x in (k, v))
+        grouped = False
     q, k, v = (x.permute(1, 2, 0, 3) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
     return out[..., :width].permute(2, 0, 1, 3)

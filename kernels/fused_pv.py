@@ -115,15 +115,17 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -
     if use_triton(q.device):
         import triton
 
-        from quantctl.kernels.triton_flash import WIDEST_HEAD
+        from quantctl.kernels.triton_flash import widest_heads
 
-        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
             return f"a PV selector or bwd=high_precision with Triton {triton.__version__}, whose kernels take no tuples"
-        if max(q.shape[3], v.shape[3]) > WIDEST_HEAD:
-            return f"heads of {max(q.shape[3], v.shape[3])} columns, more than {WIDEST_HEAD}"
+        widest = widest_heads(q.device)
+        if q.shape[3] > widest[0] or v.shape[3] > widest[1]:
+            return f"heads of {q.shape[3]} and {v.shape[3]} columns, more than {widest[0]} and {widest[1]}"
     return None
 
 
+@torch.compiler.disable  # inductor's launches take no tuples, and would fuse multiplications into additions
 def attention_pv(
     q: Tensor,
     k: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels.groups import Groups
+from quantctl.kernels.operator import uncaptured
 
 ALIGNMENT = 16
 """Bytes."""
@@ -64,7 +65,7 @@ def weights_of_groups(grad: Tensor, x: Tensor, groups: Groups) -> Tensor:
 # nodes of a torch.compile graph: torch traces its grouped GEMM for bf16 alone, and lays operands out as it cannot take
 
 
-@torch.library.custom_op("quantctl::rows_by_matrices", mutates_args=())
+@uncaptured("quantctl::rows_by_matrices", "(Tensor x, Tensor matrices, Tensor ends) -> Tensor")
 def _rows_operator(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     return rows_by_matrices(x.contiguous(), matrices, Groups(x.shape[0], ends, None))
 
@@ -74,7 +75,7 @@ def _(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], matrices.shape[2])
 
 
-@torch.library.custom_op("quantctl::weights_of_groups", mutates_args=())
+@uncaptured("quantctl::weights_of_groups", "(Tensor grad, Tensor x, Tensor ends) -> Tensor")
 def _weights_operator(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     return weights_of_groups(grad.contiguous(), x.contiguous(), Groups(x.shape[0], ends, None))
 

@@ -18,8 +18,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 _WORDS = 4
-# int64 counters handled at a time: ten rounds over a chunk that stays in the cache
-_CHUNK = 1 << 14
+# int64 counters handled at a time: on a CPU what stays in its cache, elsewhere what makes the launches few
+_CHUNK = {"cpu": 1 << 14}
+_LARGE_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,20 @@ class Draw:
     seed: int
     """64-bit key: the run's seed."""
     call: int
-    """Which quantization of this process: 0, 1, 2, ... (64 bits)."""
+    """Which quantization of this process (64 bits)."""
     rank: int = 0
     """Data-parallel replicas share a seed; the rank keeps their noise independent. Below 2^16."""
 
 
-_calls_made = 0
-
-
+@torch.compiler.disable
 def next_draw() -> Draw:
-    """The draw of the next stochastic quantization in this process."""
-    global _calls_made
-    draw = Draw(torch.initial_seed(), _calls_made, int(os.environ.get("RANK", "0")))
-    _calls_made += 1
-    return draw
+    """The draw of the next stochastic quantization in this process.
 
-
-def calls_made() -> int:
-    """How many draws this process took: a checkpoint keeps it, and `set_calls_made` continues there."""
-    return _calls_made
-
-
-def set_calls_made(count: int) -> None:
-    """Continue as if `count` draws had been taken; 0 after torch.manual_seed repeats a run in one process."""
-    global _calls_made
-    _calls_made = count
+    Its number is a random one of torch's CPU generator: whatever saves and restores that generator's state, as
+    checkpoints of a training and the recomputation of activations do, continues or repeats the draws with it.
+    """
+    (call,) = torch.empty(1, dtype=torch.int64, device="cpu").random_().tolist()
+    return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
 
 
 def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
@@ -87,9 +77,10 @@ def _uniform(words: Tensor) -> Tensor:
 def uniform(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
     """fp32 multiples of 2^-24 in [0, 1), uniform; element i in row-major order of `shape` has index i."""
     counters = -(-shape.numel() // _WORDS)
+    chunk = _CHUNK.get(device.type, _LARGE_CHUNK)
     noise = [
-        _uniform(_words(draw, torch.arange(first, min(first + _CHUNK, counters), dtype=torch.int64, device=device)))
-        for first in range(0, counters, _CHUNK)
+        _uniform(_words(draw, torch.arange(first, min(first + chunk, counters), dtype=torch.int64, device=device)))
+        for first in range(0, counters, chunk)
     ]
     if not noise:
         return torch.empty(shape, device=device)

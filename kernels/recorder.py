@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,7 +136,11 @@ def observe(where: Place | None, product: str, spec: FormatSpec, operands: dict[
         with _lock:
             if key in _pending:
                 continue
-        measured = measure(tensor, spec, axis)
+        try:
+            measured = measure(tensor, spec, axis)
+        except torch.cuda.OutOfMemoryError:
+            warnings.warn(f"statistics: no memory to measure {where.site} {product} {name}", stacklevel=2)
+            return
         with _lock:
             _pending[key] = (measured, _text(spec, where.site), _iteration())
 

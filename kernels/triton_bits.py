@@ -53,7 +53,7 @@ def round_to_step(a, step_bits, noise, ROUND: tl.constexpr):
 
     noise: 1 .. 2^24, for stochastic only.
     """
-    tl.static_assert(ROUND == "nearest" or ROUND == "away" or ROUND == "stochastic")
+    tl.static_assert((ROUND == "nearest" or ROUND == "away") or ROUND == "stochastic")  # Triton 3.3 chains none
     # next to 2^23 steps fp32 has the resolution of one step: the addition rounds half to even
     shift = float_of(step_bits + (23 << 23))
     rounded = (a + shift) - shift

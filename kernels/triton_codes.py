@@ -40,7 +40,7 @@ def encode_tile(bits, noise, encode, decode, table_ptr, AXIS: tl.constexpr, FORM
                 SCALED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """fp32 bits [ROWS, COLUMNS] -> int32 codes of that shape, and the scales' bytes of blocks along AXIS: [ROWS /
     BLOCK, COLUMNS] or [ROWS, COLUMNS / BLOCK], for HiFloat8 just 0."""
-    tl.static_assert(FORMAT == "mx" or FORMAT == "nvfp4" or FORMAT == "hifp8")
+    tl.static_assert((FORMAT == "mx" or FORMAT == "nvfp4") or FORMAT == "hifp8")
     magnitude = bits & MAGNITUDE
     if FORMAT == "hifp8":
         if SCALED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,28 @@ from quantctl.kernels.triton_flash_forward import output_kernel, softmax_kernel
 from quantctl.kernels.triton_qdq import constants, signed
 from quantctl.spec import FormatSpec
 
-WIDEST_HEAD = 256
-"""A tile of 64 keys of a wider head does not fit into the registers and the shared memory of one program."""
+WIDEST = (256, 256)
+"""Columns of Q and K, and of V: a tile of 64 keys of wider heads does not fit into the registers and the shared memory
+of one program. The kernels take up to 136 KiB (compute capability 8.0), which data centers' GPUs have."""
+WIDEST_OF_SMALL = (192, 128)
+"""Up to 88 KiB: for GPUs with 99 KiB (compute capability 8.6, 8.9, 12.0)."""
+_LARGE = 140 * 1024
+
+
+@lru_cache(maxsize=16)
+def _shared_memory(device: int) -> int:
+    """Bytes that a program on the GPU can have, by which Triton judges."""
+    available: int = triton.runtime.driver.active.utils.get_device_properties(device)["max_shared_mem"]
+    return available
+
+
+def widest_heads(device: torch.device) -> tuple[int, int]:
+    """The widest heads of Q and K, and of V, that the kernels compute on this device."""
+    if device.type != "cuda":
+        return WIDEST
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return WIDEST if _shared_memory(index) >= _LARGE else WIDEST_OF_SMALL
+
 
 LOG2_E = 1.4426950408889634
 

@@ -124,8 +124,19 @@ def quantized(p, noise, scales, AXIS: tl.constexpr, QUANTIZER: tl.constexpr, M: 
     """
     p = operand(p, DTYPE, BITS)
     if len(QUANTIZER) > 0:
-        bits = quantize_dequantize_tile(bits_of(p.to(tl.float32)), noise, scales[0], scales[1], AXIS, QUANTIZER[0],
-                                        QUANTIZER[1], QUANTIZER[2], QUANTIZER[3], QUANTIZER[4], QUANTIZER[5],
-                                        QUANTIZER[6], QUANTIZER[7], QUANTIZER[8], QUANTIZER[9], M, N)  # fmt: skip
+        # up to Triton 3.6 an element of a constant tuple is a constant only if it is said to be one
+        FORMAT: tl.constexpr = QUANTIZER[0]
+        BLOCK: tl.constexpr = QUANTIZER[1]
+        MANTISSA_BITS: tl.constexpr = QUANTIZER[2]
+        MIN_EXPONENT: tl.constexpr = QUANTIZER[3]
+        MAX_EXPONENT: tl.constexpr = QUANTIZER[4]
+        LARGEST: tl.constexpr = QUANTIZER[5]
+        RULE: tl.constexpr = QUANTIZER[6]
+        ROUND: tl.constexpr = QUANTIZER[7]
+        SCALED: tl.constexpr = QUANTIZER[8]
+        DTYPE_LARGEST: tl.constexpr = QUANTIZER[9]
+        bits = quantize_dequantize_tile(bits_of(p.to(tl.float32)), noise, scales[0], scales[1], AXIS, FORMAT, BLOCK,
+                                        MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED,
+                                        DTYPE_LARGEST, M, N)  # fmt: skip
         p = operand(float_of(bits), DTYPE, BITS)
     return p

@@ -97,7 +97,7 @@ def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FO
                              SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, ROWS: tl.constexpr,
                              COLUMNS: tl.constexpr):  # fmt: skip
     """fp32 bits [ROWS, COLUMNS] -> fp32 bits of their values in the format, in blocks along AXIS."""
-    tl.static_assert(FORMAT == "mx" or FORMAT == "nvfp4" or FORMAT == "hifp8")
+    tl.static_assert((FORMAT == "mx" or FORMAT == "nvfp4") or FORMAT == "hifp8")
     tl.static_assert(ROWS % BLOCK == 0 or AXIS == 1)
     tl.static_assert(COLUMNS % BLOCK == 0 or AXIS == 0)
     magnitude = bits & MAGNITUDE

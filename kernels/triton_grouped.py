@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache
 
 import torch
 import triton
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
+from quantctl.kernels.operator import uncaptured
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.tensor_scale import factors, has_tensor_scale
 from quantctl.kernels.triton_bits import EXPONENT, MAGNITUDE, load_bits, store_bits
@@ -111,7 +111,7 @@ def grouped_amax_kernel(x_ptr, table_ptr, amax_ptr, ends_ptr, tile_ends_ptr, gro
                                                    TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
     magnitude = load_bits(pointers, mask, BF16) & MAGNITUDE
     finite = tl.where(magnitude < EXPONENT, magnitude, 0)
-    tl.atomic_max(amax_ptr + group, tl.max(tl.max(finite, axis=1), axis=0), mask=group < groups)
+    tl.atomic_max(amax_ptr + group, tl.max(tl.max(finite, axis=1), axis=0), mask=group < groups, sem="relaxed")
 
 
 def _quantize(
@@ -198,16 +198,40 @@ def quantize_stack(
     first = weights[0].detach()
     groups = Groups.equal(len(weights), first.shape[0], first.device)
     addresses = tuple(weight.data_ptr() for weight in weights)
-    if all(weight.is_contiguous() for weight in weights) and not any(a % ALIGNMENT for a in addresses):
-        results = _quantize(first, _table(addresses, first.device), groups, spec, axes, draws)
-    else:
-        results = _quantize(torch.cat([weight.detach() for weight in weights]), None, groups, spec, axes, draws)
+    in_place = all(weight.is_contiguous() for weight in weights) and not any(a % ALIGNMENT for a in addresses)
+    table = _tables.of(addresses, first.device) if in_place else None
+    source = first if table is not None else torch.cat([weight.detach() for weight in weights])
+    results = _quantize(source, table, groups, spec, axes, draws)
     return [result.view(len(weights), *first.shape) for result in results]
 
 
-@lru_cache(maxsize=1024)  # parameters stay where they are, and a captured graph reads the table again at each replay
-def _table(addresses: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(addresses, dtype=torch.int64).to(device, non_blocking=True)
+class _Tables:
+    """Weights' addresses on their device: parameters stay where they are, so a table is sent there once."""
+
+    KEPT = 1024
+    """Weights that move each step would make ever more of them."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+        self.captured: list[Tensor] = []
+        """A CUDA graph reads its table again at each replay."""
+
+    def of(self, addresses: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """None while a CUDA graph is captured and there is no table: an upload cannot be part of the graph."""
+        key = addresses, device
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if key not in self.tables:
+            if capturing:
+                return None
+            if len(self.tables) == self.KEPT:
+                self.tables.pop(next(iter(self.tables)))
+            self.tables[key] = torch.tensor(addresses, dtype=torch.int64).to(device, non_blocking=True)
+        if capturing:
+            self.captured.append(self.tables[key])
+        return self.tables[key]
+
+
+_tables = _Tables()
 
 
 def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
@@ -246,11 +270,7 @@ def _(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> 
     return [torch.empty_like(x) for _ in axes]
 
 
-@torch.library.custom_op(
-    "quantctl::quantize_stack",
-    mutates_args=(),
-    schema="(Tensor[] weights, str spec, int[] axes, int[] words) -> Tensor[]",
-)
+@uncaptured("quantctl::quantize_stack", "(Tensor[] weights, str spec, int[] axes, int[] words) -> Tensor[]")
 def stack_operator(weights: list[Tensor], spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_stack as one node of a torch.compile graph."""
     return quantize_stack(weights, parse(spec), tuple(axes), draws_of(words, axes))

@@ -17,6 +17,7 @@ from torch import Tensor
 from quantctl.kernels import grouped_packed, hifp8
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
+from quantctl.kernels.operator import uncaptured
 from quantctl.kernels.packed import Layout, Packed
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.tensor_scale import has_tensor_scale
@@ -182,11 +183,7 @@ def _present(packed: Packed) -> list[Tensor]:
     return [tensor for tensor in packed if tensor is not None]
 
 
-@torch.library.custom_op(
-    "quantctl::quantize_rows_packed",
-    mutates_args=(),
-    schema="(Tensor x, Tensor ends, str spec, int axis, int[] words) -> Tensor[]",
-)
+@uncaptured("quantctl::quantize_rows_packed", "(Tensor x, Tensor ends, str spec, int axis, int[] words) -> Tensor[]")
 def pack_operator(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int]) -> list[Tensor]:
     """The values and the tensors of the packed matrix."""
     first, second = draws_of(words, [1, axis])
@@ -206,10 +203,9 @@ def dequantize_as_node(packed: Packed, layout: Layout, groups: Groups) -> Tensor
     return unpack_operator(_present(packed), groups.ends, spec, layout.axis, layout.columns, layout.dtype)
 
 
-@torch.library.custom_op(
+@uncaptured(
     "quantctl::dequantize_rows",
-    mutates_args=(),
-    schema="(Tensor[] kept, Tensor ends, str spec, int axis, int columns, ScalarType dtype) -> Tensor",
+    "(Tensor[] kept, Tensor ends, str spec, int axis, int columns, ScalarType dtype) -> Tensor",
 )
 def unpack_operator(kept: list[Tensor], ends: Tensor, spec: str, axis: int, columns: int, dtype: torch.dtype) -> Tensor:
     groups, parsed = Groups(kept[0].shape[0], ends, None), parse(spec)

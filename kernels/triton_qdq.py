@@ -100,7 +100,7 @@ def amax_kernel(x_ptr, amax_ptr, m_size, n_size, x_batch, x_m, x_n, BF16: tl.con
     mask = (m < m_size) & (n < n_size)
     magnitude = load_bits(x_ptr + (batch * x_batch + m * x_m + n * x_n), mask, BF16) & MAGNITUDE
     finite = tl.where(magnitude < EXPONENT, magnitude, 0)
-    tl.atomic_max(amax_ptr, tl.max(tl.max(finite, axis=1), axis=0))
+    tl.atomic_max(amax_ptr, tl.max(tl.max(finite, axis=1), axis=0), sem="relaxed")
 
 
 ROWS, COLUMNS = 32, 128

@@ -32,6 +32,14 @@ def equals_reference(run: Callable[[], Sequence[Tensor]]) -> bool | None:
     return all(torch.equal(a.view(torch.int16), b.view(torch.int16)) for a, b in zip(results, expected, strict=True))
 
 
-def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str, bool | None]:
-    """The fact, where Triton computes; nothing where the reference itself was timed."""
-    return {EQUAL: equals_reference(run)} if dispatch.use_triton(device) else {}
+def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str, bool | str | None]:
+    """The fact, where Triton computes; nothing where the reference itself was timed.
+
+    A comparison that fails is not an equal one: the reason comes with it.
+    """
+    if not dispatch.use_triton(device):
+        return {}
+    try:
+        return {EQUAL: equals_reference(run)}
+    except Exception as error:
+        return {EQUAL: False, "comparison": failure_of(error).reason}

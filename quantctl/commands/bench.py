@@ -64,18 +64,23 @@ def command(
     for line in lines:
         output.say(line)
     rows: list[Row] = []
-    for name in dict.fromkeys(names or DEFAULT):
-        measured = list(_rows(name, setting, ctx))
-        rows += measured
-        if not as_json and not ctx.obj["json"]:
-            _show(name, measured)
-    if as_json or ctx.obj["json"]:
-        output.data(document(rows, facts, quick=quick))
-    if png is not None:
-        from quantctl.bench.picture import draw
+    try:
+        for name in dict.fromkeys(names or DEFAULT):
+            first = len(rows)
+            try:
+                for row in _rows(name, setting, ctx):
+                    rows.append(row)  # one by one: a later one may fail
+            finally:
+                if rows[first:] and not as_json and not ctx.obj["json"]:
+                    _show(name, rows[first:])
+    finally:  # interrupted, or ended by an error: what was measured is not lost
+        if as_json or ctx.obj["json"]:
+            output.data(document(rows, facts, quick=quick))
+        if png is not None and rows:
+            from quantctl.bench.picture import draw
 
-        draw(rows, "\n".join(lines[:2]), png)
-        output.say(f"picture: {png}")
+            draw(rows, "\n".join(lines[:2]), png)
+            output.say(f"picture: {png}")
     ctx.exit(DIFFERS if any(row.is_finding for row in rows) else 0)
 
 

@@ -177,6 +177,13 @@ def _check(args: argparse.Namespace) -> None:
         f"--split {args.split}: these are no parts for training, validation and test",
         "give three numbers such as 990,10,0",
     )
+    full = args.recompute_granularity == "full"
+    _require(
+        full == (args.recompute_num_layers is not None) and full == (args.recompute_method is not None),
+        f"--recompute-granularity {args.recompute_granularity} with --recompute-method {args.recompute_method} and "
+        f"--recompute-num-layers {args.recompute_num_layers}",
+        "full needs both, selective neither",
+    )
     _require(
         args.save_interval is None or args.save is not None,
         "--save-interval without --save",

@@ -21,7 +21,6 @@ import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
 from quantctl.files import sync, write_new
-from quantctl.kernels import philox
 from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
 
@@ -58,7 +57,6 @@ def _rng_state() -> dict[str, Any]:
         "random_rng_state": random.getstate(),
         "np_rng_state": (kind, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), *rest),
         "torch_rng_state": torch.get_rng_state(),
-        "quantctl_draws": philox.calls_made(),
     }
     if torch.cuda.is_available():
         from megatron.core import tensor_parallel
@@ -73,7 +71,6 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["np_rng_state"]
     numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), *rest))
     torch.set_rng_state(state["torch_rng_state"])
-    philox.set_calls_made(state["quantctl_draws"])
     if "cuda_rng_state" in state and torch.cuda.is_available():
         from megatron.core import tensor_parallel
 
@@ -171,7 +168,8 @@ def load(args: argparse.Namespace, state: Any) -> bool:
             "write the number of a complete iter_ folder into it; --tensor-model-parallel-size must be as it was",
         )
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        # mapped, so that the ranks of a machine share its pages; on a CPU the optimizer's state would stay mapped
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=torch.cuda.is_available())
         saved = content["args"]
     except Exception as error:  # torch and pickle raise many kinds for a damaged or foreign file
         raise QuantctlError(

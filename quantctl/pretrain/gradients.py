@@ -13,7 +13,7 @@ Source: megatron/core/distributed, finalize_model_grads.py and distributed_data_
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -24,15 +24,30 @@ def is_expert(parameter: torch.Tensor) -> bool:
     return not getattr(parameter, "allreduce", True)
 
 
+_BUCKET = 1 << 27
+"""Elements that one collective adds up: a few calls for a large model, and no second copy of all its gradients."""
+
+
+def _buckets(gradients: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for tensor in gradients:
+        if bucket and sum(map(torch.numel, bucket)) + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
 def _sum(gradients: Iterable[torch.Tensor], group: dist.ProcessGroup) -> None:
-    """Add up over the group in one collective."""
-    tensors = list(gradients)
-    if group.size() == 1 or not tensors:
+    """Add up over the group."""
+    if group.size() == 1:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat, group=group)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+    for tensors in _buckets(gradients):
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat, group=group)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
 class Reduction:

@@ -23,11 +23,20 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def choose_device() -> torch.device:
-    """This rank's CUDA device where there is one, else the CPU."""
+def choose_device(backend: str | None = None) -> torch.device:
+    """This rank's CUDA device where there is one, else the CPU.
+
+    Raises QuantctlError for more ranks than devices, which only the backend gloo lets share one.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > devices and backend != "gloo":
+        raise QuantctlError(
+            f"{here} processes on a machine with {devices} GPU{'s' * (devices > 1)}",
+            f"start as many as there are GPUs (the scripts: GPUS_PER_NODE={devices})",
+        )
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % devices)
     torch.cuda.set_device(device)
     return device
 
@@ -64,6 +73,8 @@ def _init_process_group(args: argparse.Namespace, device: torch.device) -> None:
     timeout = timedelta(minutes=args.distributed_timeout_minutes)
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
+        if backend == "nccl":  # the first collective, if it is a barrier, takes the device of the global rank's number
+            dist.all_reduce(torch.zeros(1, device=device))
     else:  # one process needs no port, so that many runs can share a machine
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
 
@@ -108,7 +119,7 @@ def start(args: argparse.Namespace) -> torch.device:
     _check_world(args)
     # one hardware queue, so that a layer's collective starts before the product that overlaps with it
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    device = choose_device()
+    device = choose_device(args.distributed_backend)
     if args.deterministic_mode:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -122,6 +133,7 @@ def start(args: argparse.Namespace) -> torch.device:
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         expert_model_parallel_size=args.expert_model_parallel_size,
         expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+        distributed_timeout_minutes=args.distributed_timeout_minutes,
     )
     _seed(args.seed, device)
     return device

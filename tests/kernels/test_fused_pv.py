@@ -115,7 +115,7 @@ def fused(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def run(function, case: Case, tensors: list[Tensor]) -> list[Tensor]:
     """O, dQ, dK, dV."""
     q, k, v = (x.detach().clone().requires_grad_() for x in tensors[:3])
-    philox.set_calls_made(7)
+    torch.manual_seed(7)
     out = function(case, q, k, v)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), tensors[3].to(out.dtype))]
 
@@ -175,7 +175,7 @@ def exact(case: Case, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]
     q, k, v, d_o = (flat(x, case.heads).double() for x in tensors)
     qk_spec, pv_spec = parse(case.qk, "qk"), parse(case.pv, "pv")
     q_s, k_s = (quantize_dequantize(x.to(case.dtype), qk_spec).double() for x in (q, k))
-    philox.set_calls_made(7)
+    torch.manual_seed(7)
     p_draw, v_draw = (philox.next_draw() if pv_spec.round == "stochastic" else None for _ in "pv")
     values = quantize_dequantize(tensors[2].permute(1, 2, 0, 3), pv_spec, 2, rng=v_draw).permute(2, 0, 1, 3)
     v_f = flat(values, case.heads).double()
@@ -419,8 +419,8 @@ def test_a_triton_whose_kernels_take_no_tuples_is_named(monkeypatch) -> None:
     case = Case("mxfp8", sq=32, sk=32)
     monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
     assert fused_pv.why_not(*case.tensors()[:3], pv=case.pv) is None
-    monkeypatch.setattr("triton.__version__", "3.2.0")
-    assert "Triton 3.2.0" in fused_pv.why_not(*case.tensors()[:3], pv=case.pv)
+    monkeypatch.setattr("triton.__version__", "3.3.1")
+    assert "Triton 3.3.1" in fused_pv.why_not(*case.tensors()[:3], pv=case.pv)
 
 
 def test_noise_at_an_index_is_that_of_the_whole_tensor() -> None:

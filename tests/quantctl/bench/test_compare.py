@@ -9,6 +9,7 @@ import torch
 
 from quantctl.bench.compare import check, equals_reference
 from quantctl.bench.result import EQUAL, Row
+from quantctl.kernels import dispatch
 
 X = torch.tensor([1.0, -0.0, 3.0], dtype=torch.bfloat16)
 
@@ -36,6 +37,12 @@ def test_bits_count(reference, equal) -> None:
 def test_an_error_of_the_reference_is_not_hidden() -> None:
     with pytest.raises(ValueError, match="broken"):
         equals_reference(by_choice(X, ValueError("broken")))
+
+
+def test_a_comparison_that_fails_is_a_finding_with_its_reason(monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "use_triton", lambda device: True)
+    found = check(by_choice(X, ValueError("broken")), torch.device("cpu"))
+    assert found == {EQUAL: False, "comparison": "ValueError: broken"}
 
 
 def test_on_a_cpu_the_reference_itself_was_timed() -> None:

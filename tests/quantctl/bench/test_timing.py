@@ -83,11 +83,12 @@ def test_a_failure_is_a_row_and_stops_nobody_else(after) -> None:
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory."), Failure("out of memory: CUDA out of memory.", True)),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9"), None),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), None),
         (QuantctlError("not here", "go there"), Failure("not here", True)),
         (RuntimeError("shape"), Failure("RuntimeError: shape", False)),
         (RuntimeError(), Failure("RuntimeError: ", False)),
     ],
-    ids=["CUDA memory", "CPU memory", "a refusal", "a bug", "without words"],
+    ids=["CUDA memory", "CPU memory", "a library's memory", "a refusal", "a bug", "without words"],
 )
 def test_reasons(error, failure) -> None:
     assert failure_of(error) == (failure or Failure(f"out of memory: {error}", True))

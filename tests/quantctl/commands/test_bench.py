@@ -7,8 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from quantctl.bench import linear, step
-from quantctl.bench.result import SCHEMA
+from quantctl.bench import linear, qdq, step
+from quantctl.bench.result import SCHEMA, Failure, Row
 from quantctl.cli import cli
 
 KERNELS = ("qdq", "linear", "grouped", "attention")
@@ -84,6 +84,18 @@ def test_the_table_shows_failures_with_their_reason(monkeypatch) -> None:
     assert done.exit_code == 1
     assert done.stdout.count("ArithmeticError: a broken kernel") == 3
     assert "bf16" in done.stdout
+
+
+def test_what_was_measured_before_an_error_is_shown(monkeypatch, tmp_path) -> None:
+    def broken(*_: object) -> None:
+        raise ArithmeticError("a broken device")
+
+    rows = [Row("linear", "a case", "mxfp8", failure=Failure("too small", excused=True))]
+    monkeypatch.setattr(linear, "rows", lambda *_: iter(rows))
+    monkeypatch.setattr(qdq, "rows", broken)
+    done = CliRunner().invoke(cli, ["bench", "linear", "qdq", "--device", "cpu", "--json"])
+    assert isinstance(done.exception, ArithmeticError)
+    assert [row["case"] for row in json.loads(done.stdout)["rows"]] == ["a case"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ REFUSALS = {
     "grouped GEMM": ("--moe-grouped-gemm", "--moe-grouped-gemm is refused", "bypasses the linear selector"),
     "multi-token prediction": ("--mtp-num-layers 1", "--mtp-num-layers is refused", "pretrain_gpt.py"),
     "MLA with groups": ("--multi-latent-attention --group-query-attention", "--group-query-attention", "leave it out"),
+    "recompute": ("--recompute-granularity full", "--recompute-granularity full with --recompute-method None", "both"),
     "experts over ranks": (
         "--num-experts 6 --expert-model-parallel-size 4",
         "--num-experts 6 is not divisible",
