@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu
+.PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.demo
@@ -40,6 +40,10 @@ kernels-gpu: $(STAMP)
 	QUANTCTL_TEST_DEVICE=cuda $(BIN)/python -m pytest $(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) || status=1; \
 	$(BIN)/quantctl bench qdq linear grouped attention step --device cuda --png runs/bench.png || status=1; \
 	exit $$status
+
+# the kernels compiled with every Triton that a supported torch comes with; no GPU is needed
+tritons: $(STAMP)
+	$(BIN)/python tests/support/tritons.py
 
 # ten thousand damaged Megatron files through the editor; a failure names its seed
 mutation: $(STAMP)

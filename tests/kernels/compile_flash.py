@@ -18,7 +18,7 @@ import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton_source import source
 
 from quantctl.kernels import triton_flash
 from quantctl.kernels.triton_flash_backward import keys_kernel, queries_kernel
@@ -55,25 +55,19 @@ def compiled(kernel: Any, text: str, d: int, d_v: int, capability: int) -> Any:
         **{"SCALED": spec.scale == "tensor", "STOCHASTIC": spec.round == "stochastic"},
         "QUANTIZER": triton_flash.quantizer(spec, torch.bfloat16),
     }
-    names = kernel.arg_names
-    signature: dict[str, Any] = {}
-    attributes: dict[tuple[int, ...], Any] = {}
+    types: dict[str, Any] = {"factor": "fp32", "scale": "fp32"}
+    divisible: dict[tuple[int, ...], Any] = {}
     multiple_of_16 = [["tt.divisibility", 16]]
-    for i, name in enumerate(names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in POINTERS else "*bf16"
-            attributes[(i,)] = multiple_of_16
+    for i, name in enumerate(kernel.arg_names):
+        if name.endswith("_ptr"):
+            types[name] = "*fp32" if name in POINTERS else "*bf16"
+            divisible[(i,)] = multiple_of_16
         elif name.endswith("_strides"):
-            signature[name] = ("i32",) * (4 if name in ("d_k_strides", "d_v_strides") else 3)
-            attributes |= {(i, j): multiple_of_16 for j in range(len(signature[name]))}
-        else:
-            signature[name] = "fp32" if name in ("factor", "scale") else "i32"
-    values = {(names.index(name),): value for name, value in constants.items() if name in names}
+            types[name] = ("i32",) * (4 if name in ("d_k_strides", "d_v_strides") else 3)
+            divisible |= {(i, j): multiple_of_16 for j in range(len(types[name]))}
     options = {"enable_fp_fusion": False, "num_warps": tile.warps, "num_stages": tile.stages}
-    source = ASTSource(kernel, signature, values, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source(kernel, types, constants, divisible), target=target, options=options)
 
 
 def findings(kernel: Any, text: str, d: int, d_v: int, capability: int) -> list[str]:
@@ -103,5 +97,6 @@ def findings(kernel: Any, text: str, d: int, d_v: int, capability: int) -> list[
 
 
 if __name__ == "__main__":
-    for kernel in KERNELS:
-        print(kernel[0].__name__, *kernel[1:], ", ".join(findings(*kernel)) or "clean")
+    for kernel, *case in KERNELS:
+        print(f"{kernel.fn.__name__} {' '.join(map(str, case))}: ", end="")
+        print(", ".join(findings(kernel, *case)) or "clean", flush=True)

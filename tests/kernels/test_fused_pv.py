@@ -438,7 +438,7 @@ def test_compiled_kernels() -> None:
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()
     assert len(rows) == 6
-    assert [row for row in rows if not row.endswith(" clean")] == []
+    assert [row for row in rows if not row.endswith(": clean")] == []
 
 
 @pytest.mark.parametrize(
