@@ -11,6 +11,8 @@ All layers of a micro batch get the same tensor, which is compared once.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
@@ -36,6 +38,14 @@ def _equals_causal(mask: Tensor) -> Tensor:
     return torch.stack(parts).all()
 
 
+def _is_rehearsed() -> bool:
+    """Whether Megatron tries a layer on tensors of zeros, masks included, which it does before it captures a graph."""
+    graphs = sys.modules.get("megatron.core.transformer.cuda_graphs")
+    if graphs is None or torch.cuda.is_current_stream_capturing():
+        return False
+    return graphs.is_graph_capturing() or getattr(graphs, "is_graph_warmup", bool)()
+
+
 def _must_not_wait(mask: Tensor) -> bool:
     """Whether nobody may look at the mask, because that waits for the device."""
     return mask.is_cuda and (mask.device in _first or torch.cuda.is_current_stream_capturing())
@@ -47,6 +57,8 @@ def is_causal(mask: Tensor) -> bool:
     On a CUDA device the answer about a later mask is that about the first one; if that is wrong, an assertion on the
     device ends the run.
     """
+    if mask.is_cuda and _is_rehearsed():
+        return _first.get(mask.device, True)
     version = None if mask.is_inference() else mask._version  # torch counts no writes to those of inference_mode
     if mask.is_cuda and version is not None and torch.cuda.is_current_stream_capturing():
         version = -1 - version  # a graph asserts for itself, once, whatever was seen before

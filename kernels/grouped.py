@@ -49,8 +49,9 @@ class _GroupedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *kept, ends = ctx.saved_tensors[:4]
-        weights = ctx.saved_tensors[4:]
+        saved = ctx.saved_tensors  # once: some hooks give a tensor back once only
+        *kept, ends = saved[:4]
+        weights = saved[4:]
         spec = operands.resolve(ctx.text, ctx.site)
         needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[5:])
         groups = Groups(grad.shape[0], ends, ctx.counts)

@@ -54,6 +54,7 @@ def forward(
     experts = list(module.local_experts)
     if not _supported(module, experts, hidden, probs):
         return None
+    _wait_for_parameters(experts)
     groups = Groups.of(counts, hidden.shape[0], hidden.device)
     together = copy.copy(experts[0])
     together._modules = dict(together._modules)
@@ -74,8 +75,8 @@ def _supported(module: Any, experts: Sequence[Any], hidden: Tensor, probs: Tenso
     """Whether the loop would compute nothing but what is computed here.
 
     It does more with Megatron's fused weight gradients (they go into main_grad), padding for its own fp8 and fp4,
-    experts split over ranks, offloading, autocast, layers of other classes, and hooks on an expert or its layers,
-    which gather parameters or look at what passes.
+    experts split over ranks, offloading, autocast, layers of other classes, and hooks on an expert or its layers that
+    look at what passes.
     """
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
     from megatron.core.transformer.mlp import MLP
@@ -101,6 +102,20 @@ def _is_plain(layer: Any, config: Any, dtype: torch.dtype) -> bool:
     return whole and alone and layer.weight.dtype == dtype
 
 
+def _gathers(hook: Any) -> bool:
+    """Whether it is the hook by which Megatron's DDP waits for a module's own parameters (--overlap-param-gather)."""
+    return getattr(hook, "__module__", None) == "megatron.core.distributed.distributed_data_parallel"
+
+
 def _has_hooks(modules: Iterable[torch.nn.Module]) -> bool:
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(module, kind) for module in modules for kind in kinds)
+    kinds = ("_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    others = any(getattr(module, kind) for module in modules for kind in kinds)
+    return others or any(not _gathers(hook) for module in modules for hook in module._forward_pre_hooks.values())
+
+
+def _wait_for_parameters(experts: Sequence[Any]) -> None:
+    """In the loop's order, which is that of the gathers on every rank."""
+    for expert in experts:
+        for module in (expert, expert.linear_fc1, expert.linear_fc2):
+            for hook in tuple(module._forward_pre_hooks.values()):
+                hook(module, ())

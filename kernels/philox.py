@@ -7,6 +7,7 @@ the same on every device, and a backward that keeps the call's Draw sees what it
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -33,6 +34,13 @@ class Draw:
     """Which quantization of this process (64 bits)."""
     rank: int = 0
     """Data-parallel replicas share a seed; the rank keeps their noise independent. Below 2^16."""
+
+
+# with sequence parallelism Megatron computes a whole model under a fork of the CUDA generators, and warns in every
+# forward that the CPU's is drawn from
+logging.getLogger("megatron.core.tensor_parallel.random").addFilter(
+    lambda record: not record.getMessage().startswith("CPU RNG state changed")
+)
 
 
 @torch.compiler.disable

@@ -65,7 +65,11 @@ def resume_at(iteration: int) -> None:
 
 
 def _iteration() -> int:
-    """The step under way, from 1."""
+    """The step under way, from 1: as Megatron-LM's own trainer counts it, else as the optimizer's steps do."""
+    trainer = sys.modules.get("megatron.training.global_vars")
+    before = getattr(getattr(trainer, "_GLOBAL_ARGS", None), "curr_iteration", None)
+    if before is not None:
+        return before + 1
     return _first_step + max(_steps.values(), default=0) + 1
 
 
@@ -128,8 +132,11 @@ def _name(module: torch.nn.Module | None, callers: list[torch.nn.Module]) -> str
 
 
 def observe(where: Place | None, product: str, spec: FormatSpec, operands: dict[str, tuple[Tensor, int]]) -> None:
-    """Measure operands (name -> tensor, axis) of a product, once a step; `where` is what `place` said."""
-    if where is None or spec.is_none:
+    """Measure operands (name -> tensor, axis) of a product, once a step; `where` is what `place` said.
+
+    Nothing is measured while a CUDA graph is captured: the values are those of its replays.
+    """
+    if where is None or spec.is_none or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return
     for name, (tensor, axis) in operands.items():
         key = (where, product, name)

@@ -14,7 +14,7 @@ from quantctl import output, process, proof, provenance
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.manifest import Manifest, with_defaults
-from quantctl.stage import in_use, stage
+from quantctl.stage import NO_LOCKS, in_use, stage
 from quantctl.state import read_state
 from quantctl.tree import Tree
 
@@ -63,6 +63,10 @@ def _owned(run_dir: Path, node: int) -> Iterator[None]:
             raise QuantctlError(
                 f"another run is writing to {run_dir}", "wait for it, or give another --run-dir"
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            output.say(f"{run_dir}: no locks on this file system; see to it that no other run writes there")
         yield
 
 
@@ -82,6 +86,7 @@ def execute(
     """
     process.require(command[0])
     run_dir = run_dir.resolve()
+    process.forget_stop(run_dir, node)
     staged = stage(tree, values)
     with in_use(staged), _owned(run_dir, node):
         selectors = with_defaults(read_state(staged).values())
@@ -115,7 +120,6 @@ def _lead(
     hashes = provenance.file_hashes(staged)
     manifest = Manifest(run_dir, selectors)
     proof.clear(run_dir)
-    (run_dir / process.STOP).unlink(missing_ok=True)
     manifest.begin(
         {
             "asked": list(command),

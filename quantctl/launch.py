@@ -74,8 +74,11 @@ def submission(
     options = slurm.options(name, platform, _processes(variables), [*array, *extra])
     cases = "".join(f"    {number}) exec {shlex.join(command)} ;;\n" for number, command in enumerate(commands))
     text = f"""#!/usr/bin/env bash
+# of a step that sbatch was called in; here they would say that srun started this
+unset SLURM_STEP_ID SLURM_STEPID
 case "${{SLURM_ARRAY_TASK_ID:-0}}" in
-{cases}esac
+{cases}    *) echo "array index $SLURM_ARRAY_TASK_ID has no command" >&2; exit 2 ;;
+esac
 """
     return ["sbatch", *options], text
 
@@ -90,8 +93,10 @@ def show(argv: Sequence[str], text: str, as_json: bool) -> None:
 
 def submit(argv: Sequence[str], text: str, variables: Mapping[str, str]) -> int:
     """Hand a submission to sbatch; the exit status."""
+    from quantctl import slurm
+
     try:
-        return subprocess.run(argv, env=dict(variables), input=text, text=True).returncode
+        return subprocess.run(argv, env=slurm.for_submission(variables), input=text, text=True).returncode
     except FileNotFoundError as error:
         raise QuantctlError("there is no sbatch here", "run it on a machine of the Slurm cluster") from error
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
+from quantctl.report import recipe
+from quantctl.runlog import log_texts, parse_points
 from quantctl.selectors import SELECTORS
 
 _DEFAULTS = {role: selector.default for role, selector in SELECTORS.items()}
@@ -75,3 +78,45 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
         and with_defaults(data["selectors"]) == with_defaults(data["selectors"]) | dict(chosen)
         and last.get("asked", [])[-len(trainer) :] == list(trainer)
     )
+
+
+def _selectors_changed(chosen: Mapping[str, str], earlier: Mapping[str, str]) -> list[str]:
+    """A selector that asks for nothing, as fused attention `auto` where a tree has none, is no difference."""
+    return [
+        f"{role} {value} against {earlier[role]}"
+        for role, value in chosen.items()
+        if value != earlier[role] and not {value, earlier[role]} <= set(SELECTORS[role].indifferent)
+    ]
+
+
+def _flags_changed(trainer: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """`asked` begins with what started the trainer, whose ports and node ranks may differ."""
+    program = list(takewhile(lambda word: not word.startswith("--"), trainer))
+    starts = [at for at in range(len(asked)) if list(asked[at : at + len(program)]) == program]
+    mine, theirs = recipe.from_command(trainer), recipe.from_command(asked[starts[-1] if starts else 0 :])
+    seeds = recipe.seed(mine), recipe.seed(theirs)
+    changed = recipe.differences(mine, theirs)
+    return changed if seeds[0] == seeds[1] else [f"--seed {seeds[0]} against {seeds[1]}", *changed]
+
+
+def require_same_experiment(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]) -> None:
+    """Raises QuantctlError when the last attempt in `run_dir` was another experiment: other formats, or other flags
+    among those that decide the loss. Its checkpoint would be taken for this one's, and its log for a part of it.
+
+    An attempt that ended before its first logged iteration has left neither: its flags may be corrected.
+    """
+    path = run_dir / "manifest.json"
+    if not path.exists() or not any(parse_points(text) for text in log_texts(run_dir)):
+        return
+    data = _read(path)
+    fresh = "another RUN_DIR (and CHECKPOINT_PATH) starts afresh"
+    for changed, hint in (
+        (_selectors_changed(chosen, with_defaults(data["selectors"])), fresh),
+        (
+            _flags_changed(trainer, data["attempts"][-1].get("asked", trainer)) if data["attempts"] else [],
+            f"{fresh}; FORCE=1 goes on there all the same",
+        ),
+    ):
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise QuantctlError(f"{run_dir} holds another run: {', '.join(changed[:3])}{more}", hint)

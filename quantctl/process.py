@@ -20,6 +20,9 @@ from quantctl.errors import QuantctlError
 STOP = "stop"
 """RUN_DIR/stop: whoever makes this file asks the run to save and end. It works from every node and every container."""
 
+_FORGOTTEN = "QUANTCTL_STOP_FORGOTTEN"
+"""Environment: the run directory whose old stop file is gone; who finds it set leaves the file alone."""
+
 _DRAIN = 2.0
 """Seconds that output is waited for behind the command's end."""
 
@@ -40,6 +43,19 @@ class Ending:
     """It was asked to stop, or said itself that it stops before the end."""
 
 
+def forget_stop(run_dir: Path, node: int, starts_another: bool = False) -> None:
+    """Node 0 removes an earlier attempt's stop file: one that is made from now on is a wish to end this attempt.
+
+    `quantctl launch` does it first of all, and tells the programs that it starts to leave the file alone: itself as
+    srun's task, and `quantctl exec`, which does it otherwise.
+    """
+    here = str(run_dir.resolve())
+    if os.environ.pop(_FORGOTTEN, None) != here and node == 0:
+        (run_dir / STOP).unlink(missing_ok=True)
+    if starts_another:
+        os.environ[_FORGOTTEN] = here
+
+
 class _Stopping:
     """Passes a wish to stop on to the training processes of this node."""
 
@@ -48,8 +64,10 @@ class _Stopping:
         self.asked = False
 
     def _trainers(self) -> list[int]:
-        records = [json.loads(path.read_text()) for path in (self.run_dir / "proof").glob("import-*.json")]
-        return [record["pid"] for record in records if record["node"] == self.node]
+        with contextlib.suppress(OSError):
+            records = [json.loads(path.read_text()) for path in (self.run_dir / "proof").glob("import-*.json")]
+            return [record["pid"] for record in records if record["node"] == self.node]
+        return []
 
     def ask(self, *_: object) -> None:
         """SIGTERM to the processes that train, which save and end when they have Megatron's --exit-signal-handler.
@@ -60,7 +78,7 @@ class _Stopping:
         reached = 0
         if not self.asked:
             for pid in self._trainers():
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGTERM)
                     reached += 1
         if not reached:
@@ -129,7 +147,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], run_dir: Path, l
     output = _Output(child, (run_dir / log).open("ab"))
     try:
         while (status := _wait(child)) is None:
-            if node == 0 and not stopping.asked and (run_dir / STOP).exists():
+            # Path.exists() raises where a network file system is away for a moment
+            if node == 0 and not stopping.asked and os.path.exists(run_dir / STOP):
                 stopping.ask()
         output.drain()
     finally:

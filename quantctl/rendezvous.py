@@ -49,7 +49,7 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         return {}
-    step = "SLURM_STEP_ID" in environment
+    step = slurm.in_step(environment)
     nodes = environment.get("SLURM_STEP_NUM_NODES" if step else "SLURM_JOB_NUM_NODES", "1")
     if step and environment.get("SLURM_STEP_NUM_TASKS", nodes) != nodes:
         raise QuantctlError(
@@ -57,21 +57,28 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
             "start one a node (--ntasks-per-node=1): torchrun starts a process for each GPU",
         )
     found = {"NNODES": nodes, "NODE_RANK": environment.get("SLURM_NODEID", "0") if step else "0"}
-    if nodes != "1":
+    if nodes == "1":
+        return found
+    found["MASTER_PORT"] = str(slurm.port(int(job)))
+    if "MASTER_ADDR" not in environment:
         name = "SLURM_STEP_NODELIST" if step else "SLURM_JOB_NODELIST"
         if name not in environment:
             raise QuantctlError(f"{nodes} nodes of a Slurm job and no {name}", "Slurm sets it: do not unset it")
-        found |= {"MASTER_ADDR": slurm.first_host(environment[name]), "MASTER_PORT": str(slurm.port(int(job)))}
+        found["MASTER_ADDR"] = slurm.first_host(environment[name])
     return found
 
 
 def read(environment: Mapping[str, str]) -> Rendezvous:
     """NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT; in a Slurm job those that are not set come from Slurm.
 
+    Among srun's tasks the first two are Slurm's always: a batch script that exports them says the same to all nodes.
     Raises QuantctlError for values that are no numbers, and for several nodes without an address.
     """
     given = {name: value for name, value in environment.items() if value}
-    merged = _slurm(given) | given
+    found = _slurm(given)
+    merged = found | given
+    if slurm.in_step(given):
+        merged |= {name: found[name] for name in ("NNODES", "NODE_RANK")}
     nodes = _number(merged, "NNODES", 1, 1)
     node_rank = _number(merged, "NODE_RANK", 0, 0)
     if node_rank >= nodes:

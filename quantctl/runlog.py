@@ -8,8 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+PREFIX = r"(?:(?: *(?:\[[^\]\n]*\](?:<\w+>)?:?|[\w.-]+:|\d[\d:.,TZ+/-]{7,})(?=[ \[])){1,4} ?)?"
+"""What launchers put before a line: `[rank0]: `, `[default0]:`, `[1,0]<stdout>:`, `0: `, `node01: `, a date or time."""
+
 _LINE = re.compile(r"\biteration\s+(\d+)/\s*(\d+) \|(.*)$")
 _FIELD = re.compile(r"\s([^|:]+(?:\([^)]*\))?):\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)\s\|")
+_OF_NODE = re.compile(r"log-node(\d+)\.txt")
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,26 @@ class Point:
 
     @property
     def loss(self) -> float:
-        """nats a token, averaged over the log interval; NaN where Megatron leaves it out because it diverged."""
-        return self.fields.get("lm loss", math.nan)
+        """nats a token, averaged over the steps of the log interval that were taken.
+
+        NaN where Megatron leaves it out: it diverged, or no step was taken (from 0.17.1 on, that is written as 0).
+        """
+        return math.nan if self._stood_still else self.fields.get("lm loss", math.nan)
+
+    @property
+    def _stood_still(self) -> bool:
+        return self.fields.get("number of skipped iterations", 0) > 0 and not self.fields.get("lm loss")
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the loss scaler of fp16 skipped all steps of the log interval: there is no loss, and no harm done."""
+        return self._stood_still and not self.fields.get("number of nan iterations")
+
+    @property
+    def is_diverged(self) -> bool:
+        if self.is_skipped:
+            return False
+        return self.fields.get("number of nan iterations", 0) > 0 or not math.isfinite(self.loss)
 
     @property
     def milliseconds(self) -> float:
@@ -55,3 +77,13 @@ def latest(points: Iterable[Point]) -> list[Point]:
 def read_log(path: Path) -> list[Point]:
     """The points of a log by iteration, each once; none if there is no such file."""
     return latest(parse_points(path.read_text(errors="replace"))) if path.exists() else []
+
+
+def log_texts(run_dir: Path) -> list[str]:
+    """The logs of a run directory, node by node: log.txt, log-node1.txt, log-node2.txt, ...
+
+    The last rank writes iterations and validations, so those of a run on several nodes lie in one of the later files.
+    """
+    numbered = {int(found[1]): path for path in run_dir.glob("*") if (found := _OF_NODE.fullmatch(path.name))}
+    paths = [run_dir / "log.txt", *(numbered[node] for node in sorted(numbered))]
+    return [path.read_text(errors="replace") for path in paths if path.exists()]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from quantctl import output
 from quantctl.errors import QuantctlError
 
 OPTIONS: tuple[str, ...] = (
     # one task a node: torchrun starts the rest
     "--ntasks-per-node=1",
+    # RUN_DIR, DATA_PATH and the like travel in the environment, whatever a site's SBATCH_EXPORT says
+    "--export=ALL",
     "--requeue",
     # what a requeued job writes comes behind what it wrote before
     "--open-mode=append",
@@ -42,7 +47,9 @@ def _scontrol(*arguments: str) -> str:
 
 
 def first_host(node_list: str) -> str:
-    """The host that rank 0 runs on, of a list such as gpu[03-04,07]."""
+    """The host that rank 0 runs on, of a list such as gpu[03-04,07]; containers often lack scontrol."""
+    if shutil.which("scontrol") is None:
+        return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", node_list).split(",")[0]
     return _scontrol("show", "hostnames", node_list).split()[0]
 
 
@@ -51,9 +58,41 @@ def port(job_id: int) -> int:
     return 10000 + job_id % 20000
 
 
+_NO_TASKS = ("", "4294967290", "4294967291")
+"""SLURM_STEP_ID outside srun's steps: not set, of salloc's interactive shell, of the batch script."""
+
+
+def in_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this as a task of a job's step."""
+    return "SLURM_JOB_ID" in environment and environment.get("SLURM_STEP_ID", "") not in _NO_TASKS
+
+
 def is_batch(environment: Mapping[str, str]) -> bool:
     """Whether this is a job's batch script (or a shell in its allocation), and not a task that srun started."""
-    return "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    return "SLURM_JOB_ID" in environment and not in_step(environment)
+
+
+def for_submission(environment: Mapping[str, str]) -> dict[str, str]:
+    """What sbatch gets: without the variables of a job that it is called in, which the new job would take for its own.
+
+    SLURM_CONF says where Slurm itself is.
+    """
+    return {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+
+
+def look_at_node(environment: Mapping[str, str], platform: str, processes: int) -> None:
+    """In a batch script: say it when the job has few CPUs. Raises QuantctlError when it has too few GPUs."""
+    gpus, cpus = environment.get("SLURM_GPUS_ON_NODE", ""), environment.get("SLURM_CPUS_ON_NODE", "")
+    if platform == "cuda" and gpus.isdecimal() and int(gpus) < processes:
+        raise QuantctlError(
+            f"{processes} processes, and the job has {gpus} GPUs on this node",
+            f"submit with --gpus-per-node={processes}, or set GPUS_PER_NODE={gpus}",
+        )
+    if cpus.isdecimal() and int(cpus) < 2 * processes:
+        output.say(
+            f"{processes} processes and {cpus} CPUs on this node: data loading may hold the training up. More: "
+            f"--sbatch=--cpus-per-task={2 * processes} or --sbatch=--exclusive"
+        )
 
 
 def srun(nodes: int) -> list[str]:
@@ -64,10 +103,23 @@ def srun(nodes: int) -> list[str]:
         f"--ntasks={nodes}",
         "--ntasks-per-node=1",
         "--cpu-bind=none",
+        # a job under --export=NONE tells its steps the same
+        "--export=ALL",
         "--kill-on-bad-exit=1",
     ]
 
 
-def requeue(job_id: str) -> None:
+def own_name(environment: Mapping[str, str]) -> str:
+    """What scontrol calls this very job.
+
+    The id of one task of an array is also the whole array's; its name with the index is the task's alone. The other
+    tasks have ids of their own, and those are right even where variables of an earlier job are left over.
+    """
+    job = environment["SLURM_JOB_ID"]
+    of_array = environment.get("SLURM_ARRAY_JOB_ID") == job and "SLURM_ARRAY_TASK_ID" in environment
+    return f"{job}_{environment['SLURM_ARRAY_TASK_ID']}" if of_array else job
+
+
+def requeue(job: str) -> None:
     """Put this very job back into the queue, which ends it."""
-    _scontrol("requeue", job_id)
+    _scontrol("requeue", job)

@@ -7,13 +7,15 @@ modified, and removed by `exec --prune` when no run holds it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from quantctl.backup import checkout_of
@@ -25,16 +27,41 @@ from quantctl.tree import Tree
 _MARK = ".quantctl-staged.json"
 _DRAFT = ".draft-"
 
+_SOURCE = {
+    *("", ".py", ".pyi", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".so", ".sh"),
+    *(".json", ".yaml", ".yml", ".toml", ".cfg", ".txt", ".md"),
+}
+"""Endings of an untracked file that can be source: a checkout may also hold checkpoints and data."""
+_LARGEST_SOURCE = 16 * 2**20
+"""Bytes."""
+_COMPILED = "megatron/core/datasets/helpers_cpp*.so"
+"""Megatron's index builder, which git ignores; a tree without it compiles it when it trains."""
+
+NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP))
+"""What a file system without locks says (Lustre mounted without flock)."""
+_NOT_REMOVED = NO_LOCKS | {errno.EWOULDBLOCK, errno.ENOENT, errno.EBADF}
+"""In use, gone already, or not to be locked: NFS gives exclusive locks on what may be written, so never on a folder."""
+
+
+def _listed(below: Path, *options: str) -> list[str]:
+    return list(filter(None, os.fsdecode(Git(below).run("ls-files", "-z", *options)).split("\0")))
+
+
+def _can_be_source(path: Path) -> bool:
+    return path.suffix.lower() in _SOURCE and path.stat().st_size <= _LARGEST_SOURCE
+
 
 def _checkout_files(root: Path, below: Path) -> Iterator[Path]:
-    """Tracked and untracked-not-ignored files, submodules included, as they are on disk."""
-    names = Git(below).run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
-    for name in filter(None, os.fsdecode(names).split("\0")):
+    """As they are on disk, submodules included: tracked files, and those that git neither tracks nor ignores if they
+    can be source.
+    """
+    tracked = dict.fromkeys(_listed(below, "--cached"), True)
+    for name, is_tracked in (dict.fromkeys(_listed(below, "--others", "--exclude-standard"), False) | tracked).items():
         path = below / name
         if path.is_dir() and not path.is_symlink():
             if (path / ".git").exists():
                 yield from _checkout_files(root, path)
-        elif path.is_symlink() or path.is_file():
+        elif path.is_symlink() or (path.is_file() and (is_tracked or _can_be_source(path))):
             yield path.relative_to(root)
 
 
@@ -50,8 +77,10 @@ def _package_files(root: Path) -> Iterator[Path]:
 
 def source_files(tree: Tree) -> list[Path]:
     """The files a staged copy of the tree consists of, relative to it."""
-    is_checkout = checkout_of(tree) is not None
-    return sorted(_checkout_files(tree.root, tree.root) if is_checkout else _package_files(tree.root))
+    if checkout_of(tree) is None:
+        return sorted(_package_files(tree.root))
+    compiled = (path.relative_to(tree.root) for path in tree.root.glob(_COMPILED))
+    return sorted({*_checkout_files(tree.root, tree.root), *compiled})
 
 
 def _content(path: Path) -> bytes:
@@ -62,6 +91,12 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # copies inside the kernel, which shares the blocks where the file system can
     shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _overwrite(path: Path, raw: bytes) -> None:
+    """A copy of a read-only file is read-only, for whoever is not root."""
+    path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    path.write_bytes(raw)
 
 
 def staged_root() -> Path:
@@ -85,11 +120,11 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
     try:
-        with _locked(draft, fcntl.LOCK_SH):
+        with _held(draft):
             for file in files:
                 _copy(tree.root / file, draft / file)
             for name, raw in edited.items():
-                (draft / name).write_bytes(raw)
+                _overwrite(draft / name, raw)
             (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
             draft.chmod(0o755)
             os.rename(draft, target)
@@ -105,7 +140,9 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
     """Hold a lock on a file or folder; BlockingIOError if LOCK_NB is in `how` and another process has it."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # NFS gives an exclusive lock only to who may write, which nobody can be to a folder
+    writes = how & fcntl.LOCK_EX and not path.is_dir()
+    descriptor = os.open(path, os.O_RDWR if writes else os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)
         yield
@@ -114,18 +151,37 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 
 @contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep a file or folder from being pruned. Where there are no locks none is needed: `prune` gets none either."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(path, fcntl.LOCK_SH))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
+@contextmanager
 def in_use(staged: Path) -> Iterator[None]:
     """Keep the staged tree from being pruned."""
-    with _locked(staged / _MARK, fcntl.LOCK_SH):
+    with _held(staged / _MARK):
         yield
 
 
 def prune() -> list[Path]:
-    """Remove the staged trees that no run holds, and copies that were killed half-way; returns them."""
+    """Remove the staged trees that no run holds, and copies that were killed half-way; returns them.
+
+    What cannot be locked stays.
+    """
     removed = []
     for held in sorted([*staged_root().glob(f"[!.]*/{_MARK}"), *staged_root().glob(f"{_DRAFT}*")]):
-        with suppress(BlockingIOError, FileNotFoundError), _locked(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            folder = held.parent if held.name == _MARK else held
-            shutil.rmtree(folder)
-            removed.append(folder)
+        folder = held.parent if held.name == _MARK else held
+        try:
+            with _locked(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(folder)
+                removed.append(folder)
+        except OSError as error:
+            if error.errno not in _NOT_REMOVED:
+                raise
     return removed

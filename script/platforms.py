@@ -15,8 +15,8 @@ class Platform:
     """One line for people."""
     variables: tuple[tuple[str, str], ...]
     """Environment variables of a run; one that the caller has set stays as it is."""
-    setup: str | None = None
-    """A file to source first, as the script's default for SET_ENV."""
+    setup: tuple[str, ...] = ()
+    """Files one of which is sourced first: SET_ENV, else the first of these that exists."""
     adaptor: tuple[str, ...] = ()
     """What stands before a stock checkout's pretrain_gpt.py. MindSpeed-LLM's imports its adaptor itself."""
 
@@ -33,7 +33,12 @@ PLATFORMS: dict[str, Platform] = {
         Platform(
             name="npu",
             summary="Ascend NPUs: CANN, torch_npu and MindSpeed; the formats as torch reference kernels",
-            setup="/usr/local/Ascend/ascend-toolkit/set_env.sh",
+            # CANN 8.5 renamed its folder; without root it installs to the home directory
+            setup=tuple(
+                f"{root}/Ascend/{folder}/set_env.sh"
+                for root in ("/usr/local", "${HOME:-}")
+                for folder in ("cann", "ascend-toolkit")
+            ),
             adaptor=("-m", "quantctl.mindspeed"),
             variables=(
                 ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),

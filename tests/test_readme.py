@@ -50,7 +50,7 @@ def test_figures_in_the_text_are_the_same() -> None:
         return re.findall(r"\d[\d,.]*\d", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
 
     # 1.2 million is 120 times ten thousand in Chinese
-    assert set(figures(CHINESE)) | {"1.2"} == set(figures(ENGLISH))
+    assert set(figures(CHINESE)) - {"120"} | {"1.2"} == set(figures(ENGLISH))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)

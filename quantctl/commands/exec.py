@@ -65,6 +65,8 @@ def command(
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     from quantctl.execution import execute
+    from quantctl.lint import unseen
 
+    unseen.refuse(arguments, tree, values)
     default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     ctx.exit(execute(tree, values, arguments, run_dir or default, nodes, node_rank))

@@ -17,6 +17,8 @@ from quantctl.commands._common import chosen_values, selector_options
 from quantctl.errors import QuantctlError
 from quantctl.exits import FINE
 
+_EMBEDDED = ("-m", "quantctl.pretrain")
+
 
 def _python() -> str:
     return os.environ.get("PYTHON") or sys.executable
@@ -49,8 +51,8 @@ def _command(
 
     meet = rendezvous.read(os.environ)
     place = ["--nodes", str(meet.nodes), "--node-rank", str(meet.node_rank)] if meet.nodes > 1 else []
-    # a module that is alone needs no torchrun; Megatron-LM's own trainer always wants its variables
-    alone = meet.nodes == 1 and processes == 1 and trainer[0] == "-m"
+    # the embedded trainer alone needs no torchrun; Megatron-LM's own, also behind an adaptor, wants its variables
+    alone = meet.nodes == 1 and processes == 1 and tuple(trainer[:2]) == _EMBEDDED
     starter = [] if alone else meet.torchrun(processes)
     through = [_quantctl(), "exec", "--run-dir", run_dir, *selectors, *place, "--"]
     return [*(["env", *variables] if variables else []), *through, _python(), *starter, *trainer]
@@ -64,29 +66,56 @@ def _lint(command: Sequence[str], name: str | None) -> None:
         raise QuantctlError("lint found errors in this command: nothing was started", "LINT=0 starts it all the same")
 
 
-def _in_batch(command: Sequence[str], run_dir: Path, trainer: Sequence[str]) -> int:
-    """Run `command` as a Slurm job's batch script: SIGUSR1 means save, end and requeue; SIGTERM save and end."""
-    from quantctl import slurm
-    from quantctl.process import STOP
+class _Batch:
+    """A Slurm job's batch script, from now on: SIGUSR1 means save, end and requeue; SIGTERM save and end."""
 
-    asked: list[int] = []
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.asked: list[int] = []
+        self.child: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._ask)
 
-    def ask(number: int, _: object) -> None:
-        asked.append(number)
-        (run_dir / STOP).touch()
+    def _ask(self, number: int, _: object) -> None:
+        self.asked.append(number)
+        self._pass_on()
 
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, ask)
-    status = subprocess.Popen(command).wait()
-    status = status if status >= 0 else 128 - status
-    if signal.SIGUSR1 not in asked or status:
-        return status
-    if "--save" not in trainer:
-        output.say("stopped by SIGUSR1; no --save, so there is nothing that a requeued job could continue from")
-        return status
-    output.say(f"stopped by SIGUSR1, checkpoint saved: job {os.environ['SLURM_JOB_ID']} is requeued")
-    slurm.requeue(os.environ["SLURM_JOB_ID"])
-    return status
+    def _pass_on(self) -> None:
+        from quantctl.process import STOP
+
+        if self.child is None:
+            return
+        try:
+            (self.run_dir / STOP).touch()
+        except OSError:
+            # a full disk, or a file system that is away: srun and `quantctl exec` take a SIGTERM as the same wish
+            self.child.terminate()
+
+    def run(self, command: Sequence[str]) -> int:
+        """The exit status; a wish that came before there was anything to end ends it before it starts."""
+        if self.asked:
+            output.say("asked to stop before anything was started")
+            return FINE
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.child = subprocess.Popen(command)
+        if self.asked:
+            self._pass_on()
+        status = self.child.wait()
+        return status if status >= 0 else 128 - status
+
+    def requeue(self, trainer: Sequence[str]) -> None:
+        """Once the run has ended well, if that is wished."""
+        from quantctl import slurm
+
+        if signal.SIGUSR1 not in self.asked:
+            return
+        if "--save" not in trainer:
+            output.say("stopped by SIGUSR1; no --save, so there is nothing that a requeued job could continue from")
+            return
+        job = slurm.own_name(os.environ)
+        saved = ", checkpoint saved" if self.child else ""
+        output.say(f"stopped by SIGUSR1{saved}: job {job} is requeued")
+        slurm.requeue(job)
 
 
 @click.command(short_help="start a trainer on every device and node of this run")
@@ -111,11 +140,11 @@ def command(
 
     Several nodes: start it on each with NNODES, NODE_RANK, MASTER_ADDR (and MASTER_PORT) in the environment. In a Slurm
     job it starts itself on every node with srun and takes all four from Slurm; on SIGUSR1 it lets the trainer save, and
-    requeues the job. A run that is finished is not started again unless FORCE=1. The command is linted first unless
-    LINT=0.
+    requeues the job. A run that is finished is not started again, and not another one in its RUN_DIR, unless FORCE=1.
+    The command is linted first unless LINT=0.
     """
-    from quantctl import rendezvous, slurm
-    from quantctl.manifest import is_finished
+    from quantctl import process, rendezvous, slurm
+    from quantctl.manifest import is_finished, require_same_experiment
 
     chosen = chosen_values(mode, specs)
     if wrong := [variable for variable in variables if variable.find("=") < 1]:
@@ -123,25 +152,33 @@ def command(
     os.environ |= dict(variable.split("=", 1) for variable in variables)
     words = _command(variables, run_dir, processes, _selector_words(mode, specs), trainer)
     batch = slurm.is_batch(os.environ)
-    nodes = rendezvous.read(os.environ).nodes
-    if batch and (nodes > 1 or "SLURMD_NODENAME" not in os.environ):
+    meet = rendezvous.read(os.environ)
+    if batch and (meet.nodes > 1 or "SLURMD_NODENAME" not in os.environ):
         # this very command once more, as one task a node
-        words = [*slurm.srun(nodes), _python(), "-m", "quantctl.cli", *sys.argv[1:]]
+        words = [*slurm.srun(meet.nodes), _python(), "-m", "quantctl.cli", *sys.argv[1:]]
     if dry_run:
         click.echo(_shown([word for word in words if word != "--dry-run"]))
         return
-    if os.environ.get("FORCE") != "1" and is_finished(Path(run_dir), chosen, trainer):
-        output.say(
-            f"{run_dir} holds this run, finished and proved: nothing to do. TRAIN_ITERS=N goes on, another RUN_DIR "
-            "starts afresh, FORCE=1 starts it here again"
-        )
-        return
+    if os.environ.get("FORCE") != "1":
+        if is_finished(Path(run_dir), chosen, trainer):
+            output.say(
+                f"{run_dir} holds this run, finished and proved: nothing to do. Another RUN_DIR (and CHECKPOINT_PATH) "
+                "starts afresh; Megatron-LM trains on with FORCE=1, TRAIN_ITERS=N and --override-opt_param-scheduler"
+            )
+            return
+        require_same_experiment(Path(run_dir), chosen, trainer)
+    if batch:
+        slurm.look_at_node(os.environ, os.environ.get("PLATFORM") or "cuda", processes)
+    process.forget_stop(Path(run_dir), meet.node_rank, starts_another=True)
+    job = _Batch(Path(run_dir)) if batch else None
     if os.environ.get("LINT") != "0" and words[0] != "srun":
         _lint(words, name)
     sys.stdout.flush()
     sys.stderr.flush()
-    if not batch:
+    if job is None:
         # exec takes this process's place, so that signals and the exit status are the training's own
         os.execvp(words[0], words)
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    sys.exit(_in_batch(words, Path(run_dir), trainer) or FINE)
+    status = job.run(words)
+    if not status:
+        job.requeue(trainer)
+    sys.exit(status)

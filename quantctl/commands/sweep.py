@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from quantctl.sweep.plan import Task
 
 
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
+"""What says which devices a process may use: of NVIDIA's, of Ascend's runtime."""
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
@@ -100,8 +104,10 @@ def command(
         settings["STATS"] = stats
     if devices and jobs > 1:
         raise QuantctlError("--jobs and --devices both say how many runs go at a time", "give one of them")
+    if devices and launcher == "slurm":
+        raise QuantctlError("--devices is for runs on this machine", "Slurm chooses them: leave it out")
     slots = [
-        Slot({"CUDA_VISIBLE_DEVICES": group, "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
+        Slot({**dict.fromkeys(_VISIBLE, group), "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
     ] or [Slot() for _ in range(jobs)]
     planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
     if launcher == "slurm":
@@ -144,6 +150,7 @@ def _submit(
 ) -> int:
     """One job array of what is not finished; finished runs skip themselves when it is submitted again."""
     from quantctl.launch import environment, show, submission, submit
+    from quantctl.sweep import record
 
     missing = [task for task in planned if not task.is_finished()]
     if not missing:
@@ -159,6 +166,8 @@ def _submit(
         return 0
     status = submit(argv, text, variables)
     if not status:
+        for task in missing:
+            record.write(task.run_dir, task.experiment)
         output.say(f"when they are done: quantctl report {os.path.commonpath([task.run_dir for task in planned])}")
     return status
 

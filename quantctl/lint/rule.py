@@ -62,6 +62,8 @@ class Rule:
     evidence: str
     """How it is known: source lines, or a run."""
     check: Callable[[Case], Iterable[Hit]]
+    unseen: bool = False
+    """Products that a selector names are computed past it, and the proof cannot notice: exec refuses the command."""
 
 
 @dataclass(frozen=True)

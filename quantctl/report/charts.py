@@ -86,7 +86,7 @@ def _loss(axes: Any, comparison: Comparison, theme: Theme) -> None:
     for row in comparison.rows:
         _draw(axes, row.mode, [run.losses for run in row.runs], theme, others, _band_alpha(comparison))
     for run in comparison.left_out:
-        if run.points:
+        if run.losses:
             axes.plot(*zip(*run.losses.items(), strict=True), color=theme.grid, linewidth=1)
     axes.set_ylabel("lm loss (nats/token)")
 

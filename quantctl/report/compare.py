@@ -168,8 +168,9 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
     for run in runs:
         if not run.is_clean:
             continue
-        if (run.mode, run.seed) in seen and run.recipe:
-            run.mark(Trouble.MISMATCHED, f"a second run of {run.mode} with seed {run.seed}")
+        if (run.mode, run.seed) in seen:
+            seed = "no known seed" if run.seed is None else f"seed {run.seed}"
+            run.mark(Trouble.MISMATCHED, f"a second run of {run.mode} with {seed}")
             continue
         seen.add((run.mode, run.seed))
         if run.mode == reference:

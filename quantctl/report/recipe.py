@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from quantctl.runlog import PREFIX
+
 # flags that decide where output goes, how closely a run is watched, or how fast data arrives
 _WITHOUT_EFFECT = (
     "tensorboard",
@@ -31,7 +33,7 @@ _WITHOUT_EFFECT = (
     "iteration",
     "consumed-",
 )
-_DUMPED = re.compile(r"^ {2}([a-z]\w*) \.{3,} (.*)$")
+_DUMPED = re.compile(rf"^{PREFIX} {{2}}([a-z]\w*) \.{{3,}} (.*)$")
 _TRAINER = re.compile(r"(^|/)[\w-]+\.py$")
 
 Recipe = dict[str, str]

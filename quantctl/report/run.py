@@ -19,15 +19,23 @@ from quantctl.modes import MODES
 from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.events import has_events, read_events
-from quantctl.runlog import Point, latest, parse_points
+from quantctl.runlog import PREFIX, Point, latest, log_texts, parse_points
 from quantctl.spec import NONE, SITES
 
 TAIL = 0.25
 """Share of a run, at its end, over which losses and gaps are averaged."""
 
-_VALIDATION = re.compile(r"validation\S* loss at (?:iteration )?(\d+).*?\| lm loss value: (\S+)")
+_VALIDATION = re.compile(
+    r"validation\S* loss at (?:iteration )?(\d+)(?!\d| on test set).*?"
+    r"\| lm loss value: ([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf)(?![\d.eE])"
+)
 _MEMORY = re.compile(r"memory \(MB\) \|.*?max (?:allocated|resident): ([\d.]+)")
-_INTERVAL = re.compile(r"(?:^ {2}log_interval \.{3,}|--log-interval[ =]) *(\d+)", re.MULTILINE)
+_INTERVAL = re.compile(rf"(?:^{PREFIX} {{2}}log_interval \.{{3,}}|--log-interval[ =]) *(\d+)", re.MULTILINE)
+_START = re.compile(
+    rf"^{PREFIX} *(?:-+ arguments -+$|loading checkpoint from |will not load any checkpoints and will start )",
+    re.MULTILINE,
+)
+"""What rank 0 says before it trains: Megatron-LM its arguments, always; the embedded trainer what --load found."""
 _LOGS = (".txt", ".log", ".out")
 
 
@@ -101,7 +109,8 @@ class Run:
 
     @property
     def losses(self) -> dict[int, float]:
-        return {point.iteration: point.loss for point in self.points}
+        """By iteration; without those that the loss scaler skipped."""
+        return {point.iteration: point.loss for point in self.points if not point.is_skipped}
 
     @property
     def final_loss(self) -> float:
@@ -111,7 +120,7 @@ class Run:
     @property
     def milliseconds(self) -> float:
         """Median time of an iteration, the first line left out (it holds the start-up); NaN if it was not recorded."""
-        times = [point.milliseconds for point in self.points[1:] or self.points]
+        times = [point.milliseconds for point in self.points[1:] or self.points if not point.is_skipped]
         return median([time for time in times if not math.isnan(time)] or [math.nan])
 
     @property
@@ -147,9 +156,11 @@ def _mark_course(run: Run, written: Sequence[Point], told: str = "") -> None:
     """What the curve itself tells: `written` are the points in the order of the log, `told` holds the arguments."""
     if any(later.iteration <= earlier.iteration for earlier, later in pairwise(written)):
         run.mark(Trouble.RESUMED, "iterations were repeated")
-    missing = next((point.iteration for point in run.points if not math.isfinite(point.loss)), None)
+    missing = next((point.iteration for point in run.points if point.is_diverged), None)
     if missing is not None:
         run.mark(Trouble.DIVERGED, f"no finite loss at iteration {missing}")
+    if run.points and not run.losses:
+        run.mark(Trouble.INCOMPLETE, "the loss scaler skipped every logged iteration")
     last = run.last
     if last is None:
         run.mark(Trouble.INCOMPLETE, "no iteration was logged")
@@ -165,6 +176,22 @@ def _from_text(path: Path, text: str, command: Sequence[str] = ()) -> Run:
     run.memory = max(memory) * 2**20 if memory else None
     _mark_course(run, written, " ".join(command) or text)
     return run
+
+
+def _began_anew(text: str, command: Sequence[str]) -> bool:
+    """Whether one process wrote all iterations of the log, from the first on: earlier attempts trained nothing.
+
+    It did if the last start that rank 0 told of lies before all of them, as a start that goes on from a checkpoint is
+    told by both trainers. The embedded one without --load tells nothing and always begins at the first iteration, so
+    that it would repeat what an earlier attempt logged.
+    """
+    starts = [found.end() for found in _START.finditer(text)]
+    loads = any(word.partition("=")[0] == "--load" for word in command)
+    if not starts and (loads or "quantctl.pretrain" not in command):
+        return False
+    start = starts[-1] if starts else 0
+    points = parse_points(text[start:])
+    return bool(points) and points[0].iteration == 1 and not parse_points(text[:start])
 
 
 def _tree_of(attempt: dict[str, Any]) -> str:
@@ -183,9 +210,8 @@ def _from_directory(path: Path) -> Run:
         raise QuantctlError(
             f"{path / 'manifest.json'} is no manifest of a run", "leave it out, or run it again"
         ) from error
-    log = path / "log.txt"
-    text = log.read_text(errors="replace") if log.exists() else ""
-    run = _from_text(path, text, command)
+    texts = log_texts(path)
+    run = _from_text(path, "\n".join(texts), command)
     if not run.points and has_events(path / "tensorboard"):
         run.points, run.validation, run.memory = read_events(path / "tensorboard")
         run.marks = []
@@ -193,8 +219,11 @@ def _from_directory(path: Path) -> Run:
     run.recipe = recipes.from_command(command)
     run.selectors = {role: canonical_or(value, role) if role in SITES else value for role, value in selectors.items()}
     run.tree, run.packages = _tree_of(attempt), packages
-    if len(manifest["attempts"]) > 1 and not any(mark.trouble is Trouble.RESUMED for mark in run.marks):
-        run.mark(Trouble.RESUMED, f"{len(manifest['attempts'])} attempts")
+    attempts = len(manifest["attempts"])
+    repeated = any(mark.trouble is Trouble.RESUMED for mark in run.marks)
+    # the order of the lines of different nodes is not known
+    if attempts > 1 and not repeated and not (len(texts) == 1 and _began_anew(texts[0], command)):
+        run.mark(Trouble.RESUMED, f"{attempts} attempts")
     status = attempt.get("exit_status")
     if status is None:
         run.mark(Trouble.KILLED, "the manifest has no end")

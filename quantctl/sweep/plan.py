@@ -13,6 +13,7 @@ from quantctl.errors import QuantctlError
 from quantctl.launch import environment, script_path
 from quantctl.modes import MODES, SCRIPT_MODES
 from quantctl.selectors import SELECTORS
+from quantctl.sweep import record
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class Task:
     def variables(self, **more: str) -> dict[str, str]:
         """The script's whole environment."""
         return environment({**self.settings, **self.own, **more})
+
+    @property
+    def experiment(self) -> record.Experiment:
+        """What this run is one of, for its run directory to say."""
+        decided = {name: value for name, value in self.variables().items() if name in record.DECIDING and value}
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "mode": " ".join(self.mode.split()),
+            "seed": self.seed,
+            "settings": {**self.settings, **decided},
+            "trailing": list(self.trailing),
+        }
 
     def _selectors(self) -> list[str]:
         """Words for the script to add to its own mode: none for a mode that has a script."""
@@ -102,7 +116,8 @@ def tasks(
 ) -> list[Task]:
     """All runs, the reference's first: seed by seed, so that a sweep cut short compares what it has.
 
-    Raises QuantctlError for an unknown model, dataset or mode before anything runs.
+    Raises QuantctlError for an unknown model, dataset or mode, and for a run directory that holds a run of another
+    sweep, before anything runs.
     """
     for mode in modes:
         selectors_of(mode)
@@ -123,4 +138,6 @@ def tasks(
     names = [task.run_dir for task in made]
     if len(set(names)) != len(names):
         raise QuantctlError("two of these modes would share a run directory", "name each selector once")
+    for task in made:
+        record.check(task.run_dir, task.experiment)
     return made

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from quantctl.runlog import Point, read_log
+from quantctl.runlog import Point, latest, log_texts, parse_points
+from quantctl.sweep import record
 from quantctl.sweep.plan import Task
 
 OUTPUT = "script.txt"
@@ -54,14 +55,14 @@ class Job:
 
     @property
     def points(self) -> list[Point]:
-        return read_log(self.task.run_dir / "log.txt")
+        return latest(parse_points("\n".join(log_texts(self.task.run_dir))))
 
     @property
     def is_over(self) -> bool:
         return self.state not in (State.WAITING, State.RUNNING)
 
     def start(self, slot: Slot) -> None:
-        self.task.run_dir.mkdir(parents=True, exist_ok=True)
+        record.write(self.task.run_dir, self.task.experiment)
         self.slot, self.state, self.started = slot, State.RUNNING, time.monotonic()
         # an earlier attempt's output stays: a run that this one collides with may still be writing it
         with (self.task.run_dir / OUTPUT).open("ab") as output:

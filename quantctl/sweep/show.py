@@ -26,6 +26,11 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _loss(point: Point | None) -> str:
+    """Nothing where there is none: the loss scaler skips the first steps in fp16."""
+    return "" if point is None or point.is_skipped else f"{point.loss:.4f}"
+
+
 class Watch:
     """Called with the jobs as they go."""
 
@@ -55,7 +60,8 @@ class Watch:
             name = str(job.task.run_dir)
             if job.state is not self.told.get(name, State.WAITING):
                 self.told[name] = job.state
-                loss = f", loss {job.points[-1].loss:.4f}" if job.is_over and job.points else ""
+                last = _loss(next(reversed(job.points), None)) if job.is_over else ""
+                loss = f", loss {last}" if last else ""
                 took = f" in {_clock(job.seconds)}" if job.seconds else ""
                 over = f"[{sum(other.is_over for other in jobs)}/{len(jobs)}]"
                 line = f"{over} {job.task.name}: {job.state.value}{took}{loss}"
@@ -84,7 +90,7 @@ class Watch:
             point = self.points.get(str(job.task.run_dir))
             state = Text(job.state.value, style=_COLOURS.get(job.state, ""))
             where = f"{point.iteration}/{point.total}" if point else ""
-            table.add_row(job.task.name, job.task.model, state, where, f"{point.loss:.4f}" if point else "")
+            table.add_row(job.task.name, job.task.model, state, where, _loss(point))
         over = sum(job.is_over for job in jobs)
         waiting = sum(job.state is State.WAITING for job in jobs)
         return Group(table, Text(f"{over} of {len(jobs)} done, {waiting} waiting; {self._left(jobs)}"))

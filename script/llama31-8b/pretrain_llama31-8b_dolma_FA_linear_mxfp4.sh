@@ -19,7 +19,7 @@
 #     smoke     a reduced model of the same kind, about a minute on a CPU
 #   PLATFORM=cuda|npu|cpu            (cuda)
 #   DRY_RUN=1                        print the command and do nothing
-#   LINT=0, FORCE=1                  start in spite of lint's errors; start a finished run again
+#   LINT=0, FORCE=1                  start in spite of lint's errors; in spite of what RUN_DIR holds
 #   RUN_DIR                          manifest, log and proof              (runs/llama31-8b_dolma_FA_linear_mxfp4_<config>)
 #   SEED, TRAIN_ITERS                                                     (1234, the config's)
 #   SELECTORS                        selectors in place of the mode's, e.g. '--linear mxfp8:scale=floor'
@@ -235,10 +235,12 @@ if [[ "$DTYPE" != fp32 ]]; then TRAINING_ARGS+=("--$DTYPE"); fi # fp32 is what M
 
 # ---- quantctl, Python and the tree ----
 
+# under sbatch this file is a copy in Slurm's spool, and a step that sbatch was called in is none of this job's
+if [[ "${BASH_SOURCE[0]}" == */slurm_script ]]; then unset SLURM_STEP_ID SLURM_STEPID; fi
 if [[ -n "${QUANTCTL:-}" ]]; then
     QUANTCTL="$(command -v -- "$QUANTCTL")" || fail "QUANTCTL is not an executable" "give the path of the quantctl executable"
 elif ! QUANTCTL="$(command -v quantctl)"; then
-    # under sbatch this file is a copy in Slurm's spool, and the repository is where the job was submitted
+    # the repository of a copy in Slurm's spool is where the job was submitted
     REPOSITORY="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
     for REPOSITORY in "$REPOSITORY" "${SLURM_SUBMIT_DIR:-$REPOSITORY}"; do
         QUANTCTL="$REPOSITORY/.venv/bin/quantctl"
@@ -344,14 +346,24 @@ case "$PLATFORM" in
         )
         ;;
     npu) # Ascend NPUs: CANN, torch_npu and MindSpeed; the formats as torch reference kernels
-        SET_ENV="${SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}"
-        if [[ -f "$SET_ENV" ]]; then
-            set +u
-            # shellcheck source=/dev/null
-            source "$SET_ENV"
-            set -u
-        else
-            missing "SET_ENV=$SET_ENV does not exist" "set SET_ENV to the set_env.sh of the CANN toolkit"
+        if [[ -n "${SET_ENV:-}" || -z "${ASCEND_HOME_PATH:-}" ]]; then # a shell that has CANN already needs no file
+            for FILE in \
+                "/usr/local/Ascend/cann/set_env.sh" \
+                "/usr/local/Ascend/ascend-toolkit/set_env.sh" \
+                "${HOME:-}/Ascend/cann/set_env.sh" \
+                "${HOME:-}/Ascend/ascend-toolkit/set_env.sh"; do
+                if [[ -z "${SET_ENV:-}" && -f "$FILE" ]]; then SET_ENV="$FILE"; fi
+            done
+            SET_ENV="${SET_ENV:-/usr/local/Ascend/cann/set_env.sh}"
+            if [[ -f "$SET_ENV" ]]; then
+                # it is written for a shell without these, and would read this script's arguments
+                set +euo pipefail
+                # shellcheck source=/dev/null
+                source "$SET_ENV" ""
+                set -euo pipefail
+            else
+                missing "SET_ENV=$SET_ENV does not exist" "set SET_ENV to CANN's set_env.sh"
+            fi
         fi
         ENVIRONMENT=(
             --env "CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
@@ -382,7 +394,7 @@ read -r -a SELECTOR_ARGS <<<"${SELECTORS:-}"
 if [[ -n "${STATS:-}" ]]; then export QUANTCTL_STATS="$STATS"; fi
 
 # lints, then runs `quantctl exec -- torchrun TRAINER FLAGS` on this node, in a Slurm job on all of them
-export QUANTCTL PYTHON
+export QUANTCTL PYTHON PLATFORM
 exec "$QUANTCTL" launch --name "${NAME%.sh}_$TRAINING_CONFIG" --run-dir "$RUN_DIR" --processes "$GPUS_PER_NODE" \
     --mode "$MODE" --attention auto ${SELECTOR_ARGS[@]+"${SELECTOR_ARGS[@]}"} "${ENVIRONMENT[@]}" -- \
     "${TRAINER[@]}" \

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -219,6 +221,14 @@ def test_later_masks_on_a_device_are_asserted_there(monkeypatch) -> None:
         causal_mask.is_causal(_mask(8, (3, 0)))
     monkeypatch.setitem(causal_mask._first, torch.device("cpu"), False)
     assert not causal_mask.is_causal(_mask(8))
+
+
+@pytest.mark.parametrize(("capturing", "rehearsed"), [(False, True), (True, False)])
+def test_masks_of_zeros_are_not_judged_when_megatron_rehearses_a_graph(monkeypatch, capturing, rehearsed) -> None:
+    graphs = types.SimpleNamespace(is_graph_capturing=lambda: True)
+    monkeypatch.setitem(sys.modules, "megatron.core.transformer.cuda_graphs", graphs)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert causal_mask._is_rehearsed() is rehearsed
 
 
 def test_an_unknown_way_stops_the_run() -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels import recorder
 from quantctl.stats import parse_wanted
 
 TRAINING = """
@@ -159,3 +161,9 @@ def test_exec_refuses_before_it_starts(quantctl, tmp_path: Path) -> None:
     done = quantctl("exec", "--linear", "mxfp8", "--stats", "often", "--run-dir", tmp_path / "run", "--", "true")
     assert done.status == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_megatrons_trainer_resumed_goes_on_counting(monkeypatch) -> None:
+    arguments = types.SimpleNamespace(curr_iteration=499)  # that the step under way begins with
+    monkeypatch.setitem(sys.modules, "megatron.training.global_vars", types.SimpleNamespace(_GLOBAL_ARGS=arguments))
+    assert recorder._iteration() == 500

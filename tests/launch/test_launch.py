@@ -52,8 +52,7 @@ AGAIN = {
     "the same": (["--linear", "mxfp8"], TRAINER, {}, {}, 0),
     "the same in other words": (["--linear", "mxfp8:scale=rceil"], TRAINER, {}, {}, 0),
     "forced": (["--linear", "mxfp8"], TRAINER, {}, {"FORCE": "1"}, STARTED),
-    "more iterations": (["--linear", "mxfp8"], [*TRAINER[:-1], "20"], {}, {}, STARTED),
-    "another format": (["--linear", "mxfp4"], TRAINER, {}, {}, STARTED),
+    "more iterations, forced": (["--linear", "mxfp8"], [*TRAINER[:-1], "20"], {}, {"FORCE": "1"}, STARTED),
     "stopped early": (["--linear", "mxfp8"], TRAINER, {"finished": False}, {}, STARTED),
     "killed": (["--linear", "mxfp8"], TRAINER, {"finished": None}, {}, STARTED),
 }
@@ -65,6 +64,53 @@ def test_a_finished_run_is_not_started_again(launch, tmp_path, selectors, traine
     done = launch(*selectors, "--", *trainer, **environment)
     assert done.returncode == status, done.stderr
     assert ("nothing to do" in done.stderr) == (status == 0)
+
+
+OURS = ["python", "-m", "torch.distributed.run", "--master-port", "1", *TRAINER, "--lr", "1", "--tensorboard-dir", "a"]
+UNKNOWN = ["-m", "torch.distributed.run", "--master-port", "1", "-m", "mine", "--lr", "1"]
+OTHERS = {
+    "another seed": (["--linear", "mxfp8"], [*TRAINER, "--lr", "1", "--seed", "2"], OURS, "--seed 2 against 1234"),
+    "another rate": (["--linear", "mxfp8"], [*TRAINER, "--lr", "2"], OURS, "--lr 2 against 1"),
+    "more iterations": (["--linear", "mxfp8"], [*TRAINER[:-1], "20", "--lr", "1"], OURS, "--train-iters 20 against 10"),
+    "another format": (["--linear", "mxfp4"], [*TRAINER, "--lr", "1"], OURS, "linear mxfp4 against mxfp8"),
+    "many": (["--linear", "mxfp8"], [*TRAINER, *(f"--{x}=1" for x in "abcd")], OURS, " and 2 more"),
+    "the same, elsewhere": (["--linear", "mxfp8"], [*TRAINER, "--lr", "1"], OURS, None),
+    "the same, fused where it can be": (["--attention", "auto"], [*TRAINER, "--lr", "1"], OURS, None),
+    "the same of an unknown trainer": (["--linear", "mxfp8"], ["-m", "mine", "--lr", "1"], UNKNOWN, None),
+}
+
+
+def test_a_flag_may_be_corrected_where_nothing_was_trained_yet(launch, tmp_path):
+    manifest(tmp_path, asked=OURS, finished=False)
+    assert launch("--linear", "mxfp8", "--", *TRAINER, "--lr", "2").returncode == STARTED
+
+
+@pytest.mark.parametrize(("selectors", "trainer", "asked", "difference"), OTHERS.values(), ids=OTHERS)
+def test_another_experiment_is_refused_where_one_lies(launch, tmp_path, selectors, trainer, asked, difference):
+    manifest(tmp_path, asked=asked, finished=False)
+    (tmp_path / "run" / "log.txt").write_text(" iteration        1/      10 | lm loss: 7.0E+00 |\n")
+    done = launch(*selectors, "--", *trainer)
+    assert done.returncode == (STARTED if difference is None else 2), done.stderr
+    if difference:
+        assert f"run holds another run: {difference}" in done.stderr or done.stderr.count(difference) == 1
+        assert "another RUN_DIR (and CHECKPOINT_PATH) starts afresh" in done.stderr
+        # exec refuses other formats whatever FORCE says
+        assert ("FORCE=1 goes on" in done.stderr) == ("linear" not in difference)
+
+
+def test_a_directory_with_no_attempt_yet_is_nobodys(launch, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"selectors": {"linear": "mxfp8"}, "attempts": []}')
+    assert launch("--linear", "mxfp8", "--", *TRAINER).returncode == STARTED
+
+
+STARTERS = {"-m quantctl.pretrain": False, "-m quantctl.mindspeed x/pretrain_gpt.py": True, "x/pretrain_gpt.py": True}
+
+
+@pytest.mark.parametrize(("trainer", "torchrun"), STARTERS.items(), ids=STARTERS)
+def test_only_the_embedded_trainer_starts_alone(launch, trainer, torchrun):
+    done = launch("--mode", "bf16", "--dry-run", "--", *trainer.split(), "--train-iters", "10")
+    assert ("torch.distributed.run" in done.stdout) == torchrun
 
 
 LINT = {
@@ -125,7 +171,7 @@ def test_in_a_batch_job_of_several_nodes_it_starts_itself_on_each(launch, tmp_pa
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     arguments = ["--mode", "bf16", "--processes", "4", "--dry-run", "--", *TRAINER]
     batch = launch(*arguments, SLURMD_NODENAME="gpu03", **job, **path).stdout.replace(" \\\n    ", " ")
-    assert batch.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 ")
+    assert batch.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none --export=ALL --kill-on-bad")
     assert "quantctl.cli launch --run-dir run --mode bf16 --processes 4 -- -m quantctl.pretrain" in batch
     step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "1"}
     node = launch(*arguments, SLURM_STEP_NODELIST="gpu[03-04]", **step, **job, **path).stdout.replace(" \\\n    ", " ")
@@ -158,12 +204,12 @@ def test_a_submission_is_sbatch_with_a_script_on_its_input(tmp_path):
         return done.stdout
 
     one = shown("--quantization", "bf16").splitlines()
-    assert one[0].startswith("sbatch --job-name=llama32-1b_dolma_bf16 --ntasks-per-node=1 --requeue ")
+    assert one[0].startswith("sbatch --job-name=llama32-1b_dolma_bf16 --ntasks-per-node=1 --export=ALL --requeue ")
     assert one[0].endswith(" --gpus-per-node=8 --nodes=2 <<'EOF'")
     several = shown("--quantization", "bf16,FA_mxfp4", "--platform", "npu", "--", "--name", "a b")
     assert " --gres=npu:8 --array=0-1 --nodes=2 <<'EOF'" in several
     assert "\n    1) exec bash " in several
-    assert several.endswith("_FA_mxfp4.sh -- --name 'a b' ;;\nesac\nEOF\n")
+    assert "_FA_mxfp4.sh -- --name 'a b' ;;\n    *) echo " in several
 
 
 REFUSED_RUNS = {
@@ -190,9 +236,9 @@ def test_generated_for_slurm(quantctl, tmp_path):
     arguments = ["--launcher", "slurm", "--platform", "npu", "--sbatch=--partition=a b", "--output", tmp_path]
     assert quantctl("generate", *arguments).status == 0
     head = (tmp_path / "llama32-1b" / "pretrain_llama32-1b_dolma_bf16.sh").read_text().splitlines()
-    directives = [line.removeprefix("#SBATCH ") for line in head[1:9]]
+    directives = [line.removeprefix("#SBATCH ") for line in head[1:10]]
     assert directives[0] == "--job-name=llama32-1b_dolma_bf16"
-    assert directives[4] == "--signal=B:USR1@300"
-    assert directives[6:] == ["--gres=npu:8", "--partition=a b"]
+    assert directives[5] == "--signal=B:USR1@300"
+    assert directives[7:] == ["--gres=npu:8", "--partition=a b"]
     assert 'PLATFORM="${PLATFORM:-npu}"' in head
     assert quantctl("generate", "--launcher", "slurm").status == 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from quantctl import proof
+from quantctl import process, proof
 
 from .conftest import read
 
@@ -88,3 +91,49 @@ def test_stopping_reaches_the_trainer_and_not_what_started_it(megatron_tree, tmp
     (attempt,) = read(tmp_path / "manifest.json")["attempts"]
     assert (attempt["exit_status"], attempt["stopped_early"], attempt["finished"]) == (0, True, False)
     assert not (tmp_path / "stop").exists()
+
+
+def test_a_file_system_that_is_away_does_not_end_a_run(monkeypatch, tmp_path):
+    def away(path: Path, **_: object) -> bool:
+        raise OSError(errno.ESTALE, "stale file handle", str(path))
+
+    command = [sys.executable, "-c", f"import time; time.sleep({process._LOOK * 1.5})"]
+    monkeypatch.setattr(Path, "exists", away)
+    assert process.run(command, os.environ, tmp_path, "log.txt", 0) == process.Ending(0, False)
+
+
+def fail(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "not yours")
+
+
+@pytest.mark.parametrize("broken", ["os.kill", "pathlib.Path.read_text"])
+def test_trainers_that_cannot_be_reached_leave_the_command(monkeypatch, tmp_path, broken):
+    proof.clear(tmp_path)
+    (tmp_path / "proof" / "import-0-1-0.json").write_text('{"rank": 0, "pid": 1, "node": 0}')
+    with subprocess.Popen(["sleep", "60"]) as child, monkeypatch.context() as patch:
+        patch.setattr(broken, fail)
+        stopping = process._Stopping(child, tmp_path, 0)
+        if broken == "os.kill":
+            # Popen.send_signal goes through os.kill itself
+            patch.setattr(child, "send_signal", lambda number: patch.undo() or child.terminate())
+        stopping.ask()
+        assert child.wait(timeout=30) == -signal.SIGTERM
+
+
+WISHES = {
+    # who forgets, whether a file is there after: launch, and what it starts with the file made meanwhile
+    "launch, then exec": ([(0, True), (0, False)], True),
+    "launch, launch by srun, exec": ([(0, True), (0, True), (0, False)], True),
+    "exec alone, twice": ([(0, False), (0, False)], False),
+    "another node": ([(1, False)], True),
+}
+
+
+@pytest.mark.parametrize(("calls", "left"), WISHES.values(), ids=WISHES)
+def test_a_stop_file_is_forgotten_once(monkeypatch, tmp_path, calls, left):
+    monkeypatch.setenv(process._FORGOTTEN, "elsewhere")
+    for node, starts_another in calls:
+        (tmp_path / process.STOP).touch()
+        process.forget_stop(tmp_path, node, starts_another)
+    assert (tmp_path / process.STOP).exists() == left
+    assert process._FORGOTTEN not in os.environ

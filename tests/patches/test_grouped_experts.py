@@ -13,7 +13,17 @@ import pytest
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "experts.py"
 
 EVERYWHERE = (
-    *("plain", "not gated", "fused activation", "fused weight gradients", "bf16", "frozen", "main_grad", "hook"),
+    *(
+        "plain",
+        "not gated",
+        "fused activation",
+        "fused weight gradients",
+        "bf16",
+        "frozen",
+        "main_grad",
+        "hook",
+        "gathered",
+    ),
     *("tokens without gradient", "no tokens"),
 )
 CASES = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 
 import pytest
 
 from quantctl.selectors import ATTENTION, LAYERS
-from quantctl.stage import source_files, stage, staged_root
+from quantctl.stage import _LARGEST_SOURCE, in_use, prune, source_files, stage, staged_root
 from quantctl.state import read_state
 from quantctl.tree import Tree
 
@@ -35,6 +38,77 @@ def test_a_checkout_is_copied_as_it_is_on_disk(checkout, git):
     assert read_state(staged).values()["qk"] == "mxfp8"
     assert read_state(root).values() == {}
     assert "refs/quantctl" not in git(root, "for-each-ref")
+
+
+COPIED = {
+    "tools/mine.py": True,
+    "tools/Makefile": True,
+    "kernels/fast.CU": True,
+    "checkpoints/iter_0000001/model_optim_rng.pt": False,
+    "data/text_document.bin": False,
+    "data/text.jsonl": False,
+    "data/huge.json": False,
+    "data/tracked.bin": True,
+}
+
+
+def test_of_untracked_files_only_what_can_be_source(checkout, git):
+    root = checkout("0.16.1")
+    for name in COPIED:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    os.truncate(root / "data/huge.json", _LARGEST_SOURCE + 1)
+    git(root, "add", "data/tracked.bin")
+    (root / ".gitignore").write_text("*.so\n")
+    compiled = "megatron/core/datasets/helpers_cpp.mine.so"
+    for name in (compiled, "megatron/core/other.so"):
+        (root / name).touch()
+    names = {str(file) for file in source_files(as_tree(root))}
+    assert {name: name in names for name in COPIED} == COPIED
+    assert compiled in names
+    assert "megatron/core/other.so" not in names
+
+
+def test_a_read_only_tree_is_staged(stock_copy):
+    """Root may write to any file: that the copy was made writable first is seen in its mode."""
+    root = stock_copy("0.16.1")
+    for file in (LAYERS, ATTENTION):
+        (root / file).chmod(0o444)
+    staged = stage(as_tree(root), {"qk": "mxfp8"})
+    assert [(tree / ATTENTION).stat().st_mode & 0o777 for tree in (root, staged)] == [0o444, 0o644]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_tree_is_staged_and_none_removed(stock_copy, monkeypatch, tmp_path, number):
+    def flock(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    tree = as_tree(stock_copy("0.16.1"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    staged = stage(tree, {"qk": "mxfp8"})
+    with in_use(staged):
+        assert prune() == []
+    assert prune() == []
+    assert (staged / LAYERS).exists()
+
+
+def test_nfs_gives_exclusive_locks_only_on_what_may_be_written(stock_copy, monkeypatch, tmp_path):
+    real = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if how & fcntl.LOCK_EX and not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_RDWR:
+            raise OSError(errno.EBADF, "not open for writing")
+        real(descriptor, how)
+
+    tree = as_tree(stock_copy("0.16.1"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    staged = stage(tree, {"qk": "mxfp8"})
+    draft = staged_root() / ".draft-killed"
+    draft.mkdir()
+    assert prune() == [staged]
+    assert draft.exists()
 
 
 def test_of_a_downloaded_archive_the_programs_come_too(stock_copy):

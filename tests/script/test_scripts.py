@@ -360,3 +360,40 @@ def test_ascend_npus(bash, dataset, tmp_path):
     # MindSpeed-LLM's trainer imports the adaptor itself
     (tmp_path / "tree" / "mindspeed_llm").mkdir()
     assert "quantctl.mindspeed" not in bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout
+
+
+ROUGH = """
+[[ $# == 1 && -z "$1" ]] && export FROM_CANN="$WHICH$UNSET_VARIABLE"
+false | true
+false
+"""
+CANN = {
+    # files in the home directory, environment, which of them is sourced
+    "the newer folder": (["cann", "ascend-toolkit"], {}, "cann"),
+    "the older folder": (["ascend-toolkit"], {}, "ascend-toolkit"),
+    "one of one's own": (["cann", "mine"], {"SET_ENV": "HOME/Ascend/mine/set_env.sh"}, "mine"),
+    "sourced already": (["cann"], {"ASCEND_HOME_PATH": "/cann"}, ""),
+    "one's own, again": (["mine"], {"ASCEND_HOME_PATH": "/", "SET_ENV": "HOME/Ascend/mine/set_env.sh"}, "mine"),
+}
+
+
+@pytest.mark.parametrize(("folders", "environment", "sourced"), CANN.values(), ids=CANN)
+def test_canns_file_is_found_and_may_be_written_carelessly(bash, dataset, tmp_path, folders, environment, sourced):
+    for folder in folders:
+        (tmp_path / "Ascend" / folder).mkdir(parents=True)
+        (tmp_path / "Ascend" / folder / "set_env.sh").write_text(f"WHICH={folder}{ROUGH}")
+    (tmp_path / "quantctl").write_text('#!/bin/sh\necho "<${FROM_CANN-}> $PLATFORM"\n')
+    (tmp_path / "quantctl").chmod(0o755)
+    settings = {"PLATFORM": "npu", "HOME": str(tmp_path), "QUANTCTL": str(tmp_path / "quantctl")}
+    given = {name: value.replace("HOME", str(tmp_path)) for name, value in environment.items()}
+    done = bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings, **given)
+    assert (done.returncode, done.stdout) == (0, f"<{sourced}> npu\n"), done.stderr
+
+
+@pytest.mark.parametrize(("name", "seen"), [("slurm_script", ""), ("mine.sh", "0")])
+def test_sbatchs_copy_forgets_the_step_it_was_submitted_in(bash, tmp_path, name, seen):
+    (tmp_path / "quantctl").write_text('#!/bin/sh\necho "<${SLURM_STEP_ID-}${SLURM_STEPID-}>"\n')
+    (tmp_path / "quantctl").chmod(0o755)
+    script = shutil.copy(SCRIPT, tmp_path / name)
+    done = bash(script, DRY_RUN="1", QUANTCTL=str(tmp_path / "quantctl"), SLURM_STEP_ID="0", SLURM_STEPID="0")
+    assert done.stdout == f"<{seen * 2}>\n"

@@ -33,7 +33,7 @@ CONFIGS = {
     "fused weight gradients": {"gradient_accumulation_fusion": True},
     "bf16": {"params_dtype": torch.bfloat16, "bf16": True},
 }
-CASES = ("plain", *CONFIGS, "frozen", "main_grad", "hook", "tokens without gradient", "no tokens")
+CASES = ("plain", *CONFIGS, "frozen", "main_grad", "hook", "gathered", "tokens without gradient", "no tokens")
 
 
 def build(case):
@@ -69,6 +69,15 @@ def prepare(case, experts):
         experts.local_experts[1].requires_grad_(False)
     elif case == "hook":
         experts.local_experts[2].linear_fc1.register_forward_pre_hook(lambda layer, arguments: (2 * arguments[0],))
+    elif case == "gathered":
+        # as DDP's, which waits for the parameters of the module it is called with
+        def wait(module, *_):
+            for parameter in module.parameters(recurse=False):
+                parameter.waited_for = True
+
+        wait.__module__ = "megatron.core.distributed.distributed_data_parallel"
+        for module in experts.modules():
+            module.register_forward_pre_hook(wait)
     elif case in ("main_grad", "fused weight gradients"):
         for parameter in parameters.values():
             parameter.main_grad, parameter.grad_added_to_main_grad = torch.zeros_like(parameter), False
@@ -98,6 +107,8 @@ def train(case, experts):
         sum((result * grad).sum() for result, grad in products if result is not None).backward()
         values |= {f"output {index}": results[0], f"bias {index}": results[1], f"hidden {index}": hidden.grad}
         values[f"probs {index}"] = probs.grad
+    if case == "gathered":
+        assert all(hasattr(parameter, "waited_for") for parameter in experts.parameters())
     for name, parameter in experts.named_parameters():
         values[name] = getattr(parameter, "main_grad", parameter.grad)
     return {name: None if value is None else digest(value) for name, value in values.items()}

@@ -110,6 +110,19 @@ def _grouped(case: Case) -> Iterator[Hit]:
         yield Hit("--moe-grouped-gemm needs the package grouped_gemm, which is not installed", flag)
 
 
+def _latent(case: Case) -> Iterator[Hit]:
+    if case.local and case.is_megatron and case.has("--moe-latent-size") and "linear" in case.quantized:
+        yield Hit("--moe-latent-size: its two projections go past the linear selector", ("--moe-latent-size",))
+
+
+def _query_norm(case: Case) -> Iterator[Hit]:
+    asked = all(case.has(name) for name in ("--multi-latent-attention", "--q-lora-rank", "--qk-layernorm"))
+    ranks = case.size("--tensor-model-parallel-size") or 1
+    if case.local and case.is_megatron and asked and ranks > 1 and case.sequence_parallel is False:
+        message = f"the gradient of the queries' norm becomes {ranks} times too large, and with it the gradient norm"
+        yield Hit(message, ("--sequence-parallel", "--qk-layernorm"))
+
+
 def _grouped_query(case: Case) -> Iterator[Hit]:
     if case.has("--multi-latent-attention") and case.has("--group-query-attention") and case.at_least("0.16"):
         yield Hit("--group-query-attention excludes --multi-latent-attention", ("--group-query-attention",))
@@ -194,6 +207,30 @@ RULES = (
         releases="up to 0.16.1",
         evidence="core/transformer/moe/experts.py",
         check=_grouped,
+        unseen=True,
+    ),
+    Rule(
+        id="moe-latent-size",
+        family="layers",
+        severity=Severity.ERROR,
+        what="--moe-latent-size with local layers and a linear format",
+        why="the projections to and from the latent size are always Transformer Engine's: they stay bf16",
+        fix="take --moe-latent-size out, or set linear to none",
+        releases="0.16 and later",
+        evidence="core/transformer/moe/moe_layer.py, MoELayer.__init__: TELinear",
+        check=_latent,
+        unseen=True,
+    ),
+    Rule(
+        id="mla-query-norm",
+        family="layers",
+        severity=Severity.WARNING,
+        what="MLA's query norm under tensor parallelism without sequence parallelism",
+        why="finalize_model_grads sums what is called q_layernorm over the ranks, which all have the whole gradient",
+        fix="add --sequence-parallel",
+        releases="all",
+        evidence="core/distributed/finalize_model_grads.py, _allreduce_non_tensor_model_parallel_grads",
+        check=_query_norm,
     ),
     Rule(
         id="gqa-with-mla",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from quantctl.execution import _owned
 from quantctl.selectors import ATTENTION
 
 STEP = Path(__file__).resolve().parents[2] / "support" / "gpt_step.py"
@@ -90,6 +93,15 @@ REFUSED = {
     "no selector": (["--", "true"], "no selector was given"),
     "no such program": (["--mode", "bf16", "--", "no-such-program"], "cannot start 'no-such-program'"),
     "unknown format": (["--linear", "fp7", "--", "true"], "unknown format 'fp7'"),
+    "experts that no selector sees": (
+        [
+            "--linear",
+            "mxfp8",
+            "--",
+            *["torchrun", "pretrain_gpt.py", "--transformer-impl", "local", "--moe-grouped-gemm"],
+        ],
+        "the experts' products go past the linear selector",
+    ),
 }
 
 
@@ -218,3 +230,37 @@ def test_a_process_left_behind_does_not_keep_the_run_open(quantctl, megatron_tre
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     assert done.status == 4
     assert "done" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.ENOSYS, False), (errno.ENOLCK, False), (errno.EIO, True)])
+def test_a_file_system_without_locks_is_said(monkeypatch, capsys, tmp_path, number, refused):
+    def flock(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="no locks") if refused else contextlib.nullcontext(), _owned(tmp_path, 0):
+        pass
+    assert ("no locks on this file system" in capsys.readouterr().err) != refused
+
+
+@pytest.mark.parametrize(("during", "status"), [(False, 5), (True, 143)], ids=["from before", "made meanwhile"])
+def test_a_stop_file_counts_from_the_start_on(quantctl, megatron_tree, tmp_path, during, status):
+    """`quantctl launch`, which begins earlier, removes an old one itself and says so."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "stop").touch()
+    said = {"QUANTCTL_STOP_FORGOTTEN": str(run)} if during else {}
+    command = [
+        "exec",
+        "--mode",
+        "bf16",
+        "--run-dir",
+        run,
+        "--",
+        "sh",
+        "-c",
+        'sleep 2; exit "5$QUANTCTL_STOP_FORGOTTEN"',
+    ]
+    done = quantctl("--megatron", megatron_tree("0.16.1"), *command, env=said)
+    assert done.status == status
+    assert read(run / "manifest.json")["attempts"][0]["stopped_early"] is during

@@ -34,6 +34,7 @@ TE = f"{GPT} --attention-backend fused"
 FSDP = f"env CUDA_DEVICE_MAX_CONNECTIONS=1 {TE} --ckpt-format fsdp_dtensor"
 SWIFT = "quantctl exec --mode linear_mxfp8 -- megatron pt --transformer_impl local"
 MLA = "--multi-latent-attention --qk-head-dim 128 --qk-pos-emb-head-dim 64"
+QUERY_NORM = "--q-lora-rank 64 --qk-layernorm --tensor-model-parallel-size 2"
 LLAMA = (
     "torchrun pretrain_gpt.py --num-layers 16 --hidden-size 2048 --num-attention-heads 32 --use-rope-scaling "
     "--position-embedding-type rope --group-query-attention --num-query-groups 8"
@@ -103,6 +104,14 @@ CASES = {
     "moe-without-te": [(f"{GPT} {LOCAL} --num-experts 8", f"{EXEC} --num-experts 8", "0.16.1", {})],
     "mtp-without-te": [(f"{GPT} {LOCAL} --mtp-num-layers 1", f"{EXEC} --mtp-num-layers 1", "main", {"here": True})],
     "grouped-gemm": [(f"{EXEC} --moe-grouped-gemm", f"{EXEC} --moe-grouped-gemm", "0.16.1 0.17.1", {})],
+    "moe-latent-size": [
+        (f"{EXEC} --moe-latent-size 64", f"{TE} --moe-latent-size 64", "0.16.1", {}),
+        (f"{EXEC} --moe-latent-size 64", f"{GPT} {LOCAL} --moe-latent-size 64", "0.19.0", {}),
+    ],
+    "mla-query-norm": [
+        (f"{EXEC} {MLA} {QUERY_NORM}", f"{EXEC} {MLA} {QUERY_NORM} --sequence-parallel", "0.16.1", {}),
+        (f"{EXEC} {MLA} {QUERY_NORM}", f"{EXEC} {MLA} --tensor-model-parallel-size 2 --qk-layernorm", "0.16.1", {}),
+    ],
     "gqa-with-mla": [(f"{TE} {MLA} --group-query-attention", f"{TE} --group-query-attention", "0.16.1", {})],
     "context-parallel-local": [(f"{EXEC} --context-parallel-size 2", f"{TE} --context-parallel-size 2", "0.16.1", {})],
     "attention-backend-local": [

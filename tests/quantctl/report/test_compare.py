@@ -98,6 +98,54 @@ def test_where_output_goes_is_no_difference(runs):
     assert "nproc-per-node" not in runs[0].recipe
 
 
+def skipping(folder, losses, iterations):
+    """The run's log as fp16 leaves it: the loss scaler skips `iterations`."""
+    lines = (folder / "log.txt").read_text().splitlines(keepends=True)
+    for number, iteration in enumerate(losses):
+        if iteration in iterations:
+            lines[number] = lines[number].replace("skipped iterations:   0", "skipped iterations:   1")
+            lines[number] = lines[number].replace(f" lm loss: {losses[iteration]:.6E} |", " lm loss: 0.000000E+00 |")
+    (folder / "log.txt").write_text("".join(lines))
+    return load(folder)
+
+
+def test_steps_that_the_loss_scaler_skips_are_in_no_figure(run_directory):
+    curve = losses(BF16[1])
+    reference = skipping(run_directory("bf16", 1, curve), curve, {10})
+    run = skipping(run_directory("FA_mxfp8", 1, {step: loss + 0.5 for step, loss in curve.items()}, ms=50.0), {}, ())
+    first, second = compare([reference, run]).rows
+    assert reference.losses == {20: 6.0, 30: 5.0, 40: 4.0}
+    assert (first.loss.mean, second.gap.mean, second.largest_gap) == (4.0, 0.5, 0.5)
+    assert not reference.marks
+
+
+def test_a_step_skipped_at_the_end_still_counts_as_reached(run_directory):
+    curve = losses(BF16[1])
+    run = skipping(run_directory("bf16", 1, curve), curve, {40})
+    assert (run.marks, run.last.iteration, run.final_loss) == ([], 40, 5.0)
+
+
+def test_a_run_that_took_no_step(run_directory, quantctl, tmp_path):
+    curve = losses(BF16[1])
+    run = skipping(run_directory("bf16", 1, curve), curve, set(STEPS))
+    assert [str(mark) for mark in run.marks] == ["incomplete: the loss scaler skipped every logged iteration"]
+    assert math.isnan(run.final_loss)
+    done = quantctl("report", tmp_path, "--output", tmp_path / "cost")
+    assert done.status == 0, done.err
+
+
+def test_two_logs_of_which_nothing_is_known_are_not_averaged(run_directory, tmp_path):
+    paths = []
+    for number, values in BF16.items():
+        paths.append(tmp_path / f"{number}.log")
+        text = (run_directory("bf16", number, losses(values)) / "log.txt").read_text()
+        paths[-1].write_text(text)
+    runs = [load(path) for path in paths]
+    (row,) = compare(runs).rows
+    assert (row.mode, row.runs) == ("unknown", runs[:1])
+    assert str(runs[1].marks[0]) == "another experiment: a second run of unknown with no known seed"
+
+
 def test_a_second_run_of_one_mode_and_seed_is_not_counted_twice(runs, run_directory):
     again = load(run_directory("bf16", 1, losses(BF16[1]), name="again"))
     compare([*runs, again])

@@ -57,6 +57,103 @@ def test_a_run_whose_last_iteration_is_not_logged(logged, marks, tmp_path):
     assert [str(mark) for mark in load(tmp_path / "train.log").marks] == marks
 
 
+EMBEDDED = ["python", "-m", "torch.distributed.run", "-m", "quantctl.pretrain", "--train-iters", "20"]
+
+
+def iterations(*numbers):
+    return "".join(LINE.format(number, 8.0 - number / 10) for number in numbers)
+
+
+def test_the_last_node_writes_the_iterations(run_directory):
+    folder = run_directory("bf16", 1, {}, total=20)
+    (folder / "log.txt").write_text(DUMP + MEMORY)
+    (folder / "log-node1.txt").write_text("[rank8]: no iteration here\n" + MEMORY.replace("2048.0", "3072.0"))
+    validation = " validation loss at iteration 20 | lm loss value: 4.500000E+00 | lm loss PPL: 9.0E+01 | \n"
+    (folder / "log-node2.txt").write_text(iterations(10, 20) + validation)
+    run = load(folder)
+    assert run.is_clean, run.marks
+    assert (run.losses, run.validation, run.memory) == ({10: 7.0, 20: 6.0}, [(20, 4.5)], 3072 * 2**20)
+
+
+VALIDATION = {
+    "during training": (
+        " validation loss at iteration 10 | lm loss value: 4.5E+00 | lm loss PPL: 9.0E+01 | ",
+        [(10, 4.5)],
+    ),
+    "after it": (" validation loss at iteration 20 on validation set | lm loss value: 4.5E+00 | ", [(20, 4.5)]),
+    "a test share": (
+        " validation loss at iteration 20 on validation set | lm loss value: 4.5E+00 | \n"
+        " validation loss at iteration 20 on test set | lm loss value: 9.9E+00 | ",
+        [(20, 4.5)],
+    ),
+    "only a test share": (" validation loss at iteration 20 on test set | lm loss value: 9.9E+00 | ", []),
+    "several sets": (" validation-wiki loss at iteration 10 | lm loss value: 4.5E+00 | ", [(10, 4.5)]),
+    "glued to another rank's output": (
+        " validation loss at iteration 10 | lm loss value: 4.5E+00[rank3]: W1",
+        [(10, 4.5)],
+    ),
+    "cut in the exponent": (" validation loss at iteration 10 | lm loss value: 4.500000E+[rank3]: W1121", []),
+    "no number": (" validation loss at iteration 10 | lm loss value: [rank3]: W1121", []),
+}
+
+
+@pytest.mark.parametrize("case", VALIDATION)
+def test_validation_lines(case, tmp_path):
+    text, expected = VALIDATION[case]
+    (tmp_path / "train.log").write_text(iterations(10) + text + "\n" + iterations(20))
+    assert load(tmp_path / "train.log").validation == expected
+
+
+def test_a_validation_that_is_not_finite(tmp_path):
+    (tmp_path / "train.log").write_text(iterations(20) + " validation loss at iteration 20 | lm loss value: nan | \n")
+    assert math.isnan(load(tmp_path / "train.log").validation[0][1])
+
+
+@pytest.mark.parametrize("prefix", ["[default0]:", "0: ", "[rank0]: ", "2026-11-21 10:00:00,123 "])
+def test_a_log_whose_lines_have_a_prefix(prefix, tmp_path):
+    dump = DUMP.replace("  lr ", "  log_interval .................................... 8\n  lr ")
+    text = "".join(prefix + line for line in (dump + iterations(8, 16)).splitlines(keepends=True))
+    (tmp_path / "train.log").write_text(text)
+    run = load(tmp_path / "train.log")
+    assert (run.recipe["lr"], run.recipe["data-path"], run.seed) == ("0.0003", "['data/wiki']", 42)
+    assert (run.losses, run.marks) == ({8: 7.2, 16: 6.4}, [])
+
+
+NEW = (
+    "WARNING: could not find the metadata file /c/latest_checkpointed_iteration.txt\n    will not load any checkpoints "
+)
+NEW += "and will start from random\n"
+OLD = " loading checkpoint from /c at iteration 10\n  successfully loaded checkpoint from /c at iteration 10\n"
+TRAINER = ["python", "pretrain_gpt.py", "--train-iters", "20"]
+ATTEMPTS = {  # log, command -> is the run whole
+    "out of memory at the start": (f"{DUMP}OutOfMemoryError\n{DUMP}" + iterations(1, 10, 20), TRAINER, True),
+    "an unknown flag": ("error: unrecognized arguments: --x\n" + DUMP + iterations(1, 10, 20), TRAINER, True),
+    "behind a prefix": (f"0: {DUMP}".replace("\n", "\n0: ") + iterations(1, 10, 20), TRAINER, True),
+    "resumed": (DUMP + iterations(1, 10) + DUMP + iterations(11, 20), TRAINER, False),
+    "perhaps resumed before the first line": (DUMP + DUMP + iterations(10, 20), TRAINER, False),
+    "a trainer that tells nothing": (iterations(1, 10, 20), TRAINER, False),
+    "embedded, no checkpoint yet": (NEW + NEW + iterations(1, 10, 20), [*EMBEDDED, "--load", "/c"], True),
+    "embedded, resumed": (NEW + iterations(1, 10) + OLD + iterations(11, 20), [*EMBEDDED, "--load", "/c"], False),
+    "embedded, which cannot resume": ("Killed\n" + iterations(1, 10, 20), EMBEDDED, True),
+    "embedded, rank 0 unheard": (iterations(1, 10, 20), [*EMBEDDED, "--load=/c"], False),
+}
+
+
+@pytest.mark.parametrize("case", ATTEMPTS)
+def test_attempts_that_trained_nothing_do_not_make_a_run_a_resumed_one(case, run_directory):
+    text, command, whole = ATTEMPTS[case]
+    folder = run_directory("bf16", 1, {}, total=20, attempts=2, attempt={"command": command})
+    (folder / "log.txt").write_text(text)
+    assert [str(mark) for mark in load(folder).marks] == ([] if whole else ["resumed: 2 attempts"])
+
+
+def test_attempts_on_several_nodes_are_in_no_known_order(run_directory):
+    folder = run_directory("bf16", 1, {}, total=20, attempts=2)
+    (folder / "log.txt").write_text(DUMP + DUMP)
+    (folder / "log-node1.txt").write_text(iterations(1, 10, 20))
+    assert [str(mark) for mark in load(folder).marks] == ["resumed: 2 attempts"]
+
+
 def test_event_files(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 

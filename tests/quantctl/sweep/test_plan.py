@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from quantctl.errors import QuantctlError
 from quantctl.modes import SCRIPT_MODES
+from quantctl.sweep import record
 from quantctl.sweep.plan import selectors_of, tasks
 
 
@@ -84,6 +86,111 @@ def test_finished_is_what_the_last_attempt_says(attempts, finished, tmp_path):
     assert task.is_finished() is finished
 
 
+def noted(tmp_path, settings=(), trailing=(), dataset="wikipedia", mode="linear=mxfp8 qk=mxfp4"):
+    settings = {"TRAINING_CONFIG": "smoke", "TRAIN_ITERS": "40"} | dict(settings)
+    return tasks(("llama32-1b",), dataset, (mode,), (1,), tmp_path, settings, ("--lr", "1", *trailing))[0]
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """A run directory that says what it is one of."""
+    for name in record.DECIDING:
+        monkeypatch.delenv(name, raising=False)
+    task = noted(tmp_path)
+    record.write(task.run_dir, task.experiment)
+    return task.run_dir
+
+
+def test_what_a_run_directory_says(other):
+    assert json.loads((other / "sweep.json").read_text()) == {
+        "dataset": "wikipedia",
+        "mode": "linear=mxfp8 qk=mxfp4",
+        "model": "llama32-1b",
+        "seed": 1,
+        "settings": {"TRAINING_CONFIG": "smoke", "TRAIN_ITERS": "40"},
+        "trailing": ["--lr", "1"],
+    }
+
+
+SAME = {
+    "the same words": {},
+    "spaces": {"mode": "linear=mxfp8  qk=mxfp4"},
+    "what is recorded": {"settings": {"STATS": "every=10"}},
+    "tree and interpreter": {"settings": {"MEGATRON_LM_PATH": "/elsewhere", "PYTHON": "python3"}},
+    "output": {"settings": {"CHECKPOINT_PATH": "/scratch"}, "trailing": ("--log-interval", "5", "--save-interval=7")},
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_sweep_goes_on_with(case, other, tmp_path):
+    assert noted(tmp_path, **SAME[case]).run_dir == other
+
+
+OTHER = {
+    "dataset": ({"dataset": "dolma"}, "dataset wikipedia there, dolma here"),
+    "data": ({"settings": {"DATA_PATH": "data/x"}}, "DATA_PATH absent there, data/x here"),
+    "iterations": ({"settings": {"TRAIN_ITERS": "80"}}, "TRAIN_ITERS 40 there, 80 here"),
+    "dtype": ({"settings": {"DTYPE": "fp16"}}, "DTYPE absent there, fp16 here"),
+    "size": ({"settings": {"TRAINING_CONFIG": "fast"}}, "TRAINING_CONFIG smoke there, fast here"),
+    "a flag": ({"trailing": ("--lr", "2")}, "--lr 1 there, 2 here"),
+    "a flag more": ({"trailing": ("--fp16",)}, "--fp16 absent there, given here"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_the_run_directory_of_another_sweep_is_not_taken(case, other, tmp_path):
+    changed, message = OTHER[case]
+    with pytest.raises(QuantctlError) as caught:
+        noted(tmp_path, **changed)
+    assert caught.value.message == f"{other} is of another sweep: {message}"
+    assert "another --output" in caught.value.hint
+
+
+def test_settings_of_the_environment_count(other, tmp_path, monkeypatch):
+    monkeypatch.setenv("DTYPE", "fp16")
+    with pytest.raises(QuantctlError, match="DTYPE absent there, fp16 here"):
+        noted(tmp_path)
+
+
+def test_a_run_directory_that_says_nothing_is_accepted(tmp_path):
+    folder = noted(tmp_path).run_dir
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"attempts": [{"finished": True}]}))
+    assert noted(tmp_path, dataset="dolma").is_finished()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 1, "trailing": []}'])
+def test_a_damaged_record(text, other, tmp_path):
+    (other / "sweep.json").write_text(text)
+    with pytest.raises(QuantctlError, match="is no record of a sweep"):
+        noted(tmp_path)
+
+
+def test_nothing_runs_where_another_sweep_ran(other, quantctl, tmp_path):
+    options = ["--model", "llama32-1b", "--dataset", "dolma", "--mode", "linear=mxfp8 qk=mxfp4", "--seeds", "1"]
+    done = quantctl("sweep", *options, "--output", tmp_path)
+    assert done.status == 2
+    assert f"{other} is of another sweep: dataset wikipedia there, dolma here" in done.err
+    assert [path.name for path in other.iterdir()] == ["sweep.json"]
+
+
+def test_submitted_runs_say_what_they_are_one_of(quantctl, tmp_path):
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\ncat >/dev/null\n")
+    sbatch.chmod(0o755)
+    environment = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
+    options = ["sweep", "--model", "llama32-1b", "--dataset", "wikipedia", "--mode", "bf16", "--launcher", "slurm"]
+    options += ["--output", tmp_path / "s"]
+    note = tmp_path / "s" / "llama32-1b" / "bf16-seed1234" / "sweep.json"
+    assert quantctl(*options, "--dry-run", env=environment).status == 0
+    assert not note.exists()
+    done = quantctl(*options, env=environment)
+    assert done.status == 0, done.err
+    assert json.loads(note.read_text())["mode"] == "bf16"
+    assert "is of another sweep" in quantctl(*options, "--iterations", 3, env=environment).err
+
+
 def test_a_sweep_as_one_job_array(quantctl, tmp_path):
     options = [
         "--model",
@@ -102,9 +209,10 @@ def test_a_sweep_as_one_job_array(quantctl, tmp_path):
     assert done.status == 0, done.err
     lines = done.out.splitlines()
     assert " --gpus-per-node=8 --array=0-3%3 --time=8:00:00 <<'EOF'" in lines[0]
-    assert [line.split(")")[0].strip() for line in lines if " exec env " in line] == ["0", "1", "2", "3"]
+    runs = [line for line in lines if " exec env " in line]
+    assert [line.split(")")[0].strip() for line in runs] == ["0", "1", "2", "3"]
     run_dir = tmp_path / "s w" / "llama32-1b" / "FA_nvfp4-seed2"
-    assert f"SEED=2 'RUN_DIR={run_dir}' 'SELECTORS=--mode FA_nvfp4' bash " in lines[-3]
+    assert f"SEED=2 'RUN_DIR={run_dir}' 'SELECTORS=--mode FA_nvfp4' bash " in runs[-1]
     data = json.loads(quantctl("--json", "sweep", *options, "--output", tmp_path / "s w", "--dry-run").out)
     assert f"{shlex.join(data['command'])} <<'EOF'\n{data['stdin']}EOF\n" == done.out
 

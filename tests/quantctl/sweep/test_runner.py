@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.sweep.runner import Slot, State, run
+from quantctl.sweep.runner import Job, Slot, State, run
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Shell:
     run_dir: Path
     mode: str = "bf16"
     model: str = "llama32-1b"
+
+    @property
+    def experiment(self) -> dict[str, str]:
+        return {"mode": self.mode, "model": self.model}
 
     @property
     def name(self) -> str:
@@ -89,3 +94,20 @@ def test_interrupted_it_ends_what_runs_and_all_below_it(tmp_path):
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+
+
+def test_a_started_run_says_what_it_is_one_of(tmp_path):
+    tasks = make(tmp_path, "test -s $SAID && exit 0", "exit 0")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "finished").touch()
+    jobs = run(tasks, [Slot({"SAID": str(tmp_path / "0" / "sweep.json")})], lambda jobs: None)
+    assert [job.state for job in jobs] == [State.FINISHED, State.FOUND]
+    assert json.loads((tmp_path / "0" / "sweep.json").read_text()) == {"mode": "bf16", "model": "llama32-1b"}
+    assert not (tmp_path / "1" / "sweep.json").exists()
+
+
+def test_iterations_that_another_node_logged(tmp_path):
+    (tmp_path / "log.txt").write_text("using world size: 16\n")
+    (tmp_path / "log-node1.txt").write_text(" [2026-11-21 10:00:00] iteration        3/      20 | lm loss: 5.0E+00 |\n")
+    (point,) = Job(Shell("", tmp_path)).points
+    assert (point.iteration, point.loss) == (3, 5.0)

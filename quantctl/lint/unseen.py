@@ -1,0 +1,22 @@
+"""Commands of which some products go past the selectors that name them, while others are quantized: the proof, which
+counts calls, finds nothing wrong with such a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from quantctl.errors import QuantctlError
+from quantctl.lint.case import Setting
+from quantctl.lint.judge import judge_command
+from quantctl.megatron_flags import nearest
+from quantctl.state import read_state
+from quantctl.tree import Tree
+
+
+def refuse(command: Sequence[str], tree: Tree, selectors: Mapping[str, str]) -> None:
+    """Raises QuantctlError, with what to do, for such a training command on a tree with these selectors."""
+    setting = Setting(nearest(tree.version()), tree.root, read_state(tree.root), selectors=selectors)
+    judged = judge_command(command, setting)
+    for finding in judged.findings if judged else ():
+        if finding.rule.unseen:
+            raise QuantctlError(finding.message, finding.fix)
