@@ -35,7 +35,7 @@ from quantctl.sweep.runner import Slot, State, run
 from quantctl.sweep.show import watching
 
 MODEL, DATASET = "llama32-1b", "wikipedia"
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 ITERATIONS = 480
 FLAGS = ("--lr", "0.001", "--min-lr", "0.0001")
 """A quarter of the smoke config's rate. At that one, two runs that differ in the order of a sum only end 0.3 apart; at
@@ -45,6 +45,7 @@ VARIANTS = (
     "linear=mxfp8:scale=even",
     "linear=mxfp8:scale=ceil",
     "linear=mxfp4:round=stochastic",
+    "linear=hifp8:scale=tensor",
 )
 RECORDED = ("FA_linear_mxfp8", "FA_linear_mxfp4", "FA_linear_hifp8")
 """Of these modes the first seed's run records what the format does to its products."""

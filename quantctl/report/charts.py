@@ -36,7 +36,7 @@ DARK = Theme(
     {"mxfp8": "#58a6ff", "mxfp4": "#ff7b72", "hifp8": "#3fb950", "nvfp4": "#ffa657", "mxfp6": "#bc8cff"},
 )
 _STYLES = {"FA": (0, (1, 1.2)), "linear": (0, (5, 2)), "FA_linear": "-"}
-_OTHERS = ("#bf8700", "#0a7ea4", "#d4619a", "#6e7781")
+_OTHERS = ("#bf8700", "#0a7ea4", "#d4619a", "#6e7781", "#953800", "#4d2d82")
 _MOST_POINTS = 400
 """Points a curve is drawn with; longer ones are averaged in steps."""
 
@@ -116,7 +116,7 @@ def _figure(name: str, comparison: Comparison, theme: Theme) -> Any:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+    figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
     PICTURES[name](axes, comparison, theme)
     axes.set_xlabel("iteration")
     axes.grid(color=theme.grid, linewidth=0.6)
@@ -128,7 +128,7 @@ def _figure(name: str, comparison: Comparison, theme: Theme) -> Any:
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(theme.ink)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
+        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
