@@ -11,8 +11,10 @@ from pathlib import Path
 PREFIX = r"(?:(?: *(?:\[[^\]\n]*\](?:<\w+>)?:?|[\w.-]+:|\d[\d:.,TZ+/-]{7,})(?=[ \[])){1,4} ?)?"
 """What launchers put before a line: `[rank0]: `, `[default0]:`, `[1,0]<stdout>:`, `0: `, `node01: `, a date or time."""
 
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
 _LINE = re.compile(r"\biteration\s+(\d+)/\s*(\d+) \|(.*)$")
-_FIELD = re.compile(r"\s([^|:]+(?:\([^)]*\))?):\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)\s\|")
+_FIELD = re.compile(rf"\s([^|:]+(?:\([^)]*\))?):\s+({NUMBER}|nan|inf)\s\|")
 _OF_NODE = re.compile(r"log-node(\d+)\.txt")
 
 
@@ -74,11 +76,6 @@ def latest(points: Iterable[Point]) -> list[Point]:
     return sorted({point.iteration: point for point in points}.values(), key=lambda point: point.iteration)
 
 
-def read_log(path: Path) -> list[Point]:
-    """The points of a log by iteration, each once; none if there is no such file."""
-    return latest(parse_points(path.read_text(errors="replace"))) if path.exists() else []
-
-
 def log_texts(run_dir: Path) -> list[str]:
     """The logs of a run directory, node by node: log.txt, log-node1.txt, log-node2.txt, ...
 
@@ -87,3 +84,8 @@ def log_texts(run_dir: Path) -> list[str]:
     numbered = {int(found[1]): path for path in run_dir.glob("*") if (found := _OF_NODE.fullmatch(path.name))}
     paths = [run_dir / "log.txt", *(numbered[node] for node in sorted(numbered))]
     return [path.read_text(errors="replace") for path in paths if path.exists()]
+
+
+def read_log(run_dir: Path) -> list[Point]:
+    """The points of a run directory's logs by iteration, each once; none where there is no log."""
+    return latest(parse_points("\n".join(log_texts(run_dir))))

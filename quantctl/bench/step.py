@@ -144,7 +144,7 @@ def _run(subject: str, tree: Tree, size: Size, setting: Setting, folder: Path) -
     done = subprocess.run(
         command, env=_environment(setting), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    points, memory = read_log(run_dir / "log.txt"), measured.read(run_dir)
+    points, memory = read_log(run_dir), measured.read(run_dir)
     row = Row(bench="step", case=str(size), subject=subject, peer=subject in (STOCK, FUSED))
     if done.returncode or len(points) < size.iterations:
         return replace(row, failure=_why(run_dir, done.stderr))

@@ -50,15 +50,17 @@ def judge_case(case: Case) -> list[Finding]:
     return found
 
 
-def judge_command(argv: Sequence[str], setting: Setting) -> Judged | None:
-    """Judge a command that is about to run, or pretrain_gpt.py's arguments alone; None if it trains nothing."""
+def case_of(argv: Sequence[str], setting: Setting) -> Case | None:
+    """A command that is about to run, or pretrain_gpt.py's arguments alone; None if it trains nothing."""
     command = Command(GPT, GPT, tuple(argv)) if argv and argv[0].startswith("--") else find(argv)
-    if command is None:
-        return None
-    case = Case(command, setting)
-    if not _is_megatron(case):
-        return None
-    return Judged(case, _sorted(judge_case(case)))
+    case = None if command is None else Case(command, setting)
+    return case if case is not None and _is_megatron(case) else None
+
+
+def judge_command(argv: Sequence[str], setting: Setting) -> Judged | None:
+    """Judge such a command; None if it trains nothing."""
+    case = case_of(argv, setting)
+    return None if case is None else Judged(case, _sorted(judge_case(case)))
 
 
 def judge_script(path: Path, setting: Setting) -> list[Judged]:

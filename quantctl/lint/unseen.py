@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from quantctl.errors import QuantctlError
 from quantctl.lint.case import Setting
-from quantctl.lint.judge import judge_command
+from quantctl.lint.judge import case_of
+from quantctl.lint.rules import RULES
 from quantctl.megatron_flags import nearest
 from quantctl.state import read_state
 from quantctl.tree import Tree
@@ -16,7 +17,9 @@ from quantctl.tree import Tree
 def refuse(command: Sequence[str], tree: Tree, selectors: Mapping[str, str]) -> None:
     """Raises QuantctlError, with what to do, for such a training command on a tree with these selectors."""
     setting = Setting(nearest(tree.version()), tree.root, read_state(tree.root), selectors=selectors)
-    judged = judge_command(command, setting)
-    for finding in judged.findings if judged else ():
-        if finding.rule.unseen:
-            raise QuantctlError(finding.message, finding.fix)
+    case = case_of(command, setting)
+    if case is None:
+        return
+    for rule in RULES.values():
+        if rule.unseen and (hit := next(iter(rule.check(case)), None)):
+            raise QuantctlError(hit.message, hit.fix or rule.fix)

@@ -19,7 +19,7 @@ from quantctl.modes import MODES
 from quantctl.proof import Calls
 from quantctl.report import recipe as recipes
 from quantctl.report.events import has_events, read_events
-from quantctl.runlog import PREFIX, Point, latest, log_texts, parse_points
+from quantctl.runlog import NUMBER, PREFIX, Point, latest, log_texts, parse_points
 from quantctl.spec import NONE, SITES
 
 TAIL = 0.25
@@ -27,7 +27,7 @@ TAIL = 0.25
 
 _VALIDATION = re.compile(
     r"validation\S* loss at (?:iteration )?(\d+)(?!\d| on test set).*?"
-    r"\| lm loss value: ([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf)(?![\d.eE])"
+    rf"\| lm loss value: ({NUMBER}|nan|[-+]?inf)(?![\d.eE])"
 )
 _MEMORY = re.compile(r"memory \(MB\) \|.*?max (?:allocated|resident): ([\d.]+)")
 _INTERVAL = re.compile(rf"(?:^{PREFIX} {{2}}log_interval \.{{3,}}|--log-interval[ =]) *(\d+)", re.MULTILINE)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from quantctl.runlog import Point, latest, log_texts, parse_points
+from quantctl.runlog import Point, read_log
 from quantctl.sweep import record
 from quantctl.sweep.plan import Task
 
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def points(self) -> list[Point]:
-        return latest(parse_points("\n".join(log_texts(self.task.run_dir))))
+        return read_log(self.task.run_dir)
 
     @property
     def is_over(self) -> bool:

@@ -48,11 +48,11 @@ def test_of_repeated_iterations_the_last_counts(tmp_path):
     log = tmp_path / "log.txt"
     rows = [line(1, 7.0), line(2, 6.0), line(3, 5.0), "resumed", line(2, 6.5), line(3, 5.5), line(4, 5.0)]
     log.write_text("\n".join(rows))
-    assert [(point.iteration, point.loss) for point in read_log(log)] == [(1, 7.0), (2, 6.5), (3, 5.5), (4, 5.0)]
+    assert [(point.iteration, point.loss) for point in read_log(tmp_path)] == [(1, 7.0), (2, 6.5), (3, 5.5), (4, 5.0)]
 
 
 def test_no_log_has_no_points(tmp_path):
-    assert read_log(tmp_path / "absent.txt") == []
+    assert read_log(tmp_path / "absent") == []
 
 
 def test_what_is_no_number_is_no_field():
