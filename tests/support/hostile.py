@@ -1,0 +1,76 @@
+"""Rubbish handed to the command line: every command ends with 0, 1 or 2 and a sentence, soon, in little memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 10.0
+"""A hostile input takes no command longer than this."""
+MEMORY = 500 * 2**20
+"""Bytes that it may make a command resident in."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    """As subprocess gives it; -9 after SECONDS."""
+    out: str
+    err: str
+    seconds: float
+    peak: int
+    """Largest resident size, bytes."""
+
+
+def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ended:
+    """Run `quantctl ARGUMENTS` in `cwd`; killed, with what it started, after SECONDS."""
+    with tempfile.TemporaryFile() as feed, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        feed.write(stdin)
+        feed.seek(0)
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "quantctl.cli", *map(os.fsencode, map(str, arguments))],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=feed,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() - start > SECONDS:
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - start
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+    return Ended(process.returncode, *said, seconds, usage.ru_maxrss * 1024)
+
+
+def assert_civil(ended: Ended, *statuses: int) -> None:
+    """It ended with one of `statuses` (default 0, 1 or 2), in time, in little memory, without a traceback.
+
+    A refusal (2) says why in a first line of its own.
+    """
+    said = f"status {ended.status} after {ended.seconds:.1f} s, {ended.peak / 2**20:.0f} MB\n{ended.err[-3000:]}"
+    assert ended.status in (statuses or (0, 1, 2)), said
+    assert "Traceback" not in ended.err, said
+    assert ended.seconds <= SECONDS, said
+    assert ended.peak <= MEMORY, said
+    if ended.status == 2:
+        assert ended.err.strip(), "refused without a word"
