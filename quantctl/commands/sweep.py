@@ -149,7 +149,8 @@ def _submit(
     planned: Sequence[Task], settings: dict[str, str], sbatch: tuple[str, ...], jobs: int, dry_run: bool, as_json: bool
 ) -> int:
     """One job array of what is not finished; finished runs skip themselves when it is submitted again."""
-    from quantctl.launch import environment, show, submission, submit
+    from quantctl.launch.scripts import environment
+    from quantctl.launch.submission import show, submission, submit
     from quantctl.sweep import record
 
     missing = [task for task in planned if not task.is_finished()]
