@@ -73,7 +73,9 @@ def test_sbatch_gets_nothing_of_the_job_it_is_called_in(tmp_path, monkeypatch):
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     variables = {"PATH": os.environ["PATH"], "SLURM_STEP_ID": "0", "SLURM_CONF": "c", "SLURM_ARRAY_TASK_ID": "5"}
-    script = f"import sys; from quantctl.launch.submission import submit; sys.exit(submit(['sbatch'], '', {variables!r}))"
+    script = (
+        f"import sys; from quantctl.launch.submission import submit; sys.exit(submit(['sbatch'], '', {variables!r}))"
+    )
     seen = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert [line for line in seen.splitlines() if line.startswith("SLURM_")] == ["SLURM_CONF=c"]
 

@@ -105,7 +105,11 @@ def test_a_directory_with_no_attempt_yet_is_nobodys(launch, tmp_path):
     assert launch("--linear", "mxfp8", "--", *TRAINER).returncode == STARTED
 
 
-STARTERS = {"-m quantctl.pretrain": False, "-m quantctl.launch.mindspeed x/pretrain_gpt.py": True, "x/pretrain_gpt.py": True}
+STARTERS = {
+    "-m quantctl.pretrain": False,
+    "-m quantctl.launch.mindspeed x/pretrain_gpt.py": True,
+    "x/pretrain_gpt.py": True,
+}
 
 
 @pytest.mark.parametrize(("trainer", "torchrun"), STARTERS.items(), ids=STARTERS)

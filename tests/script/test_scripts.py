@@ -399,7 +399,9 @@ CANN = {
 
 
 @pytest.mark.parametrize(("folders", "environment", "sourced"), CANN.values(), ids=CANN)
-def test_canns_file_is_found_and_may_be_written_carelessly(bash, dataset, shows, tmp_path, folders, environment, sourced):
+def test_canns_file_is_found_and_may_be_written_carelessly(
+    bash, dataset, shows, tmp_path, folders, environment, sourced
+):
     for folder in folders:
         (tmp_path / "Ascend" / folder).mkdir(parents=True)
         (tmp_path / "Ascend" / folder / "set_env.sh").write_text(f"WHICH={folder}{ROUGH}")
