@@ -12,6 +12,7 @@ from quantctl.launch.flags import last
 
 _DEVICES = ("nvidia[0-9]*", "nvgpu*", "nvhost-gpu", "dxg", "kfd")
 """Under /dev: NVIDIA's, on Jetson and under WSL as well, and AMD's, which torch calls cuda too."""
+_WHERE = Path("/dev")
 _BYTES_A_WEIGHT = 16
 """Weight, gradient and Adam's two moments in fp32: the least that the embedded trainer keeps on each rank."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -20,7 +21,7 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 def has_gpu(environment: Mapping[str, str]) -> bool:
     """Whether a process with this environment may find one."""
     hidden = environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    return not hidden and any(any(Path("/dev").glob(name)) for name in _DEVICES)
+    return not hidden and any(any(_WHERE.glob(name)) for name in _DEVICES)
 
 
 def memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_there_are_60_and_the_modes_are_the_ten():
     assert len(COMBINATIONS) == 60
     sites = {mode: {s: f for s, f in mode_selectors(mode).items() if f != "none"} for mode in SCRIPT_MODES}
     assert sites == MODES
+
+
+def test_a_script_is_data(bash, tmp_path):
+    """Short, the flags of the tables in it as they are, and one command at its end; a copy elsewhere is the same."""
+    for model, dataset, mode in COMBINATIONS:
+        text = path_of(model, dataset, mode).read_text()
+        assert len(text.splitlines()) <= 120
+        assert text.count("exec ") == 1
+        said = {word.strip("()") for word in shlex.split(text.replace("=(", "= "), comments=True)}
+        row = MODELS[model]
+        for config in TRAINING_CONFIGS.values():
+            arch, recipe = (row.smoke, row.smoke_recipe) if config.smoke else (row.full, row.full_recipe)
+            lines = (*flags.architecture(arch), *flags.recipe(recipe), *flags.parallel(recipe, config.smoke))
+            for word in (word for line in (*lines, *flags.steps(config), *flags.saving(config)) for word in line):
+                assert word.strip("()") in said
+    copy = shutil.copy(SCRIPT, tmp_path / "mine.sh")
+    assert bash(copy, DRY_RUN="1").stdout == bash(SCRIPT, DRY_RUN="1").stdout
 
 
 def test_shellcheck_finds_nothing():
