@@ -160,3 +160,18 @@ def logging(config: TrainingConfig) -> list[Line]:
         ("--eval-interval", number(config.eval_interval)),
         ("--eval-iters", number(config.eval_iters)),
     ]
+
+
+def steps(config: TrainingConfig) -> list[Line]:
+    """How long a run is, and its number format outside the products; fp32 is Megatron's behaviour without a flag."""
+    lines: list[Line] = [
+        ("--global-batch-size", number(config.global_batch_size)),
+        ("--train-iters", number(config.train_iters)),
+        ("--lr-warmup-iters", number(config.train_iters // config.warmup_divisor)),
+    ]
+    return lines if config.dtype == "fp32" else [*lines, (f"--{config.dtype}",)]
+
+
+def saving(config: TrainingConfig) -> list[Line]:
+    """How often and in which form checkpoints are written."""
+    return [("--save-interval", number(config.save_interval)), ("--ckpt-format", "torch")]

@@ -35,7 +35,7 @@ def main() -> None:
     action.add_argument("--fa-quantization", metavar="NAME", help="qk_mxfp8, pv_hifp8, qkpv_mxfp4, ... or none")
     args = parser.parse_args()
     try:
-        from quantctl.launch import call_cli
+        from quantctl.launch.scripts import call_cli
     except ImportError as error:
         parser.error(f"quantctl is not installed for this Python ({error}): pip install -e . in the repository")
     known = choices()

@@ -14,9 +14,9 @@ class Platform:
     summary: str
     """One line for people."""
     variables: tuple[tuple[str, str], ...]
-    """Environment variables of a run; one that the caller has set stays as it is."""
+    """Environment variables of a run; one that the caller has set stays as it is. {processes} are a node's."""
     setup: tuple[str, ...] = ()
-    """Files one of which is sourced first: SET_ENV, else the first of these that exists."""
+    """Files one of which is sourced first: SET_ENV, else the first of these that exists. {home} is the user's."""
     adaptor: tuple[str, ...] = ()
     """What stands before a stock checkout's pretrain_gpt.py. MindSpeed-LLM's imports its adaptor itself."""
 
@@ -36,10 +36,10 @@ PLATFORMS: dict[str, Platform] = {
             # CANN 8.5 renamed its folder; without root it installs to the home directory
             setup=tuple(
                 f"{root}/Ascend/{folder}/set_env.sh"
-                for root in ("/usr/local", "${HOME:-}")
+                for root in ("/usr/local", "{home}")
                 for folder in ("cann", "ascend-toolkit")
             ),
-            adaptor=("-m", "quantctl.mindspeed"),
+            adaptor=("-m", "quantctl.launch.mindspeed"),
             variables=(
                 ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
                 ("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True"),
@@ -48,7 +48,7 @@ PLATFORMS: dict[str, Platform] = {
                 ("HCCL_EXEC_TIMEOUT", "7200"),
                 ("TASK_QUEUE_ENABLE", "2"),
                 ("CPU_AFFINITY_CONF", "1"),
-                ("NPUS_PER_NODE", "$GPUS_PER_NODE"),
+                ("NPUS_PER_NODE", "{processes}"),
                 ("QUANTCTL_KERNELS", "reference"),
             ),
         ),

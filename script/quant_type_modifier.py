@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--pv-quant", metavar="SPEC", help="format of P V")
     args = parser.parse_args()
     try:
-        from quantctl.launch import call_cli
+        from quantctl.launch.scripts import call_cli
     except ImportError as error:
         parser.error(f"quantctl is not installed for this Python ({error}): pip install -e . in the repository")
     changes = [

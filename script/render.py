@@ -6,18 +6,19 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from quantctl import slurm
+from quantctl.launch import slurm
 from quantctl.modes import SCRIPT_MODES, mode_selectors
 from quantctl.script import flags
 from quantctl.script.architecture import Architecture, Model, Recipe
-from quantctl.script.datasets import DATASETS, STAND_IN_SPLIT, Dataset
+from quantctl.script.datasets import DATASETS, Dataset
 from quantctl.script.models import MODELS
 from quantctl.script.platforms import PLATFORMS
-from quantctl.script.training import DTYPES, OPTIMIZER, SEED, TRAINING_CONFIGS
+from quantctl.script.training import OPTIMIZER, SEED, TRAINING_CONFIGS
 
 FOLDER = Path(__file__).parent
 """Where the template is, and where the scripts of this installation are."""
 TEMPLATE = "template.sh.j2"
+_WIDTH = 116
 DEFAULT_PLATFORM = next(iter(PLATFORMS))
 
 
@@ -36,8 +37,20 @@ def _quote(token: str) -> str:
     return token if re.fullmatch(r"[\w./+-]+", token, re.ASCII) else "'" + token.replace("'", "'\\''") + "'"
 
 
+def _words(lines: Iterable[flags.Line]) -> str:
+    return " ".join(_quote(token) for line in lines for token in line)
+
+
 def _rows(lines: Iterable[flags.Line], level: int = 1) -> str:
-    return "\n".join("    " * level + " ".join(map(_quote, line)) for line in lines)
+    """As many flags as fit on a line; one is never parted from its values."""
+    rows = [""]
+    for text in (_words([line]) for line in lines):
+        row = f"{rows[-1]} {text}" if rows[-1] else text
+        if 4 * level + len(row) <= _WIDTH:
+            rows[-1] = row
+        else:
+            rows.append(text)
+    return "\n".join("    " * level + row for row in rows)
 
 
 def _variant(arch: Architecture, recipe: Recipe, smoke: bool) -> dict[str, list[flags.Line]]:
@@ -77,8 +90,6 @@ def render(
         mode=mode,
         sites=", ".join(f"{site} {spec}" for site, spec in mode_selectors(mode).items()),
         name=relative_path(model.name, dataset.name, mode).name,
-        stem=stem(model.name, dataset.name, mode),
-        dtypes=DTYPES,
         configs=configs,
         full_names=[config.name for config in configs if not config.smoke],
         smoke_names=[config.name for config in configs if config.smoke],
@@ -88,9 +99,11 @@ def render(
         full=full,
         smoke=smoke,
         optimizer=flags.optimizer(OPTIMIZER),
-        stand_in_split=STAND_IN_SPLIT,
-        logging={config.name: flags.logging(config) for config in configs},
+        steps={config.name: flags.steps(config) for config in configs},
+        logging={config.name: [*flags.logging(config), *flags.saving(config)] for config in configs},
+        quote=_quote,
         rows=_rows,
+        words=_words,
         platforms=list(PLATFORMS.values()),
         platform=platform,
         directives=list(directives),

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
     args = parser.parse_args()
     try:
-        from quantctl.launch import call_cli
+        from quantctl.launch.scripts import call_cli
     except ImportError as error:
         parser.error(f"quantctl is not installed for this Python ({error}): pip install -e . in the repository")
     if args.list:

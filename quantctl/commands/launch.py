@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import os
-import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from quantctl import output
 from quantctl.commands._common import chosen_values, selector_options
 from quantctl.errors import QuantctlError
-from quantctl.exits import FINE
+from quantctl.exits import REFUSED
+from quantctl.launch.settings import SETTINGS
 
-_EMBEDDED = ("-m", "quantctl.pretrain")
+if TYPE_CHECKING:
+    from quantctl.launch.plan import Plan
+    from quantctl.launch.rendezvous import Rendezvous
 
-
-def _python() -> str:
-    return os.environ.get("PYTHON") or sys.executable
-
-
-def _quantctl() -> str:
-    return os.environ.get("QUANTCTL") or str(Path(sys.executable).with_name("quantctl"))
-
-
-def _shown(command: Sequence[str]) -> str:
-    """A flag with its values a line, quoted: the whole can be pasted into a shell."""
-    text = shlex.quote(command[0])
-    for word in command[1:]:
-        breaks = (len(word) > 2 and word.startswith("--")) or word == "-m" or word in (_python(), _quantctl())
-        breaks = breaks or word.endswith("/pretrain_gpt.py")
-        text += (" \\\n    " if breaks else " ") + shlex.quote(word)
-    return text
+_TABLE = "\n".join(f"  {name:<22} {what}" for name, what in SETTINGS.items())
 
 
 def _selector_words(mode: str | None, specs: Mapping[str, str | None]) -> list[str]:
@@ -43,142 +29,187 @@ def _selector_words(mode: str | None, specs: Mapping[str, str | None]) -> list[s
     return [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
-def _command(
-    variables: Sequence[str], run_dir: str, processes: int, selectors: Sequence[str], trainer: Sequence[str]
-) -> list[str]:
-    """What runs on this node: `quantctl exec` around torchrun around the trainer."""
-    from quantctl import rendezvous
-
-    meet = rendezvous.read(os.environ)
-    place = ["--nodes", str(meet.nodes), "--node-rank", str(meet.node_rank)] if meet.nodes > 1 else []
-    # the embedded trainer alone needs no torchrun; Megatron-LM's own, also behind an adaptor, wants its variables
-    alone = meet.nodes == 1 and processes == 1 and tuple(trainer[:2]) == _EMBEDDED
-    starter = [] if alone else meet.torchrun(processes)
-    through = [_quantctl(), "exec", "--run-dir", run_dir, *selectors, *place, "--"]
-    return [*(["env", *variables] if variables else []), *through, _python(), *starter, *trainer]
-
-
 def _lint(command: Sequence[str], name: str | None) -> None:
     """Raises QuantctlError when the command has errors; they are printed."""
+    from quantctl.launch import plan
+
     named = ["--name", name] if name else []
-    done = subprocess.run([_quantctl(), "lint", "--errors-only", *named, "--", *command], stdout=sys.stderr)
+    done = subprocess.run([plan.quantctl(), "lint", "--errors-only", *named, "--", *command], stdout=sys.stderr)
     if done.returncode:
         raise QuantctlError("lint found errors in this command: nothing was started", "LINT=0 starts it all the same")
 
 
-class _Batch:
-    """A Slurm job's batch script, from now on: SIGUSR1 means save, end and requeue; SIGTERM save and end."""
+def _of_script(
+    ctx: click.Context,
+    script: str,
+    mode: str | None,
+    specs: Mapping[str, str | None],
+    options: Mapping[str, str | None],
+    processes: int,
+    words: tuple[str, ...],
+) -> tuple[Plan, bool]:
+    """What a training script asks for, and whether it is a dry run. A refusal speaks in the script's name."""
+    from quantctl.launch import plan
+    from quantctl.launch.script import Script, is_dry, resolve
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self.asked: list[int] = []
-        self.child: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, self._ask)
+    def say(text: str) -> None:
+        sys.stderr.write(f"{script}: {text}\n")
 
-    def _ask(self, number: int, _: object) -> None:
-        self.asked.append(number)
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        from quantctl.process import STOP
-
-        if self.child is None:
-            return
-        try:
-            (self.run_dir / STOP).touch()
-        except OSError:
-            # a full disk, or a file system that is away: srun and `quantctl exec` take a SIGTERM as the same wish
-            self.child.terminate()
-
-    def run(self, command: Sequence[str]) -> int:
-        """The exit status; a wish that came before there was anything to end ends it before it starts."""
-        if self.asked:
-            output.say("asked to stop before anything was started")
-            return FINE
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.child = subprocess.Popen(command)
-        if self.asked:
-            self._pass_on()
-        status = self.child.wait()
-        return status if status >= 0 else 128 - status
-
-    def requeue(self, trainer: Sequence[str]) -> None:
-        """Once the run has ended well, if that is wished."""
-        from quantctl import slurm
-
-        if signal.SIGUSR1 not in self.asked:
-            return
-        if "--save" not in trainer:
-            output.say("stopped by SIGUSR1; no --save, so there is nothing that a requeued job could continue from")
-            return
-        job = slurm.own_name(os.environ)
-        saved = ", checkpoint saved" if self.child else ""
-        output.say(f"stopped by SIGUSR1{saved}: job {job} is requeued")
-        slurm.requeue(job)
+    if missing := [name for name, value in {"mode": mode, **options}.items() if value is None]:
+        raise QuantctlError(f"--script without --{missing[0].replace('_', '-')}", "a script that quantctl wrote has it")
+    texts = {name: str(value) for name, value in options.items()}
+    asked = Script(
+        script,
+        texts["model"],
+        texts["dataset"],
+        str(mode),
+        texts["training_config"],
+        texts["platform"],
+        processes,
+        tuple(_selector_words(mode, specs)),
+        words,
+    )
+    try:
+        dry = is_dry(os.environ)
+        return resolve(asked, os.environ, plan.python(), dry, say), dry
+    except QuantctlError as error:
+        say(f"{error.message}\n  {error.hint}" if error.hint else error.message)
+        ctx.exit(REFUSED)
 
 
-@click.command(short_help="start a trainer on every device and node of this run")
+@click.command(
+    short_help="start a trainer on every device and node of this run", epilog=f"\b\nA script's settings:\n{_TABLE}"
+)
 @selector_options
-@click.option("--run-dir", required=True, help="Where the run leaves its files; nodes share it.")
+@click.option("--run-dir", help="Where the run leaves its files; nodes share it.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="Processes a node: its GPUs or NPUs.")
+@click.option("--platform", default="cuda", show_default=True, help="cuda, npu or cpu.")
 @click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set for the run; any number of times.")
+@click.option("--stats", metavar="every=N", help="Record what the formats do to the products, every N steps.")
 @click.option("--name", help="What the run is called; lint compares it with the formats.")
 @click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")
-@click.argument("trainer", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- TRAINER FLAGS...")
+@click.option("--script", metavar="NAME", help="Called by this training script: its settings are in the environment.")
+@click.option("--model", help="The script's.")
+@click.option("--dataset", help="The script's.")
+@click.option("--training-config", help="The script's.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- TRAINER FLAGS...")
+@click.pass_context
 def command(
+    ctx: click.Context,
     mode: str | None,
-    run_dir: str,
+    run_dir: str | None,
     processes: int,
+    platform: str,
     variables: tuple[str, ...],
+    stats: str | None,
     name: str | None,
     dry_run: bool,
-    trainer: tuple[str, ...],
+    script: str | None,
+    model: str | None,
+    dataset: str | None,
+    training_config: str | None,
+    words: tuple[str, ...],
     **specs: str | None,
 ) -> None:
-    """Start TRAINER with torchrun through `quantctl exec`. The training scripts end in this command.
+    """Start TRAINER with torchrun through `quantctl exec`.
 
     Several nodes: start it on each with NNODES, NODE_RANK, MASTER_ADDR (and MASTER_PORT) in the environment. In a Slurm
     job it starts itself on every node with srun and takes all four from Slurm; on SIGUSR1 it lets the trainer save, and
     requeues the job. A run that is finished is not started again, and not another one in its RUN_DIR, unless FORCE=1.
     The command is linted first unless LINT=0.
+
+    The training scripts end in this command with --script: then their own flags stand behind --, what they were called
+    with behind a second one, and the settings below are read from the environment.
     """
-    from quantctl import process, rendezvous, slurm
+    from quantctl.launch.plan import Plan
+
+    if script is not None:
+        options = {"model": model, "dataset": dataset, "training_config": training_config, "platform": platform}
+        plan, dry_run = _of_script(ctx, script, mode, specs, options, processes, words)
+    elif run_dir is None:
+        raise QuantctlError("no run directory was given", "give --run-dir: where manifest, log and proof go")
+    else:
+        plan = Plan(run_dir, processes, platform, tuple(_selector_words(mode, specs)), variables, words, name, stats)
+    _start(ctx, plan, dry_run)
+
+
+def _chosen(plan: Plan) -> dict[str, str]:
+    """The selectors that the words ask for. Raises QuantctlError for a word that is none."""
+    context = _selectors.make_context("launch", list(plan.selectors))
+    specs = dict(context.params)
+    return chosen_values(specs.pop("mode"), specs)
+
+
+def _start(ctx: click.Context, plan: Plan, dry: bool) -> None:
+    from quantctl.launch import rendezvous, slurm
+    from quantctl.launch.plan import shown
+
+    chosen = _chosen(plan)
+    if plan.stats is not None:
+        from quantctl.stats import parse_wanted
+
+        parse_wanted(plan.stats)
+    if wrong := [variable for variable in plan.variables if variable.find("=") < 1]:
+        raise QuantctlError(f"--env {wrong[0]}: which variable, which value?", "write it as NAME=VALUE")
+    os.environ |= {**plan.sourced, **dict(variable.split("=", 1) for variable in plan.variables)}
+    meet = rendezvous.read(os.environ)
+    batch = slurm.is_batch(os.environ)
+    through_srun = batch and (meet.nodes > 1 or "SLURMD_NODENAME" not in os.environ)
+    words = [*slurm.srun(meet.nodes), *plan.launch()] if through_srun else plan.command(meet)
+    if dry:
+        sourced = [f"{name}={value}" for name, value in plan.sourced.items()]
+        click.echo(shown(["env", *sourced, *words[words[0] == "env" :]] if sourced else words))
+        return
+    _run(plan, chosen, meet, batch, words)
+
+
+def _unfit(plan: Plan) -> QuantctlError | None:
+    """Why this machine cannot train it, unless nobody wants to know."""
+    from quantctl.launch import machine
+
+    if os.environ.get("LINT") != "0":
+        try:
+            machine.require(plan.trainer, plan.platform, plan.processes, os.environ, plan.instead)
+        except QuantctlError as error:
+            return error
+    return None
+
+
+def _run(plan: Plan, chosen: Mapping[str, str], meet: Rendezvous, batch: bool, words: Sequence[str]) -> None:
+    from quantctl import process
+    from quantctl.launch import slurm
+    from quantctl.launch.batch import Batch
     from quantctl.manifest import is_finished, require_same_experiment
 
-    chosen = chosen_values(mode, specs)
-    if wrong := [variable for variable in variables if variable.find("=") < 1]:
-        raise QuantctlError(f"--env {wrong[0]}: which variable, which value?", "write it as NAME=VALUE")
-    os.environ |= dict(variable.split("=", 1) for variable in variables)
-    words = _command(variables, run_dir, processes, _selector_words(mode, specs), trainer)
-    batch = slurm.is_batch(os.environ)
-    meet = rendezvous.read(os.environ)
-    if batch and (meet.nodes > 1 or "SLURMD_NODENAME" not in os.environ):
-        # this very command once more, as one task a node
-        words = [*slurm.srun(meet.nodes), _python(), "-m", "quantctl.cli", *sys.argv[1:]]
-    if dry_run:
-        click.echo(_shown([word for word in words if word != "--dry-run"]))
-        return
+    run_dir = Path(plan.run_dir)
     if os.environ.get("FORCE") != "1":
-        if is_finished(Path(run_dir), chosen, trainer):
+        if is_finished(run_dir, chosen, plan.trainer):
             output.say(
                 f"{run_dir} holds this run, finished and proved: nothing to do. Another RUN_DIR (and CHECKPOINT_PATH) "
                 "starts afresh; Megatron-LM trains on with FORCE=1, TRAIN_ITERS=N and --override-opt_param-scheduler"
             )
             return
-        require_same_experiment(Path(run_dir), chosen, trainer)
+        require_same_experiment(run_dir, chosen, plan.trainer)
+    if words[0] != "srun" and (unfit := _unfit(plan)):
+        raise unfit
     if batch:
-        slurm.look_at_node(os.environ, os.environ.get("PLATFORM") or "cuda", processes)
-    process.forget_stop(Path(run_dir), meet.node_rank, starts_another=True)
-    job = _Batch(Path(run_dir)) if batch else None
+        slurm.look_at_node(os.environ, plan.platform, plan.processes)
+    process.forget_stop(run_dir, meet.node_rank, starts_another=True)
+    job = Batch(run_dir) if batch else None
     if os.environ.get("LINT") != "0" and words[0] != "srun":
-        _lint(words, name)
+        _lint(words, plan.name)
     sys.stdout.flush()
     sys.stderr.flush()
     if job is None:
         # exec takes this process's place, so that signals and the exit status are the training's own
-        os.execvp(words[0], words)
+        os.execvp(words[0], list(words))
     status = job.run(words)
     if not status:
-        job.requeue(trainer)
+        job.requeue(plan.saves)
     sys.exit(status)
+
+
+@click.command()
+@selector_options
+def _selectors(**_: str | None) -> None:
+    """Reads selector words."""

@@ -12,7 +12,8 @@ import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
-from quantctl.launch import environment, script_path, show, submission, submit
+from quantctl.launch.scripts import environment, script_path
+from quantctl.launch.submission import show, submission, submit
 
 # option -> the script's environment variable
 SETTINGS = {

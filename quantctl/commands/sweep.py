@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +120,7 @@ def command(
         _show(planned, ctx.obj["json"])
         return
     require_matplotlib()
+    _require_machine([task for task in planned if not task.is_finished()], slots[0].variables)
     console = Console(stderr=True)
     with watching(console) as watch:
         done = run(planned, slots, watch)
@@ -145,11 +148,33 @@ def _show(planned: Sequence[Task], as_json: bool) -> None:
         click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
 
 
+def _require_machine(planned: Sequence[Task], slot: Mapping[str, str]) -> None:
+    """Raises QuantctlError when this machine cannot train one of the models, by what its script would start."""
+    from quantctl.launch import machine
+    from quantctl.launch.submission import processes
+
+    for task in {task.model: task for task in planned}.values():
+        variables = task.variables(**slot)
+        if variables.get("LINT") == "0":
+            continue
+        dry = subprocess.run(
+            task.command, env=variables | {"DRY_RUN": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        if dry.returncode:
+            # what is wrong with it, each run says for itself
+            continue
+        words = shlex.split(dry.stdout.replace(" \\\n", " "))
+        instead = f"quantctl sweep --model {task.model} --dataset {task.dataset} --training-config smoke"
+        instead = f"MEGATRON_LM_PATH= {instead}" if variables.get("MEGATRON_LM_PATH") else instead
+        machine.require(words, variables.get("PLATFORM") or "cuda", processes(variables), variables, instead)
+
+
 def _submit(
     planned: Sequence[Task], settings: dict[str, str], sbatch: tuple[str, ...], jobs: int, dry_run: bool, as_json: bool
 ) -> int:
     """One job array of what is not finished; finished runs skip themselves when it is submitted again."""
-    from quantctl.launch import environment, show, submission, submit
+    from quantctl.launch.scripts import environment
+    from quantctl.launch.submission import show, submission, submit
     from quantctl.sweep import record
 
     missing = [task for task in planned if not task.is_finished()]

@@ -28,6 +28,11 @@ _VALUED = {
     "--stats": "",
     "--nodes": "",
     "--node-rank": "",
+    "--script": "name",
+    "--model": "",
+    "--dataset": "",
+    "--training-config": "",
+    "--platform": "platform",
 } | {f"--{role.replace('_', '-')}": role for role in SITES}
 _LAUNCH_OPTIONS = {
     "--nproc-per-node": "processes",
@@ -68,7 +73,7 @@ class Command:
 
 def find(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Command | None:
     """The training command in `argv`, whatever stands in front of it; None if it trains nothing that is known."""
-    words = list(argv)
+    words = _with_trainer(list(argv))
     variables = dict(environment or {})
     position = _program(words)
     if position is None:
@@ -77,6 +82,16 @@ def find(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> C
     front = words[:index]
     command = Command(program, words[index + length - 1], tuple(words[index + length :]))
     return _with_front(command, front, variables)
+
+
+def _with_trainer(words: list[str]) -> list[str]:
+    """`quantctl launch --script` names no trainer, and has the caller's flags behind a second `--`."""
+    if "launch" not in words or "--" not in words:
+        return words
+    at, dashes = words.index("launch"), words.index("--")
+    if "--script" not in words[at:dashes]:
+        return words
+    return [*words[: dashes + 1], GPT, *(word for word in words[dashes + 1 :] if word != "--")]
 
 
 def _program(words: list[str]) -> tuple[int, str, int] | None:
@@ -136,6 +151,13 @@ def _launched(command: Command, words: list[str]) -> Command:
     return replace(command, processes=found["processes"], nodes=found["nodes"])
 
 
+def _of_platform(name: str) -> dict[str, str]:
+    """What `quantctl launch` sets for a script on this platform."""
+    from quantctl.script.platforms import PLATFORMS
+
+    return dict(PLATFORMS[name].variables) if name in PLATFORMS else {}
+
+
 def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Command:
     """The options of `quantctl exec` and `quantctl launch`: selectors for the copy of the tree, names, processes."""
     mode: str | None = None
@@ -161,6 +183,8 @@ def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Co
         elif role == "env":
             variable, _, text = value.partition("=")
             variables[variable] = text
+        elif role == "platform" and "--script" in words:
+            variables.update(_of_platform(value))
         elif role == "processes":
             processes = int(value) if value.isdigit() else None
         elif not known(name):

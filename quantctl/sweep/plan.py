@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
-from quantctl.launch import environment, script_path
+from quantctl.launch.scripts import environment, script_path
 from quantctl.modes import MODES, SCRIPT_MODES
 from quantctl.selectors import SELECTORS
 from quantctl.sweep import record

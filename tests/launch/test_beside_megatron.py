@@ -45,7 +45,7 @@ def test_mindspeeds_adaptor_comes_after_torch_and_before_the_trainer(tmp_path):
         path.write_text("print(__name__)\n")
     trainer = tmp_path / "trainer" / "pretrain_gpt.py"
     trainer.write_text("import sys, beside\nprint(__name__, sys.argv)\n")
-    command = [sys.executable, "-m", "quantctl.mindspeed", str(trainer), "--num-layers", "2"]
+    command = [sys.executable, "-m", "quantctl.launch.mindspeed", str(trainer), "--num-layers", "2"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
 
     def run() -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,9 @@ import sys
 import click.testing
 import pytest
 
-from quantctl import launch, rendezvous, slurm
 from quantctl.cli import cli
 from quantctl.errors import QuantctlError
+from quantctl.launch import rendezvous, slurm, submission
 from quantctl.sweep import runner
 from quantctl.sweep.runner import Slot
 
@@ -73,7 +73,9 @@ def test_sbatch_gets_nothing_of_the_job_it_is_called_in(tmp_path, monkeypatch):
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     variables = {"PATH": os.environ["PATH"], "SLURM_STEP_ID": "0", "SLURM_CONF": "c", "SLURM_ARRAY_TASK_ID": "5"}
-    script = f"import sys; from quantctl.launch import submit; sys.exit(submit(['sbatch'], '', {variables!r}))"
+    script = (
+        f"import sys; from quantctl.launch.submission import submit; sys.exit(submit(['sbatch'], '', {variables!r}))"
+    )
     seen = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert [line for line in seen.splitlines() if line.startswith("SLURM_")] == ["SLURM_CONF=c"]
 
@@ -85,7 +87,7 @@ INDICES = {"0": (0, "first\n", ""), "1": (0, "second\n", ""), "7": (2, "", "arra
 def test_an_index_without_a_command_is_an_error(index, expected):
     steps = "echo ${SLURM_STEP_ID-}${SLURM_STEPID-}"
     commands = [["bash", "-c", f"{steps}{word}"] for word in ("first", "second")]
-    _, text = launch.submission("name", commands, {}, ())
+    _, text = submission.submission("name", commands, {}, ())
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": index, "SLURM_STEP_ID": "0", "SLURM_STEPID": "0"}
     done = subprocess.run(["bash"], input=text, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == expected

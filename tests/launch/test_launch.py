@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import click.testing
 import pytest
 
 from quantctl.cli import cli
-from quantctl.launch import script_path
+from quantctl.launch.scripts import script_path
 from quantctl.modes import SCRIPT_MODES
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
@@ -104,7 +106,11 @@ def test_a_directory_with_no_attempt_yet_is_nobodys(launch, tmp_path):
     assert launch("--linear", "mxfp8", "--", *TRAINER).returncode == STARTED
 
 
-STARTERS = {"-m quantctl.pretrain": False, "-m quantctl.mindspeed x/pretrain_gpt.py": True, "x/pretrain_gpt.py": True}
+STARTERS = {
+    "-m quantctl.pretrain": False,
+    "-m quantctl.launch.mindspeed x/pretrain_gpt.py": True,
+    "x/pretrain_gpt.py": True,
+}
 
 
 @pytest.mark.parametrize(("trainer", "torchrun"), STARTERS.items(), ids=STARTERS)
@@ -208,8 +214,40 @@ def test_a_submission_is_sbatch_with_a_script_on_its_input(tmp_path):
     assert one[0].endswith(" --gpus-per-node=8 --nodes=2 <<'EOF'")
     several = shown("--quantization", "bf16,FA_mxfp4", "--platform", "npu", "--", "--name", "a b")
     assert " --gres=npu:8 --array=0-1 --nodes=2 <<'EOF'" in several
-    assert "\n    1) exec bash " in several
+    assert re.search(r"\n    1\) exec env (\S+ )*PLATFORM=npu (\S+ )*bash ", several)
     assert "_FA_mxfp4.sh -- --name 'a b' ;;\n    *) echo " in several
+
+
+def test_a_printed_submission_says_all_that_decides_the_run(quantctl, tmp_path):
+    """Pasted into a bare shell: its job's text starts the script with the same settings."""
+    given = {"TRAINING_CONFIG": "smoke", "PLATFORM": "cpu", "SEED": "7", "NODE_RANK": "3", "DRY_RUN": "0"}
+    options = ["--model", "llama32-1b", "--dataset", "dolma", "--quantization", "bf16", "--iterations", "5"]
+    done = quantctl(
+        "run", *options, "--launcher", "slurm", "--dry-run", "--", "--x", "a\nEOF\nb", cwd=tmp_path, env=given
+    )
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\nexec bash -s\n")
+    sbatch.chmod(0o755)
+    environment = {"PATH": f"{sbatch.parent}:/usr/bin:/bin", "DRY_RUN": "1", "HOME": str(tmp_path)}
+    job = subprocess.run(["bash", "-c", done.out], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert job.returncode == 0, job.stderr
+    for words in ("CUDA_VISIBLE_DEVICES=", "--seed 7", "--train-iters 5", "bf16_smoke", "--num-layers 4", "a\nEOF\nb"):
+        assert words in job.stdout
+
+
+def test_what_srun_starts_says_all_that_decides_the_run(launch, tmp_path):
+    """The printed command holds platform, statistics and what was exported; its own dry run needs no environment."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a,b", "SLURMD_NODENAME": "a"}
+    more = {"PATH": "/nowhere", "FORCE": "1", "MASTER_ADDR": "other", "LINT": "0"}
+    arguments = ["--mode", "bf16", "--platform", "npu", "--stats", "every=5", "--env", "A=b c", "--dry-run"]
+    srun = launch(*arguments, "--", *TRAINER, **job, **more).stdout
+    words = shlex.split(srun.replace(" \\\n", " "))
+    again = words[words.index("quantctl.cli") + 2 :]
+    assert again[: again.index("--")] == [
+        *("--run-dir", "run", "--mode", "bf16", "--processes", "1", "--platform", "npu", "--stats", "every=5"),
+        *("--env", "A=b c", "--env", "LINT=0", "--env", "FORCE=1", "--env", "MASTER_ADDR=other"),
+    ]
 
 
 REFUSED_RUNS = {

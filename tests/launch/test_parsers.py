@@ -14,9 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click.testing
 import pytest
 
 import quantctl.script
+from quantctl.commands import launch
+from quantctl.launch.plan import Plan
 from quantctl.megatron_flags import Option, releases, table
 from quantctl.modes import SCRIPT_MODES
 from quantctl.script.datasets import DATASETS
@@ -34,11 +37,16 @@ Flags = tuple[str, ...]
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory) -> dict[tuple[str, str, str, str], tuple[int, Flags]]:
-    """(model, dataset, mode, training config) -> ranks and Megatron flags, as the script hands them to quantctl."""
+    """(model, dataset, mode, training config) -> ranks and Megatron flags, as the script has quantctl launch them."""
     folder = tmp_path_factory.mktemp("commands")
     recorder = folder / "quantctl"
     recorder.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
     recorder.chmod(0o755)
+    handed = click.testing.CliRunner()
+    plans: list[Plan] = []
+    patch = pytest.MonkeyPatch()
+    patch.setattr(launch, "_start", lambda ctx, plan, dry: plans.append(plan))
+    patch.chdir(folder)
     (folder / "data.bin").touch()
     (folder / "data.idx").touch()
     given = {"DATA_PATH": "data", "TOKENIZER": "some/tokenizer", "RUN_DIR": "run", "CHECKPOINT_PATH": "checkpoints"}
@@ -49,9 +57,13 @@ def commands(tmp_path_factory) -> dict[tuple[str, str, str, str], tuple[int, Fla
         script = FOLDER / model / f"pretrain_{model}_{dataset}_{mode}.sh"
         done = subprocess.run(["bash", script], cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        words = done.stdout.split("\0")[:-1]
-        ranks = int(words[words.index("--processes") + 1])
-        found[model, dataset, mode, config] = (ranks, tuple(words[words.index("--transformer-impl") :]))
+        # what the script says, read by the command that it says it to
+        ended = handed.invoke(launch.command, done.stdout.split("\0")[1:-1], env=environment)
+        assert ended.exit_code == 0, ended.output
+        trainer = plans[-1].trainer
+        flags = trainer[trainer.index("--transformer-impl") :]
+        found[model, dataset, mode, config] = (plans[-1].processes, flags)
+    patch.undo()
     return found
 
 

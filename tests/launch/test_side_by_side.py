@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.launch import script_path
+from quantctl.launch.scripts import script_path
 
 from . import slurm
 from .conftest import TINY, formats, smoke_environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_there_are_60_and_the_modes_are_the_ten():
     assert len(COMBINATIONS) == 60
     sites = {mode: {s: f for s, f in mode_selectors(mode).items() if f != "none"} for mode in SCRIPT_MODES}
     assert sites == MODES
+
+
+def test_a_script_is_data(bash, tmp_path):
+    """Short, the flags of the tables in it as they are, and one command at its end; a copy elsewhere is the same."""
+    for model, dataset, mode in COMBINATIONS:
+        text = path_of(model, dataset, mode).read_text()
+        assert len(text.splitlines()) <= 120
+        assert text.count("exec ") == 1
+        said = {word.strip("()") for word in shlex.split(text.replace("=(", "= "), comments=True)}
+        row = MODELS[model]
+        for config in TRAINING_CONFIGS.values():
+            arch, recipe = (row.smoke, row.smoke_recipe) if config.smoke else (row.full, row.full_recipe)
+            lines = (*flags.architecture(arch), *flags.recipe(recipe), *flags.parallel(recipe, config.smoke))
+            for word in (word for line in (*lines, *flags.steps(config), *flags.saving(config)) for word in line):
+                assert word.strip("()") in said
+    copy = shutil.copy(SCRIPT, tmp_path / "mine.sh")
+    assert bash(copy, DRY_RUN="1").stdout == bash(SCRIPT, DRY_RUN="1").stdout
 
 
 def test_shellcheck_finds_nothing():
@@ -137,7 +155,9 @@ def test_the_embedded_trainer_takes_the_flags_of_dense_models(model, config, bas
 
 
 def test_the_printed_command_is_the_one_that_runs(bash, dataset, recorder, tmp_path):
-    trailing = ["--lr", "1e-3 $(id) `id` \\"]
+    # small enough for any machine to train
+    tiny = ["--num-layers", "1", "--vocab-size", "128"]
+    trailing = [*tiny, "--lr", "1e-3 $(id) `id` \\"]
     arguments = ["check points", 'it\'s "tb"', "./tokenizer; touch x", str(dataset), "fp16", *trailing]
     (bash.cwd / "tokenizer; touch x").mkdir()
     settings = {"QUANTCTL": str(recorder), "RUN_DIR": "a b/*/ü", "SEED": "7", "TRAIN_ITERS": "100"}
@@ -158,7 +178,7 @@ def test_the_printed_command_is_the_one_that_runs(bash, dataset, recorder, tmp_p
     assert flags_["--tensorboard-dir"] == 'it\'s "tb"'
     assert flags_["--tokenizer-model"] == "./tokenizer; touch x"
     assert flags_["--data-path"] == str(dataset)
-    assert ran[-2:] == trailing
+    assert ran[-len(trailing) :] == trailing
     assert flags_["--lr-warmup-iters"] == "5"
     assert "--fp16" in ran
     assert not {"--bf16"} & set(ran)
@@ -310,10 +330,15 @@ def test_the_repositorys_environment_is_found_without_activation(bash, tmp_path)
     tools = root / ".venv" / "bin"
     tools.mkdir(parents=True)
     for name in ("quantctl", "python"):
-        (tools / name).write_text('#!/bin/sh\nprintf "%s\\n" "\'$0\'" "\'$PYTHON\'"\n')
+        (tools / name).write_text('#!/bin/sh\nprintf "%s\\n" "\'$0\'" "\'$QUANTCTL\'"\n')
         (tools / name).chmod(0o755)
     printed = bash(script, DRY_RUN="1", PATH="/usr/bin:/bin").stdout.splitlines()
-    assert printed == [f"'{tools / name}'" for name in ("quantctl", "python")]
+    assert printed == [f"'{tools / 'quantctl'}'"] * 2
+
+
+def test_the_python_that_trains_is_the_one_beside_quantctl(dry_runs):
+    beside = str(Path(sys.executable).with_name("python"))
+    assert {command.launcher[0] for command in dry_runs.values()} == {beside}
 
 
 def test_a_copy_in_slurms_spool_finds_the_repository_it_was_submitted_from(bash, tmp_path):
@@ -326,24 +351,37 @@ def test_a_copy_in_slurms_spool_finds_the_repository_it_was_submitted_from(bash,
     assert done.stdout.strip() == str(tools / "quantctl")
 
 
-def test_ascend_npus(bash, dataset, tmp_path):
+@pytest.fixture
+def shows(tmp_path) -> Path:
+    """A QUANTCTL whose `exec` shows what CANN's file has set, then its own words."""
+    path = tmp_path / "shows" / "quantctl"
+    path.parent.mkdir()
+    real = Path(sys.executable).with_name("quantctl")
+    path.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in launch) exec "{real}" "$@" ;; lint) exit 0 ;; esac\n'
+        'echo "<${FROM_CANN-}>"\nenv -0 >"$0.env"\nprintf "%s\\n" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_ascend_npus(bash, dataset, shows, tmp_path):
     """CANN's file is sourced, though it reads variables that are not set; a stock trainer gets MindSpeed's adaptor."""
     (tmp_path / "set_env.sh").write_text('export FROM_CANN="yes$UNSET_VARIABLE"\n')
-    (tmp_path / "quantctl").write_text('#!/bin/sh\necho "$FROM_CANN"\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "quantctl").chmod(0o755)
     settings = {
         "PLATFORM": "npu",
         "SET_ENV": str(tmp_path / "set_env.sh"),
         "HCCL_CONNECT_TIMEOUT": "1200",
-        "QUANTCTL": str(tmp_path / "quantctl"),
+        "QUANTCTL": str(shows),
         "MEGATRON_LM_PATH": str(tmp_path / "tree"),
     }
     (tmp_path / "tree" / "megatron" / "core").mkdir(parents=True)
     (tmp_path / "tree" / "pretrain_gpt.py").touch()
     first, *given = bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout.splitlines()
-    assert first == "yes"
-    variables = dict(given[i + 1].split("=", 1) for i, word in enumerate(given) if word == "--env")
-    assert variables == {
+    assert first == "<yes>"
+    seen = dict(entry.split("=", 1) for entry in Path(f"{shows}.env").read_text().split("\0") if entry)
+    wanted = {
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
         "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
         "HCCL_CONNECT_TIMEOUT": "1200",
@@ -354,12 +392,13 @@ def test_ascend_npus(bash, dataset, tmp_path):
         "QUANTCTL_KERNELS": "reference",
         "MEGATRON_LM_PATH": str(tmp_path / "tree"),
     }
+    assert {name: seen.get(name) for name in wanted} == wanted
     trainer = str(tmp_path / "tree" / "pretrain_gpt.py")
     at = given.index("--transformer-impl")
-    assert given[at - 4 : at] == ["--", "-m", "quantctl.mindspeed", trainer]
+    assert given[at - 3 : at] == ["-m", "quantctl.launch.mindspeed", trainer]
     # MindSpeed-LLM's trainer imports the adaptor itself
     (tmp_path / "tree" / "mindspeed_llm").mkdir()
-    assert "quantctl.mindspeed" not in bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout
+    assert "launch.mindspeed" not in bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings).stdout
 
 
 ROUGH = """
@@ -378,16 +417,16 @@ CANN = {
 
 
 @pytest.mark.parametrize(("folders", "environment", "sourced"), CANN.values(), ids=CANN)
-def test_canns_file_is_found_and_may_be_written_carelessly(bash, dataset, tmp_path, folders, environment, sourced):
+def test_canns_file_is_found_and_may_be_written_carelessly(
+    bash, dataset, shows, tmp_path, folders, environment, sourced
+):
     for folder in folders:
         (tmp_path / "Ascend" / folder).mkdir(parents=True)
         (tmp_path / "Ascend" / folder / "set_env.sh").write_text(f"WHICH={folder}{ROUGH}")
-    (tmp_path / "quantctl").write_text('#!/bin/sh\necho "<${FROM_CANN-}> $PLATFORM"\n')
-    (tmp_path / "quantctl").chmod(0o755)
-    settings = {"PLATFORM": "npu", "HOME": str(tmp_path), "QUANTCTL": str(tmp_path / "quantctl")}
+    settings = {"PLATFORM": "npu", "HOME": str(tmp_path), "QUANTCTL": str(shows)}
     given = {name: value.replace("HOME", str(tmp_path)) for name, value in environment.items()}
     done = bash(SCRIPT, "", "", "tokenizer", str(dataset), **settings, **given)
-    assert (done.returncode, done.stdout) == (0, f"<{sourced}> npu\n"), done.stderr
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, [f"<{sourced}>"]), done.stderr
 
 
 @pytest.mark.parametrize(("name", "seen"), [("slurm_script", ""), ("mine.sh", "0")])

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from quantctl import output
 from quantctl.errors import QuantctlError
+from quantctl.launch.settings import number, plain, shown
 
 OPTIONS: tuple[str, ...] = (
     # one task a node: torchrun starts the rest
@@ -28,8 +29,36 @@ DEVICES: dict[str, str] = {"cuda": "--gpus-per-node={}", "npu": "--gres=npu:{}"}
 """Platform -> how Slurm is asked for a node's devices. A CPU run asks for none."""
 
 
+NUMBERS = (
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_NODEID",
+    "SLURM_STEP_ID",
+    "SLURM_STEP_NUM_NODES",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+)
+"""What a job's variables say in numbers, and decides where a run is."""
+
+
+def require_numbers(environment: Mapping[str, str]) -> None:
+    """Raises QuantctlError for one of Slurm's variables that is set and no number: it is not Slurm's doing."""
+    for name in NUMBERS:
+        number(environment, name, 0, 0)
+
+
 def options(name: str, platform: str, devices: int, extra: Sequence[str] = ()) -> list[str]:
-    """sbatch's options for one training; `extra` come last and so win."""
+    """sbatch's options for one training; `extra` come last and so win.
+
+    Raises QuantctlError for an extra one that is no option, or that would be more than one line of a script.
+    """
+    for option in extra:
+        if not plain("--sbatch", option).startswith("-"):
+            raise QuantctlError(
+                f"--sbatch {shown(option)} is no option of sbatch",
+                "write it as --sbatch=--nodes=2, one for each option",
+            )
     asked = [DEVICES[platform].format(devices)] if platform in DEVICES else []
     return [f"--job-name={name}", *OPTIONS, *asked, *extra]
 
@@ -49,8 +78,14 @@ def _scontrol(*arguments: str) -> str:
 def first_host(node_list: str) -> str:
     """The host that rank 0 runs on, of a list such as gpu[03-04,07]; containers often lack scontrol."""
     if shutil.which("scontrol") is None:
-        return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", node_list).split(",")[0]
-    return _scontrol("show", "hostnames", node_list).split()[0]
+        hosts = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", node_list).split(",")
+    else:
+        hosts = _scontrol("show", "hostnames", node_list).split()
+    if not hosts or not re.fullmatch(r"[\w.-]+", hosts[0], re.ASCII):
+        raise QuantctlError(
+            f"{shown(node_list)!r} is no list of hosts", "set MASTER_ADDR to the first node's host name"
+        )
+    return hosts[0]
 
 
 def port(job_id: int) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantctl import slurm
 from quantctl.errors import QuantctlError
+from quantctl.launch import slurm
+from quantctl.launch.settings import number, shown
 
 _PORT = 29500
 """torchrun's own default."""
 _LAST_PORT = 65535
+_TORCHRUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+"""What torchrun sets for the processes that it starts; a leftover that is no number would stop them later."""
+_HOST = re.compile(r"[\w.:%\[\]-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,6 @@ class Rendezvous:
         if self.nodes == 1:
             return [*options, *meet]
         return [*options, "--nnodes", str(self.nodes), "--node-rank", str(self.node_rank), *meet]
-
-
-def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: float = math.inf) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal() or not least <= int(text) <= most:
-        reach = f"from {least} up" if most == math.inf else f"from {least} to {most}"
-        raise QuantctlError(f"{name}={text} is not a number {reach}", f"unset {name}, or give a number")
-    return int(text)
 
 
 def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
@@ -75,17 +71,23 @@ def read(environment: Mapping[str, str]) -> Rendezvous:
     Raises QuantctlError for values that are no numbers, and for several nodes without an address.
     """
     given = {name: value for name, value in environment.items() if value}
+    if "SLURM_JOB_ID" in given:
+        slurm.require_numbers(given)
     found = _slurm(given)
     merged = found | given
     if slurm.in_step(given):
         merged |= {name: found[name] for name in ("NNODES", "NODE_RANK")}
-    nodes = _number(merged, "NNODES", 1, 1)
-    node_rank = _number(merged, "NODE_RANK", 0, 0)
+    nodes = number(merged, "NNODES", 1, 1)
+    node_rank = number(merged, "NODE_RANK", 0, 0)
     if node_rank >= nodes:
         raise QuantctlError(f"NODE_RANK={node_rank} of NNODES={nodes}", "node ranks count from 0")
+    for name in _TORCHRUNS:
+        number(merged, name, 0, 0)
     address = merged.get("MASTER_ADDR")
+    if address is not None and not _HOST.fullmatch(address):
+        raise QuantctlError(f"MASTER_ADDR={shown(address)} is no host name or address", "give that of the first node")
     if nodes > 1 and address is None:
         raise QuantctlError(f"NNODES={nodes} and no MASTER_ADDR", "set it to the first node's host name, on all nodes")
     if nodes == 1 and "MASTER_PORT" not in merged:
         return Rendezvous(1, 0, None, None)
-    return Rendezvous(nodes, node_rank, address or "localhost", _number(merged, "MASTER_PORT", _PORT, 1, _LAST_PORT))
+    return Rendezvous(nodes, node_rank, address or "localhost", number(merged, "MASTER_PORT", _PORT, 1, _LAST_PORT))

@@ -1,4 +1,4 @@
-"""`python -m quantctl.mindspeed PROGRAM ARGS`: a stock Megatron-LM trainer on Ascend NPUs.
+"""`python -m quantctl.launch.mindspeed PROGRAM ARGS`: a stock Megatron-LM trainer on Ascend NPUs.
 
 MindSpeed replaces Megatron's CUDA functions when its adaptor is imported, which must happen after torch and before
 Megatron. Stock trainers do not do that.
@@ -21,7 +21,7 @@ ADAPTOR = ("torch", "torch_npu", "mindspeed.megatron_adaptor")
 def main() -> None:
     """Import the adaptor, then run the program as if it had been started itself."""
     if len(sys.argv) < 2:
-        raise QuantctlError("no program was given", "python -m quantctl.mindspeed pretrain_gpt.py FLAGS")
+        raise QuantctlError("no program was given", "python -m quantctl.launch.mindspeed pretrain_gpt.py FLAGS")
     for module in ADAPTOR:
         try:
             importlib.import_module(module)
