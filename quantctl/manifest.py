@@ -10,6 +10,7 @@ from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
+from quantctl.masking import masked
 from quantctl.report import recipe
 from quantctl.runlog import log_texts, parse_points
 from quantctl.selectors import SELECTORS
@@ -76,7 +77,7 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
     return (
         bool(last.get("finished"))
         and with_defaults(data["selectors"]) == with_defaults(data["selectors"]) | dict(chosen)
-        and last.get("asked", [])[-len(trainer) :] == list(trainer)
+        and masked(last.get("asked", []))[-len(trainer) :] == masked(trainer)
     )
 
 
