@@ -66,8 +66,10 @@ class Judged:
     """The part of a log that counts."""
 
     text: str
+    is_marked: bool
+    """Marks tell its attempts apart."""
     is_whole: bool
-    """One attempt wrote all its iterations from the first on, and marks say so."""
+    """Marks say that one attempt wrote all its iterations from the first on."""
 
 
 def judged(text: str) -> Judged:
@@ -83,7 +85,8 @@ def judged(text: str) -> Judged:
                 start = at if since else divided
             since = True
         at += len(line)
-    return Judged(text[start:], follower.is_marked and follower.anew and follower.attempts == 1)
+    whole = follower.is_marked and follower.anew and follower.attempts == 1
+    return Judged(text[start:], follower.is_marked, whole)
 
 
 def _parts(text: str) -> list[str]:

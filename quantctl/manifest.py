@@ -24,12 +24,22 @@ def with_defaults(selectors: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | dict(selectors)
 
 
+def _is_manifest(data: Any) -> bool:
+    """Whether the parts that are looked at here have their types."""
+    return (
+        isinstance(data["selectors"], dict)
+        and all(isinstance(value, str) for value in data["selectors"].values())
+        and isinstance(data["attempts"], list)
+        and all(isinstance(word, str) for attempt in data["attempts"] for word in attempt.get("asked", []))
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-        if isinstance(data["selectors"], dict) and isinstance(data["attempts"], list):
+        if _is_manifest(data):
             return data
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise QuantctlError(f"{path} is no manifest of a run", "give another --run-dir, or remove the file")
 

@@ -223,8 +223,9 @@ def _from_directory(path: Path) -> Run:
     run.tree, run.packages = _tree_of(attempt), packages
     attempts = len(manifest["attempts"])
     repeated = any(mark.trouble is Trouble.RESUMED for mark in run.marks)
-    # the order of the lines of different nodes is not known
-    if attempts > 1 and not repeated and not (part.is_whole or (len(texts) == 1 and _began_anew(part.text, command))):
+    # without marks, the order of the lines of different nodes is not known
+    whole = part.is_whole if part.is_marked else len(texts) == 1 and _began_anew(part.text, command)
+    if attempts > 1 and not repeated and not whole:
         run.mark(Trouble.RESUMED, f"{attempts} attempts")
     status = attempt.get("exit_status")
     if status is None:
