@@ -93,9 +93,12 @@ class _Batch:
 
     def run(self, command: Sequence[str]) -> int:
         """The exit status; a wish that came before there was anything to end ends it before it starts."""
+        from quantctl.privacy import as_private_as_tree_in_use
+
         if self.asked:
             output.say("asked to stop before anything was started")
             return FINE
+        as_private_as_tree_in_use()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.child = subprocess.Popen(command)
         if self.asked:

@@ -118,7 +118,7 @@ def test_environments(megatron_tree, tmp_path, case):
 
 
 STAGED: dict[str, Callable[[Path], None]] = {
-    "a file": lambda root: _write(root / "a" * 16, "x"),
+    "a file": lambda root: _write(root / ("a" * 16), "x"),
     "a link": lambda root: _link(root / ("b" * 16), root / "absent"),
     "a link to itself": lambda root: _link(root / ".draft-x", root / ".draft-x"),
     "half removed": lambda root: _write(root / ("c" * 16) / "megatron" / "core" / "x.py", "x"),

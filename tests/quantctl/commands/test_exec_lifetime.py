@@ -7,9 +7,11 @@ import errno
 import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +66,27 @@ def test_a_lost_terminal_is_a_wish_to_stop(start, tmp_path):
     run = start("trap 'echo saved; exit 3' TERM; echo ready; while :; do sleep 0.05; done")
     assert run.stdout.readline() == "ready\n"
     run.send_signal(signal.SIGHUP)
+    assert run.wait(timeout=60) == 3
+    (attempt,) = attempts(tmp_path)
+    assert (attempt["exit_status"], attempt["stopped_early"]) == (3, True)
+
+
+def test_a_terminal_that_is_gone_costs_no_manifest(megatron_tree, tmp_path):
+    """The kernel's own SIGHUP, to exec and to the command; what exec says has no reader."""
+    ours, theirs = pty.openpty()
+    script = f"trap '' HUP; trap 'exit 3' TERM; echo >{tmp_path}/ready; while :; do sleep 0.05; done"
+    run = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "quantctl.cli", "--megatron", megatron_tree("0.16.1"), "exec", "--mode", "bf16"),
+            *("--run-dir", tmp_path / "run", "--", "sh", "-c", script),
+        ],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+    )
+    os.close(theirs)
+    wait_for(tmp_path / "ready")
+    os.close(ours)
     assert run.wait(timeout=60) == 3
     (attempt,) = attempts(tmp_path)
     assert (attempt["exit_status"], attempt["stopped_early"]) == (3, True)
