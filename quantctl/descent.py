@@ -8,10 +8,8 @@ looked at. All of it is Linux's /proc; elsewhere nothing is found, and callers f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -75,7 +73,7 @@ def _identity(pid: int, number: int) -> Identity | None:
     stat = _stat(pid)
     if stat is None or stat.state in "ZX":
         return None
-    return Identity(number, stat.start, _namespace(pid), _boot(), socket.gethostname())
+    return Identity(number, stat.start, _namespace(pid), _boot(), os.uname().nodename)
 
 
 def own() -> Identity | None:
@@ -164,6 +162,8 @@ def holders(file: int) -> list[int]:
 
 def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
+        import ctypes
+
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 

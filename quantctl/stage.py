@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from secrets import token_hex
 
 from quantctl.backup import checkout_of
 from quantctl.git import Git
@@ -135,7 +134,7 @@ def _fill(draft: Path, tree: Tree, files: Sequence[Path], edited: Mapping[str, b
 
 def _put_aside(folder: Path) -> Path:
     """Out of the way under a name that nobody takes for a copy's."""
-    return folder.rename(folder.with_name(f"{_GONE}{folder.name}-{token_hex(4)}"))
+    return folder.rename(folder.with_name(f"{_GONE}{folder.name}-{os.urandom(4).hex()}"))
 
 
 def stage(tree: Tree, values: Mapping[str, str]) -> Path:
