@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from quantctl import rundir
 from quantctl.report.write import write
 from quantctl.sweep.plan import tasks
 from quantctl.sweep.runner import Slot, State, run
@@ -29,7 +29,7 @@ SIDE_BY_SIDE = 2
 def main() -> int:
     """Exit status 1 when a run failed or was not proven."""
     console = Console()
-    folder = Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = rundir.fresh(Path("runs"), "demo-")
     os.environ.pop("MEGATRON_LM_PATH", None)
     subprocess.run([sys.executable, "-m", "quantctl.cli", "check"], check=True)
     # built once, before the runs would each build it

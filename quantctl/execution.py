@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import quantctl.child
-from quantctl import output, process, proof, provenance
+from quantctl import attempts, output, process, proof, provenance, rundir, variables
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.manifest import Manifest, with_defaults
-from quantctl.stage import NO_LOCKS, in_use, stage
+from quantctl.masking import masked
+from quantctl.privacy import as_private_as
+from quantctl.stage import staged_copy
 from quantctl.state import read_state
 from quantctl.tree import Tree
 
@@ -52,55 +52,51 @@ def point_at_staged(arguments: Sequence[str], source: Path, staged: Path) -> lis
     return [point(argument) for argument in arguments]
 
 
-@contextmanager
-def _owned(run_dir: Path, node: int) -> Iterator[None]:
-    """One attempt at a time in a run directory, which the nodes of one run share: each holds a lock of its own."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / (f".lock-node{node}" if node else ".lock")).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise QuantctlError(
-                f"another run is writing to {run_dir}", "wait for it, or give another --run-dir"
-            ) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            output.say(f"{run_dir}: no locks on this file system; see to it that no other run writes there")
-        yield
-
-
 def _say_selectors(staged: Path, selectors: Mapping[str, str]) -> None:
     output.say(f"staged: {staged}")
     output.say("selectors: " + " ".join(f"{role}={value}" for role, value in selectors.items()))
 
 
+def _require_numbers() -> None:
+    """What a launcher says of a process's place, where it says anything: the ranks take it for numbers."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        text = os.environ.get(name) or "0"
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            raise QuantctlError(f"{name}={text[:40]} is not a number", f"unset {name}: torchrun sets it for its ranks")
+
+
 def execute(
-    tree: Tree, values: Mapping[str, str], command: Sequence[str], run_dir: Path, nodes: int = 1, node: int = 0
+    tree: Tree, values: Mapping[str, str], command: Sequence[str], run_dir: Path | None, nodes: int = 1, node: int = 0
 ) -> int:
     """Stage `tree` with the selectors of `values`, run `command` on it, prove what it used.
 
-    Node 0 of `nodes` owns manifest.json, log.txt and proof.json in `run_dir`; another one leaves log-node<k>.txt, and
-    its ranks' counts go to the same folder. Returns the command's exit status, or 1 when the command succeeded on this
-    node and the proof of all nodes did not.
+    Node 0 of `nodes` owns manifest.json, log.txt and proof.json in `run_dir` (by default a new one, runs/<time>);
+    another one leaves log-node<k>.txt, and its ranks' counts go to the same folder. Returns the command's exit status,
+    or 1 when the command succeeded on this node and the proof of all nodes did not.
     """
     process.require(command[0])
-    run_dir = run_dir.resolve()
-    process.forget_stop(run_dir, node)
-    staged = stage(tree, values)
-    with in_use(staged), _owned(run_dir, node):
-        selectors = with_defaults(read_state(staged).values())
-        _say_selectors(staged, selectors)
-        pointed = point_at_staged(command, tree.root, staged)
-        environment = child_environment(tree.root, staged, run_dir, node)
-        if node:
-            return _join(staged, pointed, environment, run_dir, node)
-        return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes)
+    _require_numbers()
+    as_private_as(tree.root)
+    made = run_dir is None
+    run_dir = rundir.fresh(Path("runs")).resolve() if run_dir is None else rundir.check(run_dir)
+    with rundir.owned(run_dir, node, made) as lock:
+        process.forget_stop(run_dir, node)
+        with staged_copy(tree, values) as staged:
+            selectors = with_defaults(read_state(staged).values())
+            _say_selectors(staged, selectors)
+            pointed = point_at_staged(command, tree.root, staged)
+            environment = child_environment(tree.root, staged, run_dir, node)
+            if node:
+                return _join(staged, pointed, environment, run_dir, node, lock)
+            return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes, lock)
 
 
-def _join(staged: Path, pointed: Sequence[str], environment: Mapping[str, str], run_dir: Path, node: int) -> int:
+def _join(
+    staged: Path, pointed: Sequence[str], environment: Mapping[str, str], run_dir: Path, node: int, lock: int
+) -> int:
     """Node k > 0. Its ranks start once torchrun has met node 0's, which is after node 0 cleared the old counts."""
-    ending = process.run(pointed, environment, run_dir, f"log-node{node}.txt", node)
+    mark = attempts.mark(_now())
+    ending = process.run(pointed, environment, run_dir, f"log-node{node}.txt", node, mark, lock)
     proof.report_node(run_dir, node, ending.status, provenance.file_hashes(staged))
     output.say(f"node {node} ended with exit status {ending.status}; the proof is node 0's: {run_dir / 'proof.json'}")
     return ending.status
@@ -115,6 +111,7 @@ def _lead(
     environment: Mapping[str, str],
     run_dir: Path,
     nodes: int,
+    lock: int,
 ) -> int:
     of_fork = [role for role, place in read_state(staged).selectors.items() if place.fork]
     hashes = provenance.file_hashes(staged)
@@ -122,9 +119,9 @@ def _lead(
     proof.clear(run_dir)
     manifest.begin(
         {
-            "asked": list(command),
-            "command": list(pointed),
-            "start": _now(),
+            "asked": masked(command),
+            "command": masked(pointed),
+            "start": (start := _now()),
             "nodes": nodes,
             "tree": str(tree.root),
             "found_by": tree.found_by,
@@ -134,10 +131,10 @@ def _lead(
             "files": hashes,
             "code": provenance.code_digest(staged),
             "packages": provenance.package_versions(),
-            "environment": provenance.environment(),
+            "environment": variables.deciding(os.environ),
         }
     )
-    ending = process.run(pointed, environment, run_dir, "log.txt", 0)
+    ending = process.run(pointed, environment, run_dir, "log.txt", 0, attempts.mark(start), lock)
     others = proof.await_nodes(run_dir, nodes, ending.status)
     verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes))
     finished = ending.status == 0 and verdict.ok and not ending.early

@@ -44,6 +44,9 @@ def exit_with(program: Callable[[], int | None]) -> NoReturn:
         status = REFUSED
     except Exception:
         traceback.print_exc()
-        _say("this is a bug in quantctl. Please report the lines above with the command: " + " ".join(sys.argv))
+        from quantctl.masking import masked
+
+        said = " ".join(masked(sys.argv))
+        _say(f"this is a bug in quantctl. Please report the lines above with the command: {said}")
         status = BUG
     sys.exit(status)

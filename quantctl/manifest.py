@@ -10,6 +10,7 @@ from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
+from quantctl.masking import masked
 from quantctl.report import recipe
 from quantctl.runlog import log_texts, parse_points
 from quantctl.selectors import SELECTORS
@@ -23,12 +24,22 @@ def with_defaults(selectors: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | dict(selectors)
 
 
+def _is_manifest(data: Any) -> bool:
+    """Whether the parts that are looked at here have their types."""
+    return (
+        isinstance(data["selectors"], dict)
+        and all(isinstance(value, str) for value in data["selectors"].values())
+        and isinstance(data["attempts"], list)
+        and all(isinstance(word, str) for attempt in data["attempts"] for word in attempt.get("asked", []))
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-        if isinstance(data["selectors"], dict) and isinstance(data["attempts"], list):
+        if _is_manifest(data):
             return data
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise QuantctlError(f"{path} is no manifest of a run", "give another --run-dir, or remove the file")
 
@@ -76,7 +87,7 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
     return (
         bool(last.get("finished"))
         and with_defaults(data["selectors"]) == with_defaults(data["selectors"]) | dict(chosen)
-        and last.get("asked", [])[-len(trainer) :] == list(trainer)
+        and masked(last.get("asked", []))[-len(trainer) :] == masked(trainer)
     )
 
 

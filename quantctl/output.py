@@ -16,8 +16,8 @@ def data(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr. Where nobody reads any more, the work goes on."""
-    with contextlib.suppress(BrokenPipeError):
+    """A line for people, on stderr. Where nobody reads any more (a lost terminal, a full disk), the work goes on."""
+    with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
 

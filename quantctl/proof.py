@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -44,11 +43,18 @@ class Proof:
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
 
 
+_RECORDS = ("import-*.json", "import-*.json.new", "rank*.json", ".rank*.json.*", "node*.json", ".node*.json.*")
+"""What processes and nodes leave in RUN_DIR/proof, whole and half written."""
+
+
 def clear(run_dir: Path) -> None:
     """Forget an earlier attempt: a proof speaks of one attempt only."""
-    shutil.rmtree(run_dir / "proof", ignore_errors=True)
     (run_dir / "proof.json").unlink(missing_ok=True)
-    (run_dir / "proof").mkdir(parents=True)
+    folder = run_dir / "proof"
+    folder.mkdir(parents=True, exist_ok=True)
+    # what is not a record of ours stays
+    for path in (path for pattern in _RECORDS for path in folder.glob(pattern)):
+        path.unlink(missing_ok=True)
 
 
 def report_node(run_dir: Path, node: int, status: int, hashes: Mapping[str, str]) -> None:

@@ -1,11 +1,10 @@
-"""What a run was made of: the tree's commit, package versions, the environment that matters."""
+"""What a run was made of: the tree's commit and code, package versions."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import importlib.metadata
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,20 +30,6 @@ _PACKAGES = (
     "torch-npu",
     "mindspeed",
 )
-_PREFIXES = (
-    "CUDA_",
-    "NCCL_",
-    "TORCH_",
-    "TRITON_",
-    "NVTE_",
-    "OMP_",
-    "MKL_",
-    "HCCL_",
-    "ASCEND_",
-    "PYTORCH_",
-    "QUANTCTL_",
-)
-_NAMES = ("PYTHONPATH", "MEGATRON_LM_PATH", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "SLURM_JOB_ID", "SEED")
 
 
 def git_state(tree: Tree) -> dict[str, Any] | None:
@@ -71,11 +56,6 @@ def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def environment() -> dict[str, str]:
-    """The variables that decide a run; none that could hold a secret."""
-    return {key: value for key, value in sorted(os.environ.items()) if key in _NAMES or key.startswith(_PREFIXES)}
 
 
 def file_hashes(root: Path) -> dict[str, str]:

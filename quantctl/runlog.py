@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantctl.attempts import joined, judged
+
 PREFIX = r"(?:(?: *(?:\[[^\]\n]*\](?:<\w+>)?:?|[\w.-]+:|\d[\d:.,TZ+/-]{7,})(?=[ \[])){1,4} ?)?"
 """What launchers put before a line: `[rank0]: `, `[default0]:`, `[1,0]<stdout>:`, `0: `, `node01: `, a date or time."""
 
@@ -87,5 +89,5 @@ def log_texts(run_dir: Path) -> list[str]:
 
 
 def read_log(run_dir: Path) -> list[Point]:
-    """The points of a run directory's logs by iteration, each once; none where there is no log."""
-    return latest(parse_points("\n".join(log_texts(run_dir))))
+    """The points of the attempt that counts by iteration, each once; none where there is no log."""
+    return latest(parse_points(judged(joined(log_texts(run_dir))).text))

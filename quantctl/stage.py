@@ -1,8 +1,8 @@
 """Staged trees: an isolated copy of a tree with one choice of selectors, which a run imports.
 
 One edited tree cannot serve several queued runs: a later `set` would change what a waiting job imports. A staged tree
-lies in the cache directory under a name made from the content of its source and its selectors; it is reused, never
-modified, and removed by `exec --prune` when no run holds it.
+lies in the cache directory, for its owner alone, under a name made from the content that was copied and its selectors;
+it is reused, never modified, and removed by `exec --prune` when no run holds it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from quantctl.backup import checkout_of
 from quantctl.git import Git
 from quantctl.paths import cache_dir, digest
+from quantctl.rundir import NO_LOCKS
 from quantctl.state import plan, read_state
 from quantctl.tree import Tree
 
 _MARK = ".quantctl-staged.json"
-_DRAFT = ".draft-"
+_DRAFT, _GONE = ".draft-", ".gone-"
+"""Prefixes of copies that are not whole yet, and of those that are being removed."""
+_LAYOUT = "2"
+"""Part of every name: copies made by other rules have others."""
+
+_COPY = re.compile(r"[0-9a-f]{16}")
+"""Their names; other things below the folder are not ours."""
 
 _SOURCE = {
     *("", ".py", ".pyi", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".so", ".sh"),
@@ -37,10 +45,10 @@ _LARGEST_SOURCE = 16 * 2**20
 _COMPILED = "megatron/core/datasets/helpers_cpp*.so"
 """Megatron's index builder, which git ignores; a tree without it compiles it when it trains."""
 
-NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP))
-"""What a file system without locks says (Lustre mounted without flock)."""
-_NOT_REMOVED = NO_LOCKS | {errno.EWOULDBLOCK, errno.ENOENT, errno.EBADF}
-"""In use, gone already, or not to be locked: NFS gives exclusive locks on what may be written, so never on a folder."""
+_NOT_REMOVED = NO_LOCKS | {errno.EWOULDBLOCK, errno.ENOENT, errno.EBADF, errno.ENOTEMPTY}
+"""In use, gone already, or not to be locked: NFS gives exclusive locks on what may be written, so never on a folder,
+and keeps what somebody has open.
+"""
 
 
 def _listed(below: Path, *options: str) -> list[str]:
@@ -103,30 +111,51 @@ def staged_root() -> Path:
     return cache_dir() / "staged"
 
 
+def _mode(path: Path) -> int:
+    """Of a file or of its copy, which its owner may always write to."""
+    return path.lstat().st_mode & 0o777 | stat.S_IWUSR
+
+
+def _name(root: Path, files: Sequence[Path], edited: Mapping[str, bytes]) -> str:
+    """What a copy of the files below `root` is called, with those of `edited` as they will be."""
+    parts: list[str | bytes] = [_LAYOUT]
+    for file in files:
+        parts += [os.fsencode(file), edited.get(str(file)) or _content(root / file), str(_mode(root / file))]
+    return digest(*parts)
+
+
+def _fill(draft: Path, tree: Tree, files: Sequence[Path], edited: Mapping[str, bytes]) -> None:
+    for file in files:
+        _copy(tree.root / file, draft / file)
+    for name, raw in edited.items():
+        _overwrite(draft / name, raw)
+    (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
+
+
+def _put_aside(folder: Path) -> Path:
+    """Out of the way under a name that nobody takes for a copy's."""
+    return folder.rename(folder.with_name(f"{_GONE}{folder.name}-{os.urandom(4).hex()}"))
+
+
 def stage(tree: Tree, values: Mapping[str, str]) -> Path:
     """The root of a copy of `tree` in which the selectors of `values` are set; made now, or found from before.
 
-    Selectors that `values` does not name say what they say in the source. Raises AnchorError if a patch does not fit.
+    Selectors that `values` does not name say what they say in the source. A new copy is named after the bytes that it
+    holds: the source may be edited while it is read. Raises AnchorError if a patch does not fit.
     """
     edited = plan(read_state(tree.root), values)
     files = source_files(tree)
-    parts: list[str | bytes] = []
-    for file in files:
-        path = tree.root / file
-        parts += [str(file), edited.get(str(file)) or _content(path), str(path.lstat().st_mode)]
-    target = staged_root() / digest(*parts)
+    target = staged_root() / _name(tree.root, files, edited)
     if (target / _MARK).exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
     try:
         with _held(draft):
-            for file in files:
-                _copy(tree.root / file, draft / file)
-            for name, raw in edited.items():
-                _overwrite(draft / name, raw)
-            (draft / _MARK).write_text(json.dumps({"source": str(tree.root), "megatron_core": tree.version()}))
-            draft.chmod(0o755)
+            _fill(draft, tree, files, edited)
+            target = staged_root() / _name(draft, files, {})
+            if os.path.lexists(target) and not (target / _MARK).exists():
+                _put_aside(target)
             os.rename(draft, target)
     except OSError:
         # somebody else staged the same tree meanwhile, which is as good
@@ -135,6 +164,22 @@ def stage(tree: Tree, values: Mapping[str, str]) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+@contextmanager
+def staged_copy(tree: Tree, values: Mapping[str, str]) -> Iterator[Path]:
+    """`stage`, kept from being pruned."""
+    while True:
+        with ExitStack() as stack:
+            staged = stage(tree, values)
+            try:
+                stack.enter_context(in_use(staged))
+            except FileNotFoundError:
+                continue
+            # pruned between the two: what was locked has no name any more
+            if (staged / _MARK).exists():
+                yield staged
+                return
 
 
 @contextmanager
@@ -169,17 +214,28 @@ def in_use(staged: Path) -> Iterator[None]:
         yield
 
 
+def _remove(folder: Path) -> None:
+    """A copy disappears at once, whatever happens to what was in it."""
+    shutil.rmtree(folder if folder.name.startswith((_GONE, _DRAFT)) else _put_aside(folder))
+
+
 def prune() -> list[Path]:
     """Remove the staged trees that no run holds, and copies that were killed half-way; returns them.
 
     What cannot be locked stays.
     """
     removed = []
-    for held in sorted([*staged_root().glob(f"[!.]*/{_MARK}"), *staged_root().glob(f"{_DRAFT}*")]):
-        folder = held.parent if held.name == _MARK else held
+    for folder in sorted(staged_root().glob("*")):
+        is_copy, is_draft = _COPY.fullmatch(folder.name), folder.name.startswith(_DRAFT)
+        if folder.is_symlink() or not folder.is_dir() or not (is_copy or is_draft or folder.name.startswith(_GONE)):
+            continue
+        held = folder / _MARK if is_copy else folder
         try:
-            with _locked(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(folder)
+            with ExitStack() as stack:
+                # without a mark it was half removed, and put aside it is nobody's
+                if is_draft or (is_copy and held.exists()):
+                    stack.enter_context(_locked(held, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                _remove(folder)
                 removed.append(folder)
         except OSError as error:
             if error.errno not in _NOT_REMOVED:

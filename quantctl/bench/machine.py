@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from quantctl.errors import QuantctlError
+from quantctl.variables import deciding
 
 PACKAGES = ("quantctl", "torch", "triton", "torchao", "mx", "megatron-core")
 
@@ -117,5 +118,5 @@ def describe(setting: Setting) -> dict[str, Any]:
             "cuda": torch.version.cuda if setting.full else None,
             **{package: _version(package) for package in PACKAGES},
         },
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("QUANTCTL_")},
+        "environment": {k: v for k, v in deciding(os.environ).items() if k.startswith("QUANTCTL_")},
     }

@@ -2,10 +2,12 @@
 
 `megatron` is a namespace package, so the current directory, a script's own directory or an installed copy can come
 before the staged tree without anybody noticing. Imports that would go to the tree the run was staged from go to its
-copy; a megatron.core from a third place fails at once. The first import leaves a record in the run directory. Imports
-nothing of quantctl, and hands on to the sitecustomize that it hides.
+copy; a megatron.core from a third place fails at once. The first import leaves a record in the run directory and
+holds its lock. Imports nothing of quantctl, and hands on to the sitecustomize that it hides.
 """
 
+import contextlib
+import fcntl
 import importlib.machinery
 import importlib.util
 import json
@@ -23,6 +25,7 @@ class _StagedMegatron:
     def __init__(self, source: str, staged: str, run_dir: str) -> None:
         self.source, self.staged = (os.path.join(os.path.realpath(tree), "megatron") for tree in (source, staged))
         self.run_dir = run_dir
+        self.held: list[int] = []
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.rpartition(".")[0] != "megatron":
@@ -46,11 +49,29 @@ class _StagedMegatron:
         folder = os.path.join(self.run_dir, "proof")
         os.makedirs(folder, exist_ok=True)
         place = {name: int(os.environ.get(variable, "0")) for name, variable in _PLACE.items()}
-        record = {"pid": os.getpid(), **place, "megatron_core": origin}
+        record = {"pid": os.getpid(), "start": _started(), **place, "megatron_core": origin}
         path = os.path.join(folder, f"import-{place['rank']}-{os.getpid()}-{place['node']}.json")
         with open(path + ".new", "w") as file:
             json.dump(record, file)
         os.replace(path + ".new", path)
+        self._hold(place["node"])
+
+    def _hold(self, node: int) -> None:
+        """Keep the run directory from a next attempt, and the tree from being pruned, for as long as this process
+        lives, whoever started it.
+        """
+        lock = os.path.join(self.run_dir, f".lock-node{node}" if node else ".lock")
+        for path in (lock, os.path.join(os.path.dirname(self.staged), ".quantctl-staged.json")):
+            with contextlib.suppress(OSError):
+                self.held.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
+                fcntl.flock(self.held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _started() -> "int | None":
+    """When this process began, in clock ticks from the machine's boot: with its number, no other process has it."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
+    return None
 
 
 def _hand_on() -> None:

@@ -13,6 +13,7 @@ import click
 from quantctl import output
 from quantctl.backup import Operation
 from quantctl.errors import QuantctlError
+from quantctl.masking import masked
 from quantctl.modes import MODES, mode_selectors
 from quantctl.selectors import SELECTORS
 from quantctl.spec import FORMATS
@@ -79,8 +80,8 @@ def behind_dashes(ctx: click.Context) -> tuple[str, ...]:
 
 
 def command_line() -> str:
-    """The command as the user typed it, for the operation log."""
-    return shlex.join(["quantctl", *sys.argv[1:]])
+    """The command as the user typed it, but for secrets, for the operation log."""
+    return shlex.join(masked(["quantctl", *sys.argv[1:]]))
 
 
 def unified_diff(path: str, before: bytes, after: bytes) -> str:

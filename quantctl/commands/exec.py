@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -68,5 +67,4 @@ def command(
     from quantctl.lint import unseen
 
     unseen.refuse(arguments, tree, values)
-    default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    ctx.exit(execute(tree, values, arguments, run_dir or default, nodes, node_rank))
+    ctx.exit(execute(tree, values, arguments, run_dir, nodes, node_rank))

@@ -33,10 +33,9 @@ def _tree_to_run(tree: Tree, values: Mapping[str, str]) -> Iterator[Path]:
     if not values:
         yield tree.root
         return
-    from quantctl.stage import in_use, stage
+    from quantctl.stage import staged_copy
 
-    staged = stage(tree, values)
-    with in_use(staged):
+    with staged_copy(tree, values) as staged:
         yield staged
 
 

@@ -91,6 +91,7 @@ def command(
 
     from quantctl.commands.run import SETTINGS
     from quantctl.modes import SCRIPT_MODES
+    from quantctl.privacy import as_private_as_tree_in_use
     from quantctl.report.write import require_matplotlib
     from quantctl.sweep.plan import tasks
     from quantctl.sweep.runner import Slot, State, run
@@ -111,6 +112,7 @@ def command(
     slots = [
         Slot({**dict.fromkeys(_VISIBLE, group), "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
     ] or [Slot() for _ in range(jobs)]
+    as_private_as_tree_in_use(megatron)
     planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
     if launcher == "slurm":
         ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run, ctx.obj["json"]))

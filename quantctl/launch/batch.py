@@ -11,6 +11,7 @@ from pathlib import Path
 from quantctl import output
 from quantctl.exits import FINE
 from quantctl.launch import slurm
+from quantctl.privacy import as_private_as_tree_in_use
 from quantctl.process import STOP
 
 
@@ -42,6 +43,7 @@ class Batch:
         if self.asked:
             output.say("asked to stop before anything was started")
             return FINE
+        as_private_as_tree_in_use()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.child = subprocess.Popen(command)
         if self.asked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from quantctl.masking import masked, masked_pairs
 from quantctl.runlog import PREFIX
 
 # flags that decide where output goes, how closely a run is watched, or how fast data arrives
@@ -45,7 +46,8 @@ def _matters(flag: str) -> bool:
 
 
 def from_command(command: Sequence[str]) -> Recipe:
-    """The trainer's own flags in a command line; a launcher's stand before it and are left out."""
+    """The trainer's own flags in a command line; a launcher's stand before it and are left out, secrets masked."""
+    command = masked(command)
     start = 0
     for position, word in enumerate(command):
         if _TRAINER.search(word) or (word == "quantctl.pretrain" and command[position - 1] == "-m"):
@@ -66,7 +68,7 @@ def from_log(text: str) -> Recipe:
     """The arguments that Megatron-LM writes to its log before it trains; empty if it did not."""
     found = (_DUMPED.match(line) for line in text.splitlines())
     pairs = ((match[1].replace("_", "-"), match[2].strip()) for match in found if match)
-    return {name: value for name, value in pairs if _matters(name)}
+    return masked_pairs({name: value for name, value in pairs if _matters(name)})
 
 
 def seed(recipe: Recipe) -> int | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from quantctl.attempts import joined, judged
 from quantctl.errors import QuantctlError
 from quantctl.forks import canonical_or
 from quantctl.modes import MODES
@@ -179,7 +180,7 @@ def _from_text(path: Path, text: str, command: Sequence[str] = ()) -> Run:
 
 
 def _began_anew(text: str, command: Sequence[str]) -> bool:
-    """Whether one process wrote all iterations of the log, from the first on: earlier attempts trained nothing.
+    """Whether one process wrote all iterations of the part of the log that is judged, from the first on.
 
     It did if the last start that rank 0 told of lies before all of them, as a start that goes on from a checkpoint is
     told by both trainers. The embedded one without --load tells nothing and always begins at the first iteration, so
@@ -191,7 +192,7 @@ def _began_anew(text: str, command: Sequence[str]) -> bool:
         return False
     start = starts[-1] if starts else 0
     points = parse_points(text[start:])
-    return bool(points) and points[0].iteration == 1 and not parse_points(text[:start])
+    return bool(points) and points[0].iteration == 1
 
 
 def _tree_of(attempt: dict[str, Any]) -> str:
@@ -211,7 +212,8 @@ def _from_directory(path: Path) -> Run:
             f"{path / 'manifest.json'} is no manifest of a run", "leave it out, or run it again"
         ) from error
     texts = log_texts(path)
-    run = _from_text(path, "\n".join(texts), command)
+    part = judged(joined(texts))
+    run = _from_text(path, part.text, command)
     if not run.points and has_events(path / "tensorboard"):
         run.points, run.validation, run.memory = read_events(path / "tensorboard")
         run.marks = []
@@ -221,8 +223,9 @@ def _from_directory(path: Path) -> Run:
     run.tree, run.packages = _tree_of(attempt), packages
     attempts = len(manifest["attempts"])
     repeated = any(mark.trouble is Trouble.RESUMED for mark in run.marks)
-    # the order of the lines of different nodes is not known
-    if attempts > 1 and not repeated and not (len(texts) == 1 and _began_anew(texts[0], command)):
+    # without marks, the order of the lines of different nodes is not known
+    whole = part.is_whole if part.is_marked else len(texts) == 1 and _began_anew(part.text, command)
+    if attempts > 1 and not repeated and not whole:
         run.mark(Trouble.RESUMED, f"{attempts} attempts")
     status = attempt.get("exit_status")
     if status is None:
@@ -258,7 +261,7 @@ def load(path: Path) -> Run:
         _mark_course(run, points)
         return run
     if path.is_file():
-        run = _from_text(path, path.read_text(errors="replace"))
+        run = _from_text(path, judged(path.read_text(errors="replace")).text)
         if run.points:
             return run
         raise QuantctlError(f"{path} holds no iteration lines of Megatron", "name a run directory or a training log")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from quantctl.errors import QuantctlError
 from quantctl.launch.scripts import environment, script_path
+from quantctl.masking import masked, masked_pairs
 from quantctl.modes import MODES, SCRIPT_MODES
 from quantctl.selectors import SELECTORS
 from quantctl.sweep import record
@@ -58,8 +59,8 @@ class Task:
             "dataset": self.dataset,
             "mode": " ".join(self.mode.split()),
             "seed": self.seed,
-            "settings": {**self.settings, **decided},
-            "trailing": list(self.trailing),
+            "settings": masked_pairs({**self.settings, **decided}),
+            "trailing": masked(self.trailing),
         }
 
     def _selectors(self) -> list[str]:
@@ -77,7 +78,7 @@ class Task:
         try:
             manifest = json.loads((self.run_dir / "manifest.json").read_text())
             return bool(manifest["attempts"][-1].get("finished"))
-        except (OSError, ValueError, KeyError, IndexError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
             return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl import process, proof
+from quantctl import descent, process, proof
 
 from .conftest import read
 
@@ -102,22 +103,46 @@ def test_a_file_system_that_is_away_does_not_end_a_run(monkeypatch, tmp_path):
     assert process.run(command, os.environ, tmp_path, "log.txt", 0) == process.Ending(0, False)
 
 
-def fail(*_: object) -> None:
-    raise PermissionError(errno.EPERM, "not yours")
+RECORDS = {
+    "of another process": '{"pid": PID, "start": 1, "node": 0}',
+    "of an earlier version": '{"pid": PID, "node": 0}',
+    "of another node": '{"pid": PID, "start": START, "node": 1}',
+    "rubbish": "[[[",
+    "no record": "[]",
+    "no number": '{"pid": "x", "start": null, "node": 0}',
+}
 
 
-@pytest.mark.parametrize("broken", ["os.kill", "pathlib.Path.read_text"])
-def test_trainers_that_cannot_be_reached_leave_the_command(monkeypatch, tmp_path, broken):
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_trainers_that_cannot_be_reached_leave_the_command(tmp_path, record):
+    """A stranger whose number a record names is left alone, also where it descends from us."""
     proof.clear(tmp_path)
-    (tmp_path / "proof" / "import-0-1-0.json").write_text('{"rank": 0, "pid": 1, "node": 0}')
-    with subprocess.Popen(["sleep", "60"]) as child, monkeypatch.context() as patch:
-        patch.setattr(broken, fail)
-        stopping = process._Stopping(child, tmp_path, 0)
-        if broken == "os.kill":
-            # Popen.send_signal goes through os.kill itself
-            patch.setattr(child, "send_signal", lambda number: patch.undo() or child.terminate())
+    with subprocess.Popen(["sleep", "60"]) as stranger, subprocess.Popen(["sleep", "60"]) as child:
+        start = Path(f"/proc/{stranger.pid}/stat").read_text().split()[21]
+        text = record.replace("PID", str(stranger.pid)).replace("START", start)
+        (tmp_path / "proof" / "import-0-1-0.json").write_text(text)
+        stopping = process._Stopping(tmp_path, 0)
+        stopping.started(child)
         stopping.ask()
         assert child.wait(timeout=30) == -signal.SIGTERM
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_process_that_is_no_descendant_is_a_stranger(tmp_path):
+    """Its parent is gone, so it is nobody's here: number and start alone reach nothing."""
+    proof.clear(tmp_path)
+    script = "sleep 60 >/dev/null & echo $!"
+    number = int(subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, text=True).stdout)
+    try:
+        start = int(Path(f"/proc/{number}/stat").read_text().split()[21])
+        record = {"pid": number, "start": start, "node": 0}
+        (tmp_path / "proof" / "import-0-1-0.json").write_text(json.dumps(record))
+        assert process._Stopping(tmp_path, 0)._signal_trainers(os.getpid()) == []
+        assert descent.matches(number, record)
+        assert Path(f"/proc/{number}").exists()
+    finally:
+        os.kill(number, signal.SIGKILL)
 
 
 WISHES = {

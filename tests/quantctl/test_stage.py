@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from quantctl import stage as stage_module
 from quantctl.selectors import ATTENTION, LAYERS
-from quantctl.stage import _LARGEST_SOURCE, in_use, prune, source_files, stage, staged_root
+from quantctl.stage import _LARGEST_SOURCE, in_use, prune, source_files, stage, staged_copy, staged_root
 from quantctl.state import read_state
 from quantctl.tree import Tree
 
@@ -171,3 +173,73 @@ def test_reused_for_the_same_source_and_choice_only(stock_copy, first, second, e
     assert (after == before) == same
     assert (before / ATTENTION).stat() == marker
     assert not list(staged_root().glob(".draft-*"))
+
+
+def test_a_file_edited_between_hashing_and_copying_poisons_no_name(stock_copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, filled = stock_copy("0.16.1"), stage_module._fill
+    edited = root / "megatron/core/package_info.py"
+    before = edited.read_bytes()
+
+    def fill(*arguments: object) -> None:
+        edited.write_bytes(before + b"# edit\n")
+        filled(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "_fill", fill)
+        first = stage(as_tree(root), {"qk": "mxfp8"})
+    assert stage(as_tree(root), {"qk": "mxfp8"}) == first
+    edited.write_bytes(before)
+    second = stage(as_tree(root), {"qk": "mxfp8"})
+    staged = [(tree / "megatron/core/package_info.py").read_bytes() for tree in (first, second)]
+    assert staged == [before + b"# edit\n", before]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def half(folder: Path, **_: object) -> None:
+    """What shutil.rmtree has done when it is killed."""
+    next(Path(folder).rglob("*.py")).unlink()
+    raise Killed
+
+
+def test_prune_killed_half_way_leaves_nothing_that_counts(stock_copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree = as_tree(stock_copy("0.16.1"))
+    staged = stage(tree, {"qk": "mxfp8"})
+    files = sorted(path.relative_to(staged) for path in staged.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(Killed):
+            prune()
+    assert not staged.exists()
+    assert stage(tree, {"qk": "mxfp8"}) == staged
+    assert sorted(path.relative_to(staged) for path in staged.rglob("*")) == files
+    # what an earlier version left of one
+    (staged / ".quantctl-staged.json").unlink()
+    (staged / LAYERS).unlink()
+    assert stage(tree, {"qk": "mxfp8"}) == staged
+    assert sorted(path.relative_to(staged) for path in staged.rglob("*")) == files
+    with in_use(staged):
+        assert staged not in prune()
+        assert [path.name for path in staged_root().iterdir()] == [staged.name]
+    assert prune() == [staged]
+    assert list(staged_root().iterdir()) == []
+
+
+def test_a_tree_pruned_before_it_is_held_is_staged_again(stock_copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree, pruned = as_tree(stock_copy("0.16.1")), []
+
+    def once(*arguments: object) -> Path:
+        found = stage(*arguments)
+        pruned.extend([] if pruned else prune())
+        return found
+
+    monkeypatch.setattr(stage_module, "stage", once)
+    with staged_copy(tree, {"qk": "mxfp8"}) as staged:
+        assert pruned == [staged]
+        assert (staged / LAYERS).exists()
+        assert prune() == []

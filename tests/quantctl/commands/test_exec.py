@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.execution import _owned
+from quantctl.rundir import owned
 from quantctl.selectors import ATTENTION
 
 STEP = Path(__file__).resolve().parents[2] / "support" / "gpt_step.py"
@@ -238,7 +238,7 @@ def test_a_file_system_without_locks_is_said(monkeypatch, capsys, tmp_path, numb
         raise OSError(number, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OSError, match="no locks") if refused else contextlib.nullcontext(), _owned(tmp_path, 0):
+    with pytest.raises(OSError, match="no locks") if refused else contextlib.nullcontext(), owned(tmp_path, 0):
         pass
     assert ("no locks on this file system" in capsys.readouterr().err) != refused
 

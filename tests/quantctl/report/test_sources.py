@@ -147,6 +147,34 @@ def test_attempts_that_trained_nothing_do_not_make_a_run_a_resumed_one(case, run
     assert [str(mark) for mark in load(folder).marks] == ([] if whole else ["resumed: 2 attempts"])
 
 
+MARK = "---- quantctl: an attempt begins, 2026-11-21T00:00:00+00:00 ----\n"
+BEGUN = {  # log, attempts in the manifest -> marks
+    "repeated after Ctrl-C": (MARK + iterations(1, 10) + MARK + iterations(1, 10, 20), 2, []),
+    "repeated, no marks, embedded": (iterations(1, 10) + iterations(1, 10, 20), 2, []),
+    "goes on from a checkpoint": (MARK + iterations(1, 10) + MARK + iterations(20), 2, ["resumed: 2 attempts"]),
+    "goes on from before": (
+        MARK + iterations(1, 10) + MARK + iterations(10, 20),
+        2,
+        ["resumed: iterations were repeated"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEGUN)
+def test_the_last_attempt_that_began_anew_is_judged(case, run_directory):
+    text, attempts, marks = BEGUN[case]
+    folder = run_directory("bf16", 1, {}, total=20, attempts=attempts, attempt={"command": EMBEDDED})
+    (folder / "log.txt").write_text(text)
+    run = load(folder)
+    assert ([str(mark) for mark in run.marks], run.losses) == (marks, {1: 7.9, 10: 7.0, 20: 6.0})
+
+
+def test_a_log_of_megatron_lms_own_to_which_a_new_run_was_appended(tmp_path):
+    (tmp_path / "train.log").write_text(DUMP + iterations(1, 10) + DUMP.replace("42", "43") + iterations(1, 10, 20))
+    run = load(tmp_path / "train.log")
+    assert (run.marks, run.seed, run.losses) == ([], 43, {1: 7.9, 10: 7.0, 20: 6.0})
+
+
 def test_attempts_on_several_nodes_are_in_no_known_order(run_directory):
     folder = run_directory("bf16", 1, {}, total=20, attempts=2)
     (folder / "log.txt").write_text(DUMP + DUMP)
