@@ -81,6 +81,7 @@ class Flow:
         self.later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef, Env]] = []
         self.dropped: ast.expr | None = None  # the expression whose value nobody takes
         self.results: set[str] = set()  # names that hold a product's result, within one branch
+        self.decided: set[tuple[int, int]] = set()  # where products stand that a definition decides
 
     def run(self, module: ast.Module) -> None:
         self.block(module.body, {}, ())
@@ -109,6 +110,8 @@ class Flow:
         argument = _Guard(groups, frozenset(), plain=False)
         if kind is not None:
             self._note(kind, (*guards, argument))
+            if any(guard.groups for guard in (*guards, argument)):
+                self.decided.add((getattr(node, "lineno", 0), getattr(node, "col_offset", 0)))
             return frozenset()
         if isinstance(node, (ast.Call, ast.Subscript)) and groups:
             for part in ast.walk(node):  # a table of products, indexed by the value

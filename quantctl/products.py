@@ -7,11 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 
 # by product, how functions that compute it are called: mxfp_matmul, F.linear, LinearWithFrozenWeight.apply
-CALLED = {"baddbmm": r"baddbmm", "bmm": r"bmm", "matmul": r"matmul|gemm|linear|(?:^|_)mm$|addmm|^_forward_impl$"}
+CALLED = {
+    "baddbmm": r"baddbmm",
+    "bmm": r"bmm",
+    "linear": r"linear|^_forward_impl$",
+    "matmul": r"matmul|gemm|(?:^|_)mm$|addmm",
+    "attention": r"attention(?:_v\d+)?$|attention_forward$|flash_attn|attn_func|scaled_dot_product",
+}
 # the same where the result is dropped: what is left is output in place, and not save_linear_inputs(...)
 FOR_EFFECT = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|wgrad_gemm|(?:^|_)mm$"}
 # products that are handed around by name: f = torch.matmul
-_NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|linear$|(?:^|_)mm$"}
+_NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "linear": r"linear$", "matmul": r"matmul$|(?:^|_)mm$"}
 
 
 def key_of(node: ast.AST | None) -> str | None:

@@ -64,11 +64,11 @@ SELECTORS = {
             "linear",
             LAYERS,
             "fprop, dgrad and wgrad of every linear layer but the output layer",
-            ("matmul", "bmm", "baddbmm"),
+            ("linear", "matmul", "bmm", "baddbmm"),
         ),
         Selector("lm_head", LAYERS, "the same products of the output layer"),
-        Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm",)),
-        Selector("pv", ATTENTION, "attention output, P V", ("bmm",)),
+        Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm", "attention")),
+        Selector("pv", ATTENTION, "attention output, P V", ("bmm", "attention")),
         Selector(
             "attention",
             ATTENTION,
@@ -130,7 +130,9 @@ def _assignments(module: ast.Module, variable: str) -> list[ast.expr]:
 def fork_of(source: Source) -> Survey:
     """The selectors that a fork brings along in this file; false if it has none."""
     here = [selector for selector in SELECTORS.values() if selector.file == source.name]
-    found = survey(source, {product: role.role for role in here for product in role.decides}, OURS)
+    products = {product for selector in here for product in selector.decides}
+    roles = {product: tuple(s.role for s in here if product in s.decides) for product in sorted(products)}
+    found = survey(source, roles, OURS)
     patched = [value.lineno for name in OURS for value in _assignments(source.module, name)] if found else []
     return found.beside(min(patched)) if patched else found
 
