@@ -20,6 +20,8 @@ LEFT_OUT = (
     ("megatron/core/transformer/mlp.py", "MLP.forward"),
     (LAYERS, "ColumnParallelLinear.forward"),
     (LAYERS, "RowParallelLinear.forward"),
+    (LAYERS, "LinearWithGradAccumulationAndAsyncCommunication.forward"),
+    (LAYERS, "LinearWithGradAccumulationAndAsyncCommunication.backward"),
 )
 
 _TOGETHER = """
