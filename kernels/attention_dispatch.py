@@ -17,6 +17,7 @@ from quantctl.selectors import SELECTORS
 
 SITE = "attention"
 
+
 def why_not(
     module: Any,
     query: Tensor,

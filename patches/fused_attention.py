@@ -51,5 +51,6 @@ PATCH = Patch(
         ("megatron/core/fusions/fused_softmax.py", "FusedScaleMaskSoftmax"),
         ("megatron/core/transformer/utils.py", "attention_mask_func"),
     ),
+    roles=("attention",),
     together=("attention",),
 )

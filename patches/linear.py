@@ -111,6 +111,7 @@ PATCH = Patch(
     releases="0.10 - 0.19, main",
     header=_HEADER,
     mark=b"custom_quant_type_linear",
+    roles=("linear", "lm_head"),
     together=("lm_head",),
     edits=(
         Edit(Kind.PARAMETER, f"{_FROZEN}.forward", "", "lm_head=False"),

@@ -78,5 +78,7 @@ class Patch:
     leaves_out: tuple[tuple[str, str], ...] = ()
     """By file and function or class: code that does not run where the inserted code returns early. It is left out only
     if it is a known release's own, with all that it uses of its file (quantctl.stock)."""
+    roles: tuple[str, ...] = ()
+    """The selectors that it brings."""
     together: tuple[str, ...] = ()
     """Patches without which it must not be in the tree."""

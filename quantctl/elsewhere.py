@@ -19,6 +19,15 @@ from quantctl.source import Source
 
 _SKIPPED = frozenset(("__pycache__", "tests", "test", "docs", "node_modules", "site-packages", "build", "dist"))
 """Folders that no training imports from."""
+_CHANGED = (
+    b"DotProductAttention",
+    b"LinearWith",
+    b"ParallelLinear",
+    b"SequentialMLP",
+    b"linear_with_",
+    b"LanguageModule",
+)
+"""What the names of the classes and functions that patches change have in common."""
 _PROGRAM = re.compile(r"(pretrain|train|finetune|posttrain)\w*\.py")
 """A folder that holds one of these is a checkout, whose other packages belong to the tree, too."""
 
@@ -83,6 +92,11 @@ def _roles_in(raw: bytes) -> Products:
     return roles | {"bmm": ("linear",), "matmul": ("linear",)}
 
 
+def suspicious(raw: bytes) -> bool:
+    """Whether a file mentions something that patches change: only then `replacements` need look at it."""
+    return any(name in raw for name in _CHANGED)
+
+
 def replacements(files: Mapping[str, bytes], targets: Mapping[str, str]) -> list[Replacement]:
     """Where `files` replace one of `targets` (name in its module -> the module's dotted name) at run time.
 
@@ -90,7 +104,8 @@ def replacements(files: Mapping[str, bytes], targets: Mapping[str, str]) -> list
     MindSpeed's: `register_patch("megatron.core.module.Class.method", f)`.
     """
     wanted = set(targets) | {name.partition(".")[0] for name in targets if "." in name}
-    needle = re.compile(rb"\b(?:" + b"|".join(re.escape(name).encode() for name in sorted(wanted)) + rb")\b")
+    names = b"|".join(re.escape(name.partition(".")[0]).encode() for name in sorted(wanted))
+    needle = re.compile(rb"\b(?:" + names + rb")(?:\.\w+)?(?:['\"]|\s*=(?!=))|\bsetattr\(")
     dotted = {f"{module}.{name}": name for name, module in targets.items()}
     dotted |= {f"{module}.{name.partition('.')[0]}": name.partition(".")[0] for name, module in targets.items()}
     found = []

@@ -16,6 +16,10 @@ CALLED = {
 }
 # the same where the result is dropped: what is left is output in place, and not save_linear_inputs(...)
 FOR_EFFECT = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|wgrad_gemm|(?:^|_)mm$"}
+COMPUTES = re.compile(
+    r"\w*((?<!co)mm|matmul|einsum|dot|linear|_linear_forward|fusion_attention|scaled_dot_product_attention)"
+)
+"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper, fused ones."""
 # products that are handed around by name: f = torch.matmul
 _NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "linear": r"linear$", "matmul": r"matmul$|(?:^|_)mm$"}
 

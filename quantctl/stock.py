@@ -7,16 +7,16 @@ is in no release may compute anything, so nobody leaves it out: unknown is unkno
 from __future__ import annotations
 
 import ast
-import importlib.resources
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
+import quantctl.patches
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.products import key_of
+from quantctl.products import COMPUTES, key_of
 from quantctl.selectors import SELECTORS
 from quantctl.structure import digest
 from quantctl.unpatch import functions_of, scopes_of, unpatched
@@ -29,9 +29,6 @@ PRODUCT_FILES = tuple(
 )
 """Files of Megatron's in which selectors stand, a fork's included."""
 
-_PRODUCT = re.compile(r"\w*(mm|matmul|einsum|dot|linear|_linear_forward|fusion_attention|scaled_dot_product_attention)")
-"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Ascend's attention."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -41,6 +38,8 @@ class Place:
     scope: str
     line: int
     """Where the function begins, or its first product."""
+    own: bool = False
+    """Whether a known release has it."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.scope}"
@@ -48,14 +47,8 @@ class Place:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, dict[str, str]]:
-    text = importlib.resources.files("quantctl.patches").joinpath("stock.json").read_text(encoding="utf-8")
-    table: dict[str, dict[str, str]] = json.loads(text)
+    table: dict[str, dict[str, str]] = json.loads(Path(quantctl.patches.__path__[0], "stock.json").read_bytes())
     return table
-
-
-def releases() -> list[str]:
-    """Those whose code is known."""
-    return list(_table())
 
 
 def _is_known(kind: str, file: str, scope: str, found: str) -> bool:
@@ -116,7 +109,7 @@ def _products(function: ast.AST) -> list[ast.expr]:
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
-            if _PRODUCT.fullmatch(name or ""):
+            if COMPUTES.fullmatch(name or ""):
                 found.append(node)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             found.append(node)
@@ -124,7 +117,7 @@ def _products(function: ast.AST) -> list[ast.expr]:
 
 
 def undecided(module: ast.Module, file: str, decided: frozenset[tuple[int, int]], *, patched: bool) -> list[Place]:
-    """Functions with matrix products of which no selector decides any, and that no known release has.
+    """Functions with matrix products of which no selector decides any.
 
     `decided`: where the products stand that a fork's selectors decide. `patched`: the patches' own functions are
     decided by quantctl's selectors.
@@ -135,8 +128,8 @@ def undecided(module: ast.Module, file: str, decided: frozenset[tuple[int, int]]
         products = _products(function)
         if not products or scope in ours or any((node.lineno, node.col_offset) in decided for node in products):
             continue
-        if not _is_known("products", file, scope, digest(function)):
-            found.append(Place(file, scope, products[0].lineno))
+        own = _is_known("products", file, scope, digest(function))
+        found.append(Place(file, scope, products[0].lineno, own))
     return found
 
 

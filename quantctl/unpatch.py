@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 from quantctl.patches.patch import Edit, Either, Kind, Patch
 from quantctl.patches.registry import PATCHES
@@ -28,7 +28,7 @@ def scopes_of(patch: Patch) -> frozenset[str]:
     return frozenset(edit.scope for edit in edits_of(patch))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _template(code: str) -> list[ast.stmt]:
     return ast.parse(textwrap.dedent(code).strip("\n")).body
 

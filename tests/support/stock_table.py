@@ -1,6 +1,6 @@
 """What patches/stock.json knows of releases: digests of their own code, by which a fork's is told apart.
 
-    python tests/support/stock_table.py NAME=TREE ...     adds or replaces the rows of these stock trees
+python tests/support/stock_table.py NAME=TREE ...     adds or replaces the rows of these stock trees
 """
 
 from __future__ import annotations
