@@ -19,7 +19,7 @@ FOR_EFFECT = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|wgrad_
 COMPUTES = re.compile(
     r"\w*((?<!co)mm|matmul|einsum|dot|linear|_linear_forward|fusion_attention|scaled_dot_product_attention)"
 )
-"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper, fused ones."""
+"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper."""
 # products that are handed around by name: f = torch.matmul
 _NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "linear": r"linear$", "matmul": r"matmul$|(?:^|_)mm$"}
 
@@ -59,6 +59,19 @@ def called(node: ast.AST, patterns: Mapping[str, str] = CALLED) -> str | None:
 def named(node: ast.AST) -> str | None:
     """The product whose function an expression names without calling it."""
     return _product(node, _NAMED) if key_of(node) else None
+
+
+def products_in(function: ast.AST) -> list[ast.expr]:
+    """The expressions in it that compute a matrix product."""
+    found: list[ast.expr] = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
+            if COMPUTES.fullmatch(name or ""):
+                found.append(node)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            found.append(node)
+    return found
 
 
 def has_product(value: ast.AST) -> bool:

@@ -199,7 +199,7 @@ def plan(state: TreeState, values: Mapping[str, str], accept: Collection[str] = 
     """
     after, unfit = _insert_available(state, accept)
     asked = {role for role, value in values.items() if fit.asks(role, value)}
-    _refuse_misfits(state, asked, unfit)
+    _refuse_misfits(state, asked if values else None, unfit)
     fit.refuse_replaced(asked, state.applied(), state.replaced, accept)
     for file in _HOMES:
         after[file] = rewrite(Source(after[file], file), dict(values))
@@ -223,10 +223,14 @@ def plan(state: TreeState, values: Mapping[str, str], accept: Collection[str] = 
     return {file: raw for file, raw in after.items() if raw != state.sources[file].raw}
 
 
-def _refuse_misfits(state: TreeState, asked: set[str], unfit: Mapping[str, QuantctlError]) -> None:
+def _refuse_misfits(state: TreeState, asked: set[str] | None, unfit: Mapping[str, QuantctlError]) -> None:
+    """Raise where a patch does not fit that brings what is `asked`; None: all that a stock tree can have."""
     bringing = [patch for patch in state.available() if patch.roles]
+    nothing_left = all(patch.name in unfit for patch in bringing)
+    if not any(patch.roles for patch in state.applied()):
+        nothing_left |= asked is None
     for patch in bringing:
-        if patch.name in unfit and (asked & set(patch.roles) or all(p.name in unfit for p in bringing)):
+        if patch.name in unfit and (nothing_left or set(patch.roles) & (asked or set())):
             raise unfit[patch.name]
 
 

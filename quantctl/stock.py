@@ -16,7 +16,7 @@ from pathlib import Path
 import quantctl.patches
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.products import COMPUTES, key_of
+from quantctl.products import key_of, products_in
 from quantctl.selectors import SELECTORS
 from quantctl.structure import digest
 from quantctl.unpatch import functions_of, scopes_of, unpatched
@@ -104,18 +104,6 @@ def strange(patch: Patch, read: Reader) -> Place | None:
     return None
 
 
-def _products(function: ast.AST) -> list[ast.expr]:
-    found = []
-    for node in ast.walk(function):
-        if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
-            if COMPUTES.fullmatch(name or ""):
-                found.append(node)
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            found.append(node)
-    return found
-
-
 def undecided(module: ast.Module, file: str, decided: frozenset[tuple[int, int]], *, patched: bool) -> list[Place]:
     """Functions with matrix products of which no selector decides any.
 
@@ -125,7 +113,7 @@ def undecided(module: ast.Module, file: str, decided: frozenset[tuple[int, int]]
     ours = {scope for patch in PATCHES if patch.file == file and patched for scope in scopes_of(patch)}
     found = []
     for scope, function in functions_of(module):
-        products = _products(function)
+        products = products_in(function)
         if not products or scope in ours or any((node.lineno, node.col_offset) in decided for node in products):
             continue
         own = _is_known("products", file, scope, digest(function))
@@ -143,6 +131,6 @@ def row(read: Reader) -> dict[str, str]:
     for file in PRODUCT_FILES:
         if raw := read(file):
             for scope, function in functions_of(ast.parse(raw)):
-                if _products(function):
+                if products_in(function):
                     entries[f"products {file} {scope}"] = digest(function)
     return dict(sorted(entries.items()))
