@@ -79,9 +79,8 @@ def bypasses(state: TreeState, after: Mapping[str, bytes] | None = None) -> list
     With `after` the files as they would be.
     """
     found: list[tuple[tuple[str, ...], Place]] = []
-    read = state.reader(after or {})
     for file in dict.fromkeys(selector.file for selector in SELECTORS.values()):
-        source = Source(read(file) or b"", file)
+        source = Source(after[file], file) if after and file in after else state.sources[file]
         patched = any(patch.mark in source.raw for patch in PATCHES if patch.file == file and patch.roles)
         fork = fork_of(source)
         if patched or fork:

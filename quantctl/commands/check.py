@@ -103,7 +103,7 @@ def _notes(state: TreeState, problems: Collection[str]) -> list[str]:
     found += [
         f"{place} computes products that no selector decides: what reaches it stays as it is"
         for place in dict.fromkeys(place for _, place in fit.bypasses(state))
-        if place.own or not problems
+        if not any(problem.startswith(str(place)) for problem in problems)
     ]
     return [NOTE, *found] if own or state.places else found
 
