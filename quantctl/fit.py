@@ -11,7 +11,6 @@ from quantctl.patches import fused_attention
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
 from quantctl.selectors import SELECTORS, fork_of
-from quantctl.source import Source
 from quantctl.spec import names_of
 from quantctl.stock import Place, Reader, strange, undecided
 from quantctl.unpatch import scopes_of
@@ -80,8 +79,9 @@ def bypasses(state: TreeState, after: Mapping[str, bytes] | None = None) -> list
     """
     found: list[tuple[tuple[str, ...], Place]] = []
     for file in dict.fromkeys(selector.file for selector in SELECTORS.values()):
-        source = Source(after[file], file) if after and file in after else state.sources[file]
-        patched = any(patch.mark in source.raw for patch in PATCHES if patch.file == file and patch.roles)
+        source = state.sources[file]
+        raw = after[file] if after and file in after else source.raw
+        patched = any(patch.mark in raw for patch in PATCHES if patch.file == file and patch.roles)
         fork = fork_of(source)
         if patched or fork:
             roles = tuple(role for role, selector in SELECTORS.items() if selector.file == file)

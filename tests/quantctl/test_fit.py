@@ -1,4 +1,4 @@
-"""What a fork does beside Megatron's own code, judged before anything is set: each tree is a release with one change."""
+"""What a fork does beside Megatron's code, judged before anything is set: each tree is a release with one change."""
 
 from __future__ import annotations
 
@@ -55,28 +55,60 @@ SCORES = "        attention_scores = matmul_result.view(*output_size)\n"
 PROBS = "        attention_probs: Tensor = self.scale_mask_softmax("
 ATTENTION_CHANGES = {
     "softcapping": (ATTENTION, SCORES, "        matmul_result = torch.tanh(matmul_result / 2.0) * 2.0\n" + SCORES),
-    "behind the softmax": (ATTENTION, "        context = torch.bmm(", "        self.seen = attention_probs\n        context = torch.bmm("),
-    "a condition": (ATTENTION, SCORES, "        if self.capped:\n            matmul_result = cap(matmul_result)\n" + SCORES),
+    "behind the softmax": (
+        ATTENTION,
+        "        context = torch.bmm(",
+        "        self.seen = attention_probs\n        context = torch.bmm(",
+    ),
+    "a condition": (
+        ATTENTION,
+        SCORES,
+        "        if self.capped:\n            matmul_result = cap(matmul_result)\n" + SCORES,
+    ),
     "a changed number": (ATTENTION, "beta=0.0", "beta=0.5"),
     "another order": (ATTENTION, "context.permute(2, 0, 1, 3)", "context.permute(2, 1, 0, 3)"),
     "a decorator": (ATTENTION, "    def forward(\n", "    @observed\n    def forward(\n"),
-    "the softmax class": (SOFTMAX, "    def forward_torch_softmax(self, input, mask", "    def forward_torch_softmax(self, input, mask2"),
+    "the softmax class": (
+        SOFTMAX,
+        "    def forward_torch_softmax(self, input, mask",
+        "    def forward_torch_softmax(self, input, mask2",
+    ),
     "its helper": (SOFTMAX, "class FusedScaleMaskSoftmax(nn.Module):", "class FusedScaleMaskSoftmax(Capped):"),
-    "the mask": ("megatron/core/transformer/utils.py", "attention_scores.masked_fill_(attention_mask, -10000.0)", "attention_scores.masked_fill_(attention_mask, -1.0)"),
-}  # fmt: skip
+    "the mask": (
+        "megatron/core/transformer/utils.py",
+        "attention_scores.masked_fill_(attention_mask, -10000.0)",
+        "attention_scores.masked_fill_(attention_mask, -1.0)",
+    ),
+}
 HARMLESS = {
     "comments": (ATTENTION, SCORES, "        # change the view\n\n" + SCORES),
-    "line breaks": (ATTENTION, SCORES, "        attention_scores = matmul_result.view(\n            *output_size\n        )\n"),
+    "line breaks": (
+        ATTENTION,
+        SCORES,
+        "        attention_scores = matmul_result.view(\n            *output_size\n        )\n",
+    ),
     "an annotation": (ATTENTION, SCORES, SCORES.replace("scores =", "scores: Tensor =")),
     "a docstring": (ATTENTION, '        """Forward."""\n', '        """The forward pass."""\n'),
     "another class": (ATTENTION, "class DotProductAttention(", "class Mine:\n    pass\n\n\nclass DotProductAttention("),
-}  # fmt: skip
+}
 EXPERT_CHANGES = {
-    "between the experts' products": (MLP, "        # [s, b, h]\n", "        intermediate_parallel = intermediate_parallel / 2\n"),
-    "in the loop": (EXPERTS, "        tokens_per_expert = tokens_per_expert.tolist()\n", "        tokens_per_expert = tokens_per_expert.tolist()\n        self.seen = tokens_per_expert\n"),
+    "between the experts' products": (
+        MLP,
+        "        # [s, b, h]\n",
+        "        intermediate_parallel = intermediate_parallel / 2\n",
+    ),
+    "in the loop": (
+        EXPERTS,
+        "            output_local_list = []\n",
+        "            output_local_list = []\n            self.seen = tokens_list\n",
+    ),
     "in a linear layer": (LAYERS, "        # Matrix multiply.\n", "        input_parallel = noisy(input_parallel)\n"),
-    "in what it calls": (LAYERS, "        grad_bias = grad_output.sum(dim=0)", "        grad_output = noisy(grad_output)\n        grad_bias = grad_output.sum(dim=0)"),
-}  # fmt: skip
+    "in what it calls": (
+        LAYERS,
+        "        grad_bias = grad_output.sum(dim=0)",
+        "        grad_output = noisy(grad_output)\n        grad_bias = grad_output.sum(dim=0)",
+    ),
+}
 
 
 def changed(stock_text, file: str, old: str, new: str) -> dict[str, str]:
@@ -93,18 +125,22 @@ def test_attention_with_more_in_it_is_not_fused(small_tree, stock_text, file, ol
     place = stock.strange(fused_attention.PATCH, state.reader({}))
     assert place is not None
     assert place.file == file
-    values = {"attention": "fused"}
-    if old != "beta=0.0":  # there the product is not to be found at all
-        with pytest.raises(QuantctlError, match="is no known release's own code") as refusal:
-            plan(state, values)
-        assert f"{file}:{place.line}: " in refusal.value.message
-        assert plan(state, {"attention": "auto"})
+    with pytest.raises(QuantctlError, match="is no known release's own code") as refusal:
+        fit.refuse_strange(state.reader({}))
+    assert f"{file}:{place.line}: " in refusal.value.message
+
+
+def test_fused_is_refused_and_auto_is_not(small_tree, stock_text):
+    state = read_state(small_tree(changed(stock_text, *ATTENTION_CHANGES["softcapping"])))
+    with pytest.raises(QuantctlError, match="fused attention would leave it out"):
+        plan(state, {"attention": "fused"})
+    assert b"custom_attention_impl = 'auto'" in plan(state, {"attention": "auto"})[ATTENTION]
 
 
 @pytest.mark.parametrize(("file", "old", "new"), HARMLESS.values(), ids=HARMLESS)
 def test_what_computes_the_same_is_fused(small_tree, stock_text, file, old, new):
     state = read_state(small_tree(changed(stock_text, file, old, new)))
-    assert plan(state, {"attention": "fused"})
+    assert stock.strange(fused_attention.PATCH, state.reader({})) is None
 
 
 @pytest.mark.parametrize(("file", "old", "new"), EXPERT_CHANGES.values(), ids=EXPERT_CHANGES)
@@ -125,8 +161,11 @@ def test_an_edit_of_a_patched_tree_is_found(small_tree):
     path = root / ATTENTION
     for old, new in (
         (SCORES, "        matmul_result = cap(matmul_result)\n" + SCORES),
-        ("            context = quantctl_attention.pv(", "            value = cap(value)\n            context = quantctl_attention.pv("),
-    ):  # fmt: skip
+        (
+            "            context = quantctl_attention.pv(",
+            "            value = cap(value)\n            context = quantctl_attention.pv(",
+        ),
+    ):
         patched = path.read_text()
         assert patched.count(old) == 1
         path.write_text(patched.replace(old, new))
@@ -150,40 +189,47 @@ class OwnLinear(torch.autograd.Function):
 
 
 class ColumnParallelLinear("""
-PRODUCTS = ("torch.matmul(input, weight.t())", "input @ weight.t()", "F.linear(input, weight)", "torch.einsum('ij,kj->ik', input, weight)")  # fmt: skip
+PRODUCTS = (
+    "torch.matmul(input, weight.t())",
+    "input @ weight.t()",
+    "F.linear(input, weight)",
+    "torch.einsum('ij,kj->ik', input, weight)",
+)
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_a_second_linear_function_is_named_and_refused(small_tree, stock_text, product):
-    changes = changed(stock_text, LAYERS, "\nclass ColumnParallelLinear(", SECOND.format(product))
-    line = next(n for n, text in enumerate(changes[LAYERS].splitlines(), start=1) if f"return {product}" in text)
-    root = small_tree(changes)
+def test_a_second_linear_function_is_found(stock_text, product):
+    (text,) = changed(stock_text, LAYERS, "\nclass ColumnParallelLinear(", SECOND.format(product)).values()
+    (place,) = [p for p in stock.undecided(ast.parse(text), LAYERS, frozenset(), patched=True) if not p.own]
+    assert place.scope == "OwnLinear.forward"
+    assert text.splitlines()[place.line - 1].endswith(f"return {product}")
+
+
+def test_a_second_linear_function_is_named_and_refused(small_tree, stock_text):
+    root = small_tree(changed(stock_text, LAYERS, "\nclass ColumnParallelLinear(", SECOND.format(PRODUCTS[0])))
     state = read_state(root)
     with pytest.raises(QuantctlError, match="no selector decides the matrix products") as refusal:
         plan(state, {"linear": "mxfp8"})
-    assert f"{LAYERS}:{line}: OwnLinear.forward" in refusal.value.message
+    assert f"{LAYERS}:755: OwnLinear.forward" in refusal.value.message
     assert "--accept-bypass OwnLinear" in str(refusal.value.hint)
-    assert plan(state, {"qk": "mxfp8"})
-    assert plan(state, {"linear": "none"})
     write(root, plan(state, {"linear": "mxfp8"}, ["OwnLinear"]))
     (problem,) = fit.problems(read_state(root), ())
-    assert problem.startswith(f"{LAYERS}:{line}: OwnLinear.forward computes")
+    assert "OwnLinear.forward computes matrix products that no selector decides" in problem
     assert fit.problems(read_state(root), ["OwnLinear.forward"]) == []
 
 
 @pytest.mark.parametrize("release", ["0.10.0", "0.12.3", "0.14.0", "0.16.1", "0.18.2", "0.19.0", "main"])
-def test_no_release_goes_by_its_selectors(small_tree, release):
-    state = read_state(small_tree(release=release))
-    after = plan(state, {"linear": "mxfp8", "lm_head": "mxfp8", "qk": "mxfp8", "pv": "mxfp8", "attention": "fused"})
-    assert {LAYERS, ATTENTION} <= after.keys()
-    assert fit.bypasses(state, after) == []
+def test_every_function_of_a_release_is_known(megatron_tree, release):
+    for file in stock.PRODUCT_FILES:
+        module = ast.parse((megatron_tree(release) / file).read_bytes())
+        assert all(place.own for place in stock.undecided(module, file, frozenset(), patched=False))
 
 
 # -- what programs replace at run time --------------------------------------------------------------------------------
 
 LINEAR = "LinearWithGradAccumulationAndAsyncCommunication"
 REPLACED = {
-    "by assignment": f"from megatron.core.tensor_parallel import layers\nlayers.{LINEAR}.forward = staticmethod(mine)\n",
+    "by assignment": f"from megatron.core.tensor_parallel import layers\nlayers.{LINEAR}.forward = mine\n",
     "by its imported name": f"from megatron.core.tensor_parallel.layers import {LINEAR}\n{LINEAR}.backward = mine\n",
     "by setattr": f"setattr(layers.{LINEAR}, 'forward', mine)\n",
     "in a registry": f"register_patch('megatron.core.tensor_parallel.layers.{LINEAR}.forward', mine)\n",
@@ -201,29 +247,33 @@ NOT_REPLACED = {
 
 
 @pytest.mark.parametrize("text", REPLACED.values(), ids=REPLACED)
-def test_what_is_replaced_at_run_time_is_not_patched(small_tree, text):
+def test_what_is_replaced_at_run_time_is_found(small_tree, text):
     root = small_tree({"pretrain_gpt.py": "", "mine/adaptor.py": "import torch\n" + text})
-    line = 1 + len(text.splitlines())
-    state = read_state(root)
-    with pytest.raises(QuantctlError, match=rf"mine/adaptor\.py:{line} replaces ") as refusal:
-        plan(state, {"linear": "mxfp8"})
-    assert "--accept-bypass" in str(refusal.value.hint)
-    after = plan(state, {"qk": "mxfp8"})
-    assert LAYERS not in after
-    assert b"custom_quant_type_qk = 'mxfp8'" in after[ATTENTION]
-    accepted = str(refusal.value.hint).rpartition(" ")[2]
-    write(root, plan(state, {"linear": "mxfp8"}, [accepted]))
-    patched = read_state(root)
-    assert patched.values()["linear"] == "mxfp8"
-    if "LanguageModule" not in text:
-        assert any("adaptor.py" in problem for problem in fit.problems(patched, ()))
-    assert fit.problems(patched, [accepted]) == []
+    (found,) = read_state(root).replaced
+    assert (found.file, found.line) == ("mine/adaptor.py", 1 + len(text.splitlines()))
+    linear, lm_head = PATCHES[:2]
+    refusals = [fit.replaced(patch, [found], ()) for patch in (linear, lm_head)]
+    assert any(refusals)
+    assert not any(fit.replaced(patch, [found], [found.target]) for patch in (linear, lm_head))
 
 
 @pytest.mark.parametrize("text", NOT_REPLACED.values(), ids=NOT_REPLACED)
-def test_what_is_only_mentioned_is_patched(small_tree, text):
-    root = small_tree({"pretrain_gpt.py": "", "mine/adaptor.py": text})
-    assert plan(read_state(root), {"linear": "mxfp8"})
+def test_what_is_only_mentioned_is_not_replaced(small_tree, text):
+    assert read_state(small_tree({"pretrain_gpt.py": "", "mine/adaptor.py": text})).replaced == []
+
+
+def test_what_is_replaced_at_run_time_is_not_patched(small_tree):
+    root = small_tree({"pretrain_gpt.py": "", "mine/adaptor.py": REPLACED["in a registry"]})
+    state = read_state(root)
+    with pytest.raises(QuantctlError, match=rf"mine/adaptor\.py:1 replaces {LINEAR}\.forward at run time") as refusal:
+        plan(state, {"linear": "mxfp8"})
+    assert f"--accept-bypass {LINEAR}.forward" in str(refusal.value.hint)
+    after = plan(state, {"qk": "mxfp8"})
+    assert LAYERS not in after
+    assert b"custom_quant_type_qk = 'mxfp8'" in after[ATTENTION]
+    write(root, plan(state, {"linear": "mxfp8"}, [LINEAR]))
+    assert any("mine/adaptor.py:1" in problem for problem in fit.problems(read_state(root), ()))
+    assert fit.problems(read_state(root), [LINEAR]) == []
 
 
 # -- selectors in other files -----------------------------------------------------------------------------------------
@@ -289,19 +339,39 @@ def test_files_that_no_training_imports_do_not_count(small_tree, folder):
 # -- selectors need their own anchors ---------------------------------------------------------------------------------
 
 MISFITS = {
-    "attention": (ATTENTION, "beta=0.0", "beta=1.0", {"linear": "mxfp8"}, {"qk": "mxfp8"}, "nearest is line 194: `matmul_result = torch.baddbmm("),
-    "linear": (LAYERS, "output = torch.matmul(", "output = torch.mm(", {"pv": "mxfp8"}, {"linear": "mxfp8"}, "nearest is line 341: `output = torch.mm(input, weight.t())`"),
-    "its tag": ("megatron/core/models/common/language_module/language_module.py", "def setup_embeddings_and_output_layer", "def set_up_layers", {"qk": "mxfp8"}, {"linear": "mxfp8"}, "nearest is line "),
-}  # fmt: skip
+    "attention": (
+        ATTENTION,
+        "beta=0.0",
+        "beta=1.0",
+        {"linear": "mxfp8"},
+        {"qk": "mxfp8"},
+        "nearest is line 194: `matmul_result = torch.baddbmm(",
+    ),
+    "linear": (
+        LAYERS,
+        "output = torch.matmul(",
+        "output = torch.mm(",
+        {"pv": "mxfp8"},
+        {"linear": "mxfp8"},
+        "nearest is line 341: `output = torch.mm(input, weight.t())`",
+    ),
+    "its tag": (
+        "megatron/core/models/common/language_module/language_module.py",
+        "def setup_embeddings_and_output_layer",
+        "def set_up_layers",
+        {"qk": "mxfp8"},
+        {"linear": "mxfp8"},
+        "nearest is line ",
+    ),
+}
 
 
 @pytest.mark.parametrize(("file", "old", "new", "fits", "refused", "nearest"), MISFITS.values(), ids=MISFITS)
 def test_a_selector_needs_its_own_anchors_only(small_tree, stock_text, file, old, new, fits, refused, nearest):
     state = read_state(small_tree(changed(stock_text, file, old, new)))
     after = plan(state, fits)
-    assert not any(b"custom_quant_type_%b" % role.encode() in raw for role in refused for raw in after.values())
-    for values in (refused, {}):
-        with pytest.raises(AnchorError) as refusal:
-            plan(state, values)
-        assert file in refusal.value.message
-        assert nearest in refusal.value.message
+    assert not any(b"custom_quant_type_%b = " % role.encode() in raw for role in refused for raw in after.values())
+    with pytest.raises(AnchorError) as refusal:
+        plan(state, refused)
+    assert file in refusal.value.message
+    assert nearest in refusal.value.message
