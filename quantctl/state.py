@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from quantctl import elsewhere, fit
+from quantctl.elsewhere import Replacement
 from quantctl.errors import QuantctlError
 from quantctl.forks import PREFIX, ForkSelector, Survey
 from quantctl.patches.patch import Patch
@@ -80,7 +81,7 @@ class TreeState:
         return sorted(own | {role for place in self.places for role in place.roles if role not in self.selectors})
 
     @cached_property
-    def replaced(self) -> list[elsewhere.Replacement]:
+    def replaced(self) -> list[Replacement]:
         """What patches change and programs of the tree replace at run time."""
         return elsewhere.replacements(self.suspects, fit.TARGETS)
 
@@ -247,9 +248,9 @@ def _refuse_what_forks_lack(state: TreeState, values: Mapping[str, str], found: 
                     f"leave {role} out; or take the fork's code out of the file, then quantctl patches it",
                 )
     if places := [place for place in state.places if "qk" in place.roles or "pv" in place.roles]:
-        there = {role for place in places for role in place.roles} | state.selectors.keys()
+        decided = {role for place in places for role in place.roles} | state.selectors.keys()
         for role, value in values.items():
-            if role in ("qk", "pv", "attention") and role not in there and fit.asks(role, value):
+            if role in ("qk", "pv", "attention") and role not in decided and fit.asks(role, value):
                 raise QuantctlError(
                     f"a fork's own selector decides attention at {places[0].where}, and there is none for {role}",
                     f"leave {role} out; or take the fork's code out of the file, then quantctl patches the tree",

@@ -50,7 +50,7 @@ def _shape(node: object) -> Iterator[str]:
         for part in node.values:
             yield from [str(part.value)] if isinstance(part, ast.Constant) else _shape(part)
         yield ")"
-    elif isinstance(node, ast.AnnAssign):
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
         yield from _shape(ast.Assign([node.target], node.value))
     elif isinstance(node, ast.AST):
         yield f"{type(node).__name__}("

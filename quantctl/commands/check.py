@@ -63,12 +63,12 @@ def _problems(state: TreeState, expected: dict[str, str], accept: Collection[str
             found.append(f"{role}: expected {wanted!r}, but the fork's code has no selector for it that is clear")
             continue
         says = canonical_or(value, role)
-        places = [place for place in state.places if role in place.roles]
+        places = [other for other in state.places if role in other.roles]
         if says != wanted and not (places and role not in state.selectors):
             found.append(f"{role} is {says!r}, expected {wanted!r}")
-        for place in places:
-            if canonical_or(place.literal.value, role) != wanted:
-                found.append(f"{place.where}: {role} is {place.literal.value!r} there, expected {wanted!r}")
+        for other in places:
+            if canonical_or(other.literal.value, role) != wanted:
+                found.append(f"{other.where}: {role} is {other.literal.value!r} there, expected {wanted!r}")
     return found
 
 
