@@ -6,24 +6,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import causal_mask, fused_attention, hits
+from quantctl.kernels import causal_mask, fused_attention, hits, stock_code
+from quantctl.patches import fused_attention as patch
 from quantctl.selectors import SELECTORS
 
 SITE = "attention"
-
-_said: set[str] = set()
-
-
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
-        print(f"quantctl: {line}", file=sys.stderr, flush=True)
 
 
 def why_not(
@@ -53,7 +45,21 @@ def why_not(
         (query.size(0) != key.size(0), "fewer queries than keys (inference with a cache)"),
     )
     reason = next((reason for applies, reason in reasons if applies), None)
+    reason = reason or stock_code.why_not(patch.PATCH, module) or _strange_parts(softmax, dropout)
     return reason or fused_attention.why_not(query, key, value, qk=qk, pv=pv) or _wrong_mask(mask, query.size(0))
+
+
+def _strange_parts(softmax: Any, dropout: Any) -> str | None:
+    """What a fork put in the place of the modules and functions that the fused kernel stands for."""
+    parts = (
+        (type(softmax), "megatron.core.fusions.fused_softmax", "FusedScaleMaskSoftmax"),
+        (softmax.mask_func, "megatron.core.transformer.utils", "attention_mask_func"),
+        (type(dropout), "torch.nn.modules.dropout", "Dropout"),
+    )
+    for part, module, name in parts:
+        if (part.__module__, part.__qualname__) != (module, name):
+            return f"{part.__module__}.{part.__qualname__} in the place of {name}"
+    return None
 
 
 def _wrong_mask(mask: Tensor | None, length: int) -> str | None:
@@ -103,11 +109,11 @@ def fused_context(
                 f"attention=fused: no fused kernel takes this call: {reason}",
                 "quantctl set --attention unfused, or auto, which is unfused where it must be",
             )
-        _say_once(f"attention=auto is unfused here: {reason}")
+        stock_code.say_once(f"attention=auto is unfused here: {reason}")
         hits.count(SITE, reason, "unfused")
         return None
     by = "torch sdpa" if fused_attention.by_library(qk=qk, pv=pv) else "quantctl"
-    _say_once(f"attention={impl} is fused here: {by}")
+    stock_code.say_once(f"attention={impl} is fused here: {by}")
     hits.count(SITE, by, "fused")
     # with query-key layer scaling the softmax multiplies by the layer number what softmax_scale was divided by
     scale = module.softmax_scale * (module.scale_mask_softmax.scale or 1.0)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantctl.kernels import stock_code
 from quantctl.kernels.grouped import grouped_linear
 from quantctl.kernels.groups import Groups
+from quantctl.patches.grouped_experts import PATCHES
 
 
 class _Together(torch.nn.Module):
@@ -75,8 +77,8 @@ def _supported(module: Any, experts: Sequence[Any], hidden: Tensor, probs: Tenso
     """Whether the loop would compute nothing but what is computed here.
 
     It does more with Megatron's fused weight gradients (they go into main_grad), padding for its own fp8 and fp4,
-    experts split over ranks, offloading, autocast, layers of other classes, and hooks on an expert or its layers that
-    look at what passes.
+    experts split over ranks, offloading, autocast, layers of other classes, hooks on an expert or its layers that look
+    at what passes, and code that is no release's own.
     """
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
     from megatron.core.transformer.mlp import MLP
@@ -91,6 +93,9 @@ def _supported(module: Any, experts: Sequence[Any], hidden: Tensor, probs: Tenso
             return False
         if not all(_is_plain(layer, config, hidden.dtype) for layer in layers) or _has_hooks((expert, *layers)):
             return False
+    if reason := stock_code.why_not(PATCHES[0], module):
+        stock_code.say_once(f"experts are computed one by one: {reason}")
+        return False
     # up to 0.14 the experts refuse biases where they get routing weights, and the loop says so
     return probs is None or experts[0].linear_fc2.bias is None or not hasattr(module, "add_bias")
 

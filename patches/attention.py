@@ -46,6 +46,7 @@ PATCH = Patch(
     releases="0.10 - 0.19, main",
     header=_HEADER,
     mark=b"custom_quant_type_qk",
+    roles=("qk", "pv"),
     edits=(
         Edit(
             Kind.REPLACE,

@@ -46,4 +46,11 @@ PATCH = Patch(
     header=_HEADER,
     mark=b"custom_attention_impl",
     edits=(Edit(Kind.FIRST, "DotProductAttention.forward", "", _CHOICE),),
+    leaves_out=(
+        (ATTENTION, "DotProductAttention.forward"),
+        ("megatron/core/fusions/fused_softmax.py", "FusedScaleMaskSoftmax"),
+        ("megatron/core/transformer/utils.py", "attention_mask_func"),
+    ),
+    roles=("attention",),
+    together=("attention",),
 )

@@ -11,8 +11,18 @@ From 0.12.1 on the routing weights are applied inside the experts, so there are 
 from __future__ import annotations
 
 from quantctl.patches.patch import Edit, Kind, Patch
+from quantctl.selectors import LAYERS
 
 FILE = "megatron/core/transformer/moe/experts.py"
+
+LEFT_OUT = (
+    (FILE, "SequentialMLP.forward"),
+    ("megatron/core/transformer/mlp.py", "MLP.forward"),
+    (LAYERS, "ColumnParallelLinear.forward"),
+    (LAYERS, "RowParallelLinear.forward"),
+    (LAYERS, "LinearWithGradAccumulationAndAsyncCommunication.forward"),
+    (LAYERS, "LinearWithGradAccumulationAndAsyncCommunication.backward"),
+)
 
 _TOGETHER = """
 from megatron.core.tensor_parallel import layers
@@ -45,6 +55,7 @@ def _patch(name: str, probs: str, releases: str, needed: bytes) -> Patch:
         ),
         required=False,
         needed=needed,
+        leaves_out=LEFT_OUT,
     )
 
 

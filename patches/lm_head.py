@@ -25,5 +25,6 @@ PATCH = Patch(
     why="the linear functions cannot tell the output layer from other layers",
     releases="0.10 - 0.19, main",
     mark=b"is_lm_head",
+    together=("linear",),
     edits=(Edit(Kind.FIRST, "LanguageModule.setup_embeddings_and_output_layer", "", _TAG),),
 )

@@ -75,3 +75,10 @@ class Patch:
     """Regular expression (^ and $ match at lines) that a stock file matches if it needs the patch."""
     requires: tuple[str, bytes] | None = None
     """A file of the tree and what it must hold: what the inserted code relies on."""
+    leaves_out: tuple[tuple[str, str], ...] = ()
+    """By file and function or class: code that does not run where the inserted code returns early. It is left out only
+    if it is a known release's own, with all that it uses of its file (quantctl.stock)."""
+    roles: tuple[str, ...] = ()
+    """The selectors that it brings."""
+    together: tuple[str, ...] = ()
+    """Patches without which it must not be in the tree."""

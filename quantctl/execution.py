@@ -113,7 +113,7 @@ def _lead(
     nodes: int,
     lock: int,
 ) -> int:
-    of_fork = [role for role, place in read_state(staged).selectors.items() if place.fork]
+    of_fork = read_state(staged).of_fork()
     hashes = provenance.file_hashes(staged)
     manifest = Manifest(run_dir, selectors)
     proof.clear(run_dir)

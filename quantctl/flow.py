@@ -35,6 +35,19 @@ Env = dict[str, Groups]
 _TRY = (ast.Try, getattr(ast, "TryStar", ast.Try))  # except* came with Python 3.11
 
 
+@dataclass(frozen=True)
+class _Guard:
+    """A test that code stands under, or the arguments of a product."""
+
+    groups: Groups
+    formats: frozenset[str]
+    plain: bool
+    """It takes no other values than `formats`."""
+    rejects: bool = False
+    through: bool = False
+    """Arguments that depend on the value only through names assigned in branches of tests on it."""
+
+
 @dataclass(eq=False)
 class Definition:
     """One assignment of a followed variable, and what it was found to decide."""
@@ -59,16 +72,8 @@ class Definition:
     """The last branch of a test raises, so values that no branch names stop the run."""
     rivals: set[int] = field(default_factory=set)
     """Lines of other assignments that may hold where this one is read."""
-
-
-@dataclass(frozen=True)
-class _Guard:
-    """A test that code stands under."""
-
-    groups: Groups
-    formats: frozenset[str]
-    plain: bool
-    rejects: bool = False
+    guards: set[_Guard] = field(default_factory=set)
+    """Tests on it under which names are assigned: their formats count once a product takes such a name."""
 
 
 class Flow:
@@ -81,6 +86,10 @@ class Flow:
         self.later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef, Env]] = []
         self.dropped: ast.expr | None = None  # the expression whose value nobody takes
         self.results: set[str] = set()  # names that hold a product's result, within one branch
+        # names whose value is made of a variable's; others depend on it by the branch that they were assigned in
+        self.straight = set(self.variables)
+        self.direct = False  # whether one of them was read
+        self.decided: set[tuple[int, int]] = set()  # where products stand that a definition decides
 
     def run(self, module: ast.Module) -> None:
         self.block(module.body, {}, ())
@@ -104,11 +113,15 @@ class Flow:
             groups = self.expression(node.test, env, guards)
             inner = self._under([node.test], groups, guards)
             return groups | self.expression(node.body, env, inner) | self.expression(node.orelse, env, inner)
+        outside, self.direct = self.direct, False
         groups = frozenset().union(*(self.expression(part, env, guards) for part in ast.iter_child_nodes(node)))
         kind = called(node, FOR_EFFECT if node is self.dropped else CALLED)
-        argument = _Guard(groups, frozenset(), plain=False)
+        argument = _Guard(groups, frozenset(), plain=not self.direct, through=not self.direct)
+        self.direct = outside or (self.direct and kind is None)
         if kind is not None:
             self._note(kind, (*guards, argument))
+            if any(guard.groups for guard in (*guards, argument)):
+                self.decided.add((getattr(node, "lineno", 0), getattr(node, "col_offset", 0)))
             return frozenset()
         if isinstance(node, (ast.Call, ast.Subscript)) and groups:
             for part in ast.walk(node):  # a table of products, indexed by the value
@@ -119,6 +132,7 @@ class Flow:
         groups = env.get(key, frozenset())
         if not groups and isinstance(node, ast.Attribute):
             return self._read(node.value, key.rpartition(".")[0], env)
+        self.direct |= bool(groups) and key in self.straight
         for group in groups:
             for definition in group:
                 definition.uses.add(id(node))
@@ -144,9 +158,10 @@ class Flow:
             for group in guard.groups:
                 for definition in group:
                     definition.products.add(kind)
-                    definition.formats |= guard.formats
-                    definition.open |= not guard.plain
-                    definition.rejects |= guard.rejects
+                    for test in (guard, *(definition.guards if guard.through else ())):
+                        definition.formats |= test.formats
+                        definition.open |= not test.plain
+                        definition.rejects |= test.rejects
                     definition.rivals |= {other.line for other in group if other is not definition}
 
     def _merged(self, key: str, left: Env, right: Env) -> Groups:
@@ -171,9 +186,18 @@ class Flow:
             self.results.add(key)
             groups = frozenset()
         else:
-            groups = groups.union(*(guard.groups for guard in guards))
+            own, groups = groups, groups.union(*(guard.groups for guard in guards))
+            self._remember(key, bool(own) and self.direct, guards)
         env[key] = groups
         self.scope[key] = self._merged(key, self.scope, {key: groups})
+
+    def _remember(self, key: str, direct: bool, guards: tuple[_Guard, ...]) -> None:
+        """How `key` comes to depend on variables: by its value, by the tests around its assignment."""
+        for guard in guards:
+            for definition in frozenset().union(*guard.groups):
+                definition.guards.add(guard)
+        if direct:
+            self.straight.add(key)
 
     def _is_result(self, value: ast.AST | None) -> bool:
         return value is not None and (
@@ -218,6 +242,7 @@ class Flow:
                 self.expression(item.context_expr, env, guards)
             return self.block(node.body, env, guards)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            self.direct = False
             groups = self.expression(node.value, env, guards)
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in (part for whole in targets for part in targets_of(whole)):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from quantctl.errors import QuantctlError
 from quantctl.flow import Definition, Flow, key_of, targets_of
 from quantctl.source import Literal, Source
-from quantctl.spec import ALIASES, NONE, canonical, parse
+from quantctl.spec import NONE, canonical, names_of, parse
 
 PREFIX = "custom_quant_type"
 
@@ -46,7 +46,8 @@ class ForkSelector:
     """One literal of a fork whose role is known."""
 
     file: str
-    role: str
+    roles: tuple[str, ...]
+    """One, but for a place in a file of the fork's own, which may decide qk and pv together."""
     literal: Literal
     uses: int
     formats: frozenset[str]
@@ -60,21 +61,33 @@ class ForkSelector:
     def understood(self) -> bool:
         """Whether a branch of the fork asks for the value, or the value means the stock product."""
         value = self.literal.value
-        return self.open or value in self.formats or (value in (NONE, *ALIASES) and not self.rejects)
+        return self.open or value in self.formats or (value in names_of(NONE) and not self.rejects)
+
+    @property
+    def role(self) -> str:
+        return self.roles[0]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.literal.line}"
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The values that it can be given: what its branches ask for, and the stock product where it takes that."""
+        return self.formats if self.rejects else self.formats | {NONE}
 
     def word(self, wanted: str) -> str:
-        """What the fork calls the canonical spec `wanted`. Raises QuantctlError if it has no word for it."""
-        where = f"{self.file}:{self.literal.line}: this is a fork's own selector for {self.role}"
-        knows = ", ".join(sorted(self.formats)) or "format names"
+        """What the fork calls `wanted`, a canonical spec or a word of its own. Raises QuantctlError if it has none."""
+        where = f"{self.where}: this is a fork's own selector for {' and '.join(self.roles)}"
+        knows = ", ".join(sorted(self.words))
         if ":" in wanted:
             raise QuantctlError(
                 f"{where}; it takes plain format names and no options, so it cannot be {wanted!r}",
                 f"give one of: {knows}",
             )
-        if wanted == canonical_or(self.literal.value, self.role):
+        if self.understood and wanted == canonical_or(self.literal.value, self.role):
             return self.literal.value
-        words = [wanted, *(alias for alias, name in ALIASES.items() if name == wanted)]
-        if word := next((word for word in words if word in self.formats), None):
+        if word := next((word for word in names_of(wanted) if word in self.formats), None):
             return word
         if self.open or (wanted == NONE and not self.rejects):
             return wanted
@@ -90,6 +103,8 @@ class Survey:
 
     selectors: tuple[ForkSelector, ...] = ()
     unclear: tuple[Unclear, ...] = ()
+    decided: frozenset[tuple[int, int]] = frozenset()
+    """Line and column of the products that some selector of the file decides."""
 
     def __bool__(self) -> bool:
         """Whether the file is a fork's."""
@@ -101,7 +116,7 @@ class Survey:
         clear = [
             Unclear(place.file, place.literal.line, PREFIX, place.literal.value, reason) for place in self.selectors
         ]
-        return Survey((), tuple(sorted((*self.unclear, *clear), key=lambda place: place.line)))
+        return Survey((), tuple(sorted((*self.unclear, *clear), key=lambda place: place.line)), self.decided)
 
 
 def canonical_or(value: str, role: str) -> str:
@@ -111,6 +126,10 @@ def canonical_or(value: str, role: str) -> str:
     except QuantctlError:
         return value
     return canonical(value, role)
+
+
+Products = Mapping[str, tuple[str, ...]]
+"""Which roles a product (baddbmm, bmm, linear, matmul, attention) plays in a file; none if it is not in there."""
 
 
 def _is_selector(key: str | None) -> bool:
@@ -177,13 +196,13 @@ def _definitions(module: ast.Module, ours: frozenset[str]) -> dict[int, Definiti
     return found
 
 
-def _reason(definition: Definition, roles: set[str], products: Mapping[str, str]) -> str | None:
+def _reason(definition: Definition, roles: set[str], products: Products, joint: bool) -> str | None:
     if definition.reason:
         return definition.reason
     if definition.rivals:
         lines = ", ".join(map(str, sorted(definition.rivals)))
         return f"it is assigned again on another path (line {lines}), so what holds at the product depends on the run"
-    if len(roles) > 1:
+    if len(roles) > 1 and not (joint and roles == {"qk", "pv"}):
         return f"it decides {' and '.join(sorted(roles))} together; give each an assignment of its own"
     if not roles and definition.products:
         return f"it decides a {', '.join(sorted(definition.products))}, which here is none of {', '.join(products)}"
@@ -192,39 +211,41 @@ def _reason(definition: Definition, roles: set[str], products: Mapping[str, str]
     return None
 
 
-def survey(source: Source, products: Mapping[str, str], ours: frozenset[str] = frozenset()) -> Survey:
-    """The fork's selectors in a file. `products` says which role a product (baddbmm, bmm, matmul) plays in it.
+def survey(source: Source, products: Products, ours: frozenset[str] = frozenset(), joint: bool = False) -> Survey:
+    """The fork's selectors in a file.
 
-    Top-level assignments of the names `ours` are quantctl's own.
+    Top-level assignments of the names `ours` are quantctl's own. `joint`: a place may decide qk and pv together, and
+    places of one role may say different things.
     """
     if not products or PREFIX.encode() not in source.raw:
         return Survey()
     definitions = _definitions(source.module, ours)
     if not definitions:
         return Survey()
+    flow = Flow(definitions)
     try:
-        Flow(definitions).run(source.module)
+        flow.run(source.module)
     except RecursionError:
         deep = "an expression of the file is nested too deeply to be followed"
         return Survey((), tuple(Unclear(source.name, f.line, f.variable, None, deep) for f in definitions.values()))
     in_order = sorted(definitions.values(), key=lambda found: found.line)
-    decided = {id(found): {products[kind] for kind in found.products if kind in products} for found in in_order}
+    decided = {id(found): set().union(*(products.get(kind, ()) for kind in found.products)) for found in in_order}
     the_role = set().union(*decided.values()) if len(set(products.values())) == 1 else set()
+    at = frozenset(flow.decided)
     selectors: list[ForkSelector] = []
     unclear: list[Unclear] = []
     for found in in_order:
         roles = decided[id(found)]
         if not found.products and found.uses and found.uses == found.labels:
             roles = the_role  # it goes along, or what it labels would be wrong
-        reason = _reason(found, roles, products)
+        reason = _reason(found, roles, products, joint)
         if reason is None and found.value is not None:
             literal = source.literal(found.value)
-            (role,) = roles
             formats = frozenset(found.formats)
             selectors.append(
                 ForkSelector(
                     source.name,
-                    role,
+                    tuple(sorted(roles, reverse=True)),  # qk before pv
                     literal,
                     len(found.uses),
                     formats,
@@ -235,7 +256,8 @@ def survey(source: Source, products: Mapping[str, str], ours: frozenset[str] = f
         else:
             value = str(found.value.value) if found.value else None
             unclear.append(Unclear(source.name, found.line, found.variable, value, str(reason)))
-    return _agreeing(source.name, Survey(tuple(selectors), tuple(unclear)))
+    found_here = Survey(tuple(selectors), tuple(unclear), at)
+    return found_here if joint else _agreeing(source.name, found_here)
 
 
 def _agreeing(file: str, found: Survey) -> Survey:
@@ -252,4 +274,5 @@ def _agreeing(file: str, found: Survey) -> Survey:
     return Survey(
         tuple(place for place in found.selectors if place.role not in torn),
         tuple(sorted((*found.unclear, *unclear), key=lambda place: place.line)),
+        found.decided,
     )

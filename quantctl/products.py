@@ -7,11 +7,21 @@ import re
 from collections.abc import Iterator, Mapping
 
 # by product, how functions that compute it are called: mxfp_matmul, F.linear, LinearWithFrozenWeight.apply
-CALLED = {"baddbmm": r"baddbmm", "bmm": r"bmm", "matmul": r"matmul|gemm|linear|(?:^|_)mm$|addmm|^_forward_impl$"}
+CALLED = {
+    "baddbmm": r"baddbmm",
+    "bmm": r"bmm",
+    "linear": r"linear|^_forward_impl$",
+    "matmul": r"matmul|gemm|(?:^|_)mm$|addmm",
+    "attention": r"attention(?:_v\d+)?$|attention_forward$|flash_attn|attn_func|scaled_dot_product",
+}
 # the same where the result is dropped: what is left is output in place, and not save_linear_inputs(...)
 FOR_EFFECT = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|wgrad_gemm|(?:^|_)mm$"}
+COMPUTES = re.compile(
+    r"\w*((?<!co)mm|matmul|einsum|dot|linear|_linear_forward|fusion_attention|scaled_dot_product_attention)"
+)
+"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper."""
 # products that are handed around by name: f = torch.matmul
-_NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "matmul": r"matmul$|linear$|(?:^|_)mm$"}
+_NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "linear": r"linear$", "matmul": r"matmul$|(?:^|_)mm$"}
 
 
 def key_of(node: ast.AST | None) -> str | None:
@@ -49,6 +59,19 @@ def called(node: ast.AST, patterns: Mapping[str, str] = CALLED) -> str | None:
 def named(node: ast.AST) -> str | None:
     """The product whose function an expression names without calling it."""
     return _product(node, _NAMED) if key_of(node) else None
+
+
+def products_in(function: ast.AST) -> list[ast.expr]:
+    """The expressions in it that compute a matrix product."""
+    found: list[ast.expr] = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
+            if COMPUTES.fullmatch(name or ""):
+                found.append(node)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            found.append(node)
+    return found
 
 
 def has_product(value: ast.AST) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.backup import checkout_of
+from quantctl.elsewhere import selectors_in
 from quantctl.errors import QuantctlError
+from quantctl.forks import PREFIX
 from quantctl.git import Git, GitError
 from quantctl.paths import digest
-from quantctl.selectors import SELECTORS, rewrite
+from quantctl.selectors import OURS, SELECTORS, rewrite, rewrite_places
 from quantctl.source import Source
 from quantctl.state import FILES
 from quantctl.tree import Tree
@@ -75,5 +77,8 @@ def code_digest(root: Path) -> str:
             # a fork's file that quantctl cannot set says the same in every run
             with contextlib.suppress(QuantctlError):
                 raw = rewrite(Source(raw, name), defaults)
+        elif PREFIX.encode() in raw:
+            with contextlib.suppress(QuantctlError):
+                raw = rewrite_places(Source(raw, name), selectors_in(Source(raw, name), OURS), defaults)
         parts += [name, raw]
     return digest(*parts)

@@ -8,6 +8,7 @@ Inserting selectors into stock files is quantctl.edit's work; finding those of a
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,11 +65,11 @@ SELECTORS = {
             "linear",
             LAYERS,
             "fprop, dgrad and wgrad of every linear layer but the output layer",
-            ("matmul", "bmm", "baddbmm"),
+            ("linear", "matmul", "bmm", "baddbmm"),
         ),
         Selector("lm_head", LAYERS, "the same products of the output layer"),
-        Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm",)),
-        Selector("pv", ATTENTION, "attention output, P V", ("bmm",)),
+        Selector("qk", ATTENTION, "attention scores, Q K^T", ("baddbmm", "attention")),
+        Selector("pv", ATTENTION, "attention output, P V", ("bmm", "attention")),
         Selector(
             "attention",
             ATTENTION,
@@ -130,7 +131,9 @@ def _assignments(module: ast.Module, variable: str) -> list[ast.expr]:
 def fork_of(source: Source) -> Survey:
     """The selectors that a fork brings along in this file; false if it has none."""
     here = [selector for selector in SELECTORS.values() if selector.file == source.name]
-    found = survey(source, {product: role.role for role in here for product in role.decides}, OURS)
+    products = {product for selector in here for product in selector.decides}
+    roles = {product: tuple(s.role for s in here if product in s.decides) for product in sorted(products)}
+    found = survey(source, roles, OURS)
     patched = [value.lineno for name in OURS for value in _assignments(source.module, name)] if found else []
     return found.beside(min(patched)) if patched else found
 
@@ -195,13 +198,51 @@ def rewrite(source: Source, values: dict[str, str]) -> bytes:
     """
     located = locate(source)
     _refuse_unclear(source, values)
-    wanted = {role: SELECTORS[role].canonical(value) for role, value in values.items() if role in located}
+    wanted = {role: _meant(role, value, located[role].fork) for role, value in values.items() if role in located}
     edits = [
         (literal, new)
         for role, spec in wanted.items()
         for literal, new in zip(located[role].literals, located[role].words(spec), strict=True)
         if literal.value != new
     ]
+    raw = _with_literals(source, edits)
+    verify(Source(raw, source.name), wanted)
+    return raw
+
+
+def _meant(role: str, value: str, fork: Sequence[ForkSelector]) -> str:
+    """`value` in canonical form, or as it stands where it is a word of the fork's own."""
+    if fork and all(value in place.words for place in fork):
+        return canonical_or(value, role)
+    return SELECTORS[role].canonical(value)
+
+
+def rewrite_places(source: Source, found: Survey, values: Mapping[str, str]) -> bytes:
+    """A file of the fork's own with its selectors set, as far as `values` names their roles.
+
+    Raises QuantctlError when a place is unclear or decides several roles of which `values` asks different things, and
+    when the fork has no word for what is asked.
+    """
+    edits = []
+    for place in found.selectors:
+        says = canonical_or(place.literal.value, place.role)
+        wanted = {_meant(role, values[role], (place,)) if role in values else says for role in place.roles}
+        if wanted == {says}:
+            continue
+        if len(wanted) > 1:
+            raise QuantctlError(
+                f"{place.where}: this place decides {' and '.join(place.roles)} together, and is {says!r}",
+                f"give {' and '.join('--' + role.replace('_', '-') for role in place.roles)} the same value",
+            )
+        edits.append((place.literal, place.word(*wanted)))
+    if edits and found.unclear:
+        raise QuantctlError(str(found.unclear[0]), "give every product an assignment of its own; nothing was changed")
+    raw = _with_literals(source, edits)
+    Source(raw, source.name).compile()
+    return raw
+
+
+def _with_literals(source: Source, edits: Sequence[tuple[Literal, str]]) -> bytes:
     raw = source.raw
     for literal, new in sorted(edits, key=lambda edit: -edit[0].start):
         old = raw[literal.start : literal.end]
@@ -211,7 +252,6 @@ def rewrite(source: Source, values: dict[str, str]) -> bytes:
                 f"write it as one string first: {literal.value!r}",
             )
         raw = raw[: literal.start] + _literal_like(old, new) + raw[literal.end :]
-    verify(Source(raw, source.name), wanted)
     return raw
 
 

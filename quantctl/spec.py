@@ -16,7 +16,14 @@ from quantctl.errors import QuantctlError
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
-ALIASES = {"bf16": NONE}
+ALIASES = {"bf16": NONE, "hif8": "hifp8"}
+"""Other names of formats, which forks and papers use."""
+
+
+def names_of(format_: str) -> tuple[str, ...]:
+    """What a format is called, its own name first."""
+    return (format_, *(alias for alias, name in ALIASES.items() if name == format_))
+
 
 _ROUND = ("nearest", "stochastic", "away")
 _BWD = ("quantized", "dequantized", "high_precision")

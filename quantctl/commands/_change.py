@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import click
 
-from quantctl import output
+from quantctl import fit, output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
 from quantctl.selectors import SELECTORS
 from quantctl.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
@@ -14,10 +14,10 @@ from quantctl.transaction import Change, open_tree
 from quantctl.tree import Tree
 
 
-def _changes(state: TreeState, values: Mapping[str, str]) -> list[Change]:
+def _changes(state: TreeState, values: Mapping[str, str], accept: Collection[str]) -> list[Change]:
     return [
         Change(file, state.sources[file].raw, after, fresh=is_untouched(file, state.sources[file].raw))
-        for file, after in plan(state, values).items()
+        for file, after in plan(state, values, accept).items()
     ]
 
 
@@ -27,6 +27,10 @@ def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
         old = before.selectors[role].value if role in before.selectors else "(stock)"
         says = place.value if old == place.value else f"{old} -> {place.value}"
         rows.append([role, says, f"{SELECTORS[role].file}:{place.lines}"])
+    old_values = {place.where: place.literal.value for place in before.places}
+    for other in after.places:
+        value, old = other.literal.value, old_values.get(other.where, "?")
+        rows.append([" and ".join(other.roles), value if old == value else f"{old} -> {value}", other.where])
     click.echo(output.columns(rows))
 
 
@@ -39,20 +43,33 @@ def _say_patches(before: TreeState, after: TreeState) -> None:
         output.say(f"inserted: {', '.join(inserted)} (quantctl patch --list explains them)")
     if left_out:
         output.say(f"left out, does not fit this tree: {', '.join(left_out)} (quantctl patch --list says why)")
+        if roles := [role for patch in wanted if patch.name in left_out for role in patch.roles]:
+            output.say(f"the tree has no selectors for {', '.join(roles)}: their products stay as they are")
+    if after.values().get("attention") == "auto" and (place := fit.strange_attention(after.reader({}))):
+        output.say(f"attention=auto stays unfused: {place} is no known release's own code")
 
 
-def change_tree(tree: Tree, values: Mapping[str, str], *, kind: str, dry: bool, show_diff: bool, as_json: bool) -> bool:
+def change_tree(
+    tree: Tree,
+    values: Mapping[str, str],
+    *,
+    kind: str,
+    dry: bool,
+    show_diff: bool,
+    as_json: bool,
+    accept: Collection[str] = (),
+) -> bool:
     """Patch the tree where needed and set `values`; True if that changes (or, with `dry`, would change) anything."""
     output.say(f"tree: {describe(tree)}")
     if dry:
-        changes = _changes(read_state(tree.root), values)
+        changes = _changes(read_state(tree.root), values, accept)
         if show_diff:
             for change in changes:
                 click.echo(unified_diff(change.path, change.before, change.after), nl=False)
         return bool(changes)
     with open_tree(tree) as session:
         before = read_state(tree.root)
-        changes = _changes(before, values)
+        changes = _changes(before, values, accept)
         operation = session.apply(changes, kind, command_line(), values_after(before, values))
         after = read_state(tree.root)
     _say_patches(before, after)

@@ -46,17 +46,45 @@ def selector_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def chosen_values(mode: str | None, specs: Mapping[str, str | None]) -> dict[str, str]:
+def chosen_values(mode: str | None, specs: Mapping[str, str | None], tree: Tree | None = None) -> dict[str, str]:
     """Role to value in canonical form: what the mode says, then what the single options say.
 
-    Raises QuantctlError for an unknown value and when nothing was chosen.
+    With `tree`, a value may be a word of the fork's own selectors in it. Raises QuantctlError for an unknown value and
+    when nothing was chosen.
     """
     values = mode_selectors(mode) if mode else {}
-    values |= {role: SELECTORS[role].canonical(spec) for role, spec in specs.items() if spec is not None}
+    values |= {role: meant(role, spec, tree) for role, spec in specs.items() if spec is not None}
     if not values:
         options = ", ".join(f"--{role.replace('_', '-')}" for role in SELECTORS)
         raise QuantctlError("no selector was given", f"give --mode, or one of {options}")
     return values
+
+
+def meant(role: str, value: str, tree: Tree | None = None) -> str:
+    """`value` in canonical form, or as it stands where a selector of the tree's fork asks for it."""
+    try:
+        return SELECTORS[role].canonical(value)
+    except QuantctlError as refusal:
+        from quantctl.state import read_state
+
+        words = read_state(tree.root).words(role) if tree is not None else set()
+        if value in words:
+            return value
+        if words:
+            hint = f"{refusal.hint}; this tree's own code asks for {', '.join(sorted(words))}"
+            raise QuantctlError(refusal.message, hint) from None
+        raise
+
+
+def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--accept-bypass, for what computes products that no selector decides."""
+    return click.option(
+        "--accept-bypass",
+        "accept",
+        metavar="NAME",
+        multiple=True,
+        help="A class or function (Class.method) that may go by the selectors. Repeat for more.",
+    )(command)
 
 
 _BEHIND = "quantctl.behind_dashes"

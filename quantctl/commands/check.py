@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import click
 
-from quantctl import output
-from quantctl.commands._common import BehindDashes, behind_dashes, describe, tree_in_use
+from quantctl import fit, output
+from quantctl.commands._common import BehindDashes, accept_option, behind_dashes, describe, meant, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
-from quantctl.forks import NOTE, canonical_or
+from quantctl.forks import NOTE, ForkSelector, canonical_or
 from quantctl.provenance import git_state
-from quantctl.selectors import SELECTORS, Located, known_value
-from quantctl.state import PatchState, TreeState
+from quantctl.selectors import SELECTORS, known_value
+from quantctl.state import PatchState, TreeState, misfits
 from quantctl.transaction import read_consistent
 from quantctl.tree import Tree
 
 
-def _expected(text: str | None) -> dict[str, str]:
+def _expected(text: str | None, tree: Tree) -> dict[str, str]:
     """`linear=mxfp8:scale=floor,round=away,attention=auto` as role to value in canonical form."""
     if not text:
         return {}
@@ -28,7 +29,7 @@ def _expected(text: str | None) -> dict[str, str]:
         role, _, spec = item.partition("=")
         if role not in SELECTORS:
             raise QuantctlError(f"--expect {item!r}: unknown selector {role!r}", f"choose from: {', '.join(SELECTORS)}")
-        wanted[role] = SELECTORS[role].canonical(spec)
+        wanted[role] = meant(role, spec, tree)
     return wanted
 
 
@@ -36,52 +37,82 @@ def _patched(state: TreeState) -> bool:
     return PatchState.APPLIED in state.patches.values()
 
 
-def _problems(state: TreeState, expected: dict[str, str]) -> list[str]:
-    found = []
+def _problems(state: TreeState, expected: dict[str, str], accept: Collection[str]) -> list[str]:
+    found: list[str] = []
     for role, place in state.selectors.items():
         where = f"{SELECTORS[role].file}:{place.lines}"
         if place.fork:
-            found += _fork_problems(role, place)
+            for selector in place.fork:
+                found += _place_problems(role, selector)
         elif not known_value(role, place.value):
             choices = SELECTORS[role].choices
             wrong = f"none of {', '.join(choices)}" if choices else "no known format spec"
             found.append(f"{where}: {role} is {place.value!r}, which is {wrong}; the run would stop at it")
         if place.uses == 0:
             found.append(f"{where}: {SELECTORS[role].variable} is never read: the rest of the patch is missing")
-    found += [str(place) for fork in state.forks.values() for place in fork.unclear]
+    for other in state.places:
+        found += _place_problems(" and ".join(other.roles), other)
+    surveys = (*state.forks.values(), *state.elsewhere.values())
+    found += [str(place) for fork in surveys for place in fork.unclear]
+    found += fit.problems(state, accept)
     if _patched(state):
-        for patch in state.available():
-            if patch.required:
-                found.append(f"patch {patch.name} is missing beside the others: run quantctl patch")
+        found += _missing_patches(state)
     for role, wanted in expected.items():
         value = state.selectors[role].value if role in state.selectors else SELECTORS[role].default
         if role not in state.selectors and SELECTORS[role].file in state.forks:
             found.append(f"{role}: expected {wanted!r}, but the fork's code has no selector for it that is clear")
             continue
         says = canonical_or(value, role)
-        if says != wanted:
+        places = [other for other in state.places if role in other.roles]
+        if says != wanted and not (places and role not in state.selectors):
             found.append(f"{role} is {says!r}, expected {wanted!r}")
+        for other in places:
+            if canonical_or(other.literal.value, role) != wanted:
+                found.append(f"{other.where}: {role} is {other.literal.value!r} there, expected {wanted!r}")
     return found
 
 
-def _fork_problems(role: str, place: Located) -> list[str]:
-    found = []
-    for selector in place.fork:
-        where, value = f"{selector.file}:{selector.literal.line}", selector.literal.value
-        if not known_value(role, value):
-            found.append(f"{where}: {role} is {value!r}, which is no known format spec")
-        if not selector.understood:
-            asks = ", ".join(sorted(selector.formats))
-            found.append(
-                f"{where}: {role} is {value!r}, and no branch of the fork's code asks for that (but for {asks})"
-            )
+def _missing_patches(state: TreeState) -> list[str]:
+    """Required patches that are not beside the others although they fit."""
+    missing = [patch.name for patch in state.available() if patch.required]
+    unfit = misfits(state) if missing else {}
+    return [f"patch {name} is missing beside the others: run quantctl patch" for name in missing if name not in unfit]
+
+
+def _place_problems(role: str, place: ForkSelector) -> list[str]:
+    value = place.literal.value
+    if place.understood and (value in place.formats or known_value(place.role, value)):
+        return []
+    asks = ", ".join(sorted(place.formats))
+    found = [] if known_value(place.role, value) else [f"{place.where}: {role} is {value!r}, no known format spec"]
+    if not place.understood:
+        found.append(
+            f"{place.where}: {role} is {value!r}, and no branch of the fork's code asks for that (but for {asks})"
+        )
     return found
+
+
+def _notes(state: TreeState, problems: Collection[str]) -> list[str]:
+    """What a reader should know that is no problem."""
+    own = [place for located in state.selectors.values() for place in located.fork]
+    found = [
+        f"{place.where}: {place.literal.value!r} is the fork's own word, which no format of quantctl's is called"
+        for place in (*own, *state.places)
+        if place.literal.value in place.formats and not known_value(place.role, place.literal.value)
+    ]
+    found += [
+        f"{place} computes products that no selector decides: what reaches it stays as it is"
+        for place in dict.fromkeys(place for _, place in fit.bypasses(state))
+        if not any(problem.startswith(str(place)) for problem in problems)
+    ]
+    return [NOTE, *found] if own or state.places else found
 
 
 @click.command(cls=BehindDashes, short_help="show every selector")
 @click.option("--expect", metavar="ROLE=VALUE,...", help="Exit 1 unless they say this, e.g. linear=mxfp8,qk=none.")
+@accept_option
 @click.pass_context
-def command(ctx: click.Context, expect: str | None) -> None:
+def command(ctx: click.Context, expect: str | None, accept: tuple[str, ...]) -> None:
     """Show every selector: value, file:line, the tree's version and git state.
 
     \b
@@ -92,11 +123,12 @@ def command(ctx: click.Context, expect: str | None) -> None:
     Engine's own recipe, or nothing. Exit status 1 when a value is unknown, a patch is incomplete or --expect is not
     met.
     """
-    expected = _expected(expect)
     tree = tree_in_use(ctx)
+    expected = _expected(expect, tree)
     state = read_consistent(tree)
     commit = git_state(tree)
-    problems = _problems(state, expected)
+    problems = _problems(state, expected, accept)
+    notes = _notes(state, problems)
     patched = _patched(state)
     rules = _who_rules(behind_dashes(ctx), tree, state)
     if ctx.obj["json"]:
@@ -118,6 +150,11 @@ def command(ctx: click.Context, expect: str | None) -> None:
                     }
                     for role, selector in SELECTORS.items()
                 },
+                "elsewhere": [
+                    {"roles": place.roles, "value": place.literal.value, "file": place.file, "line": place.literal.line}
+                    for place in state.places
+                ],
+                "notes": notes,
                 "problems": problems,
                 "command": rules,
             }
@@ -126,6 +163,8 @@ def command(ctx: click.Context, expect: str | None) -> None:
         _print(tree, state, commit, patched)
         if rules is not None:
             click.echo(f"\ncommand   {rules['sentence']}")
+        for note in notes:
+            output.say(f"note: {note}")
         for problem in problems:
             output.say(f"problem: {problem}")
     if problems:
@@ -161,7 +200,7 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
         git_line = f"{git['branch'] or 'detached'} {commit}, {git['changed_files']} changed files"
     click.echo(output.columns([["tree", describe(tree)], ["git", git_line]]))
     click.echo()
-    if not patched and not state.forks:
+    if not patched and not state.forks and not state.elsewhere:
         click.echo("stock: no selectors; every product runs in the training dtype (quantctl patch inserts them)")
         return
     rows = [["selector", "value", "where"]]
@@ -170,12 +209,13 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
         fork = state.forks.get(selector.file)
         absent = "(not patched)" if fork is None else "(left to the fork's code)"
         value, line = (place.value, f":{place.lines}") if place else (absent, "")
+        if place is None and any(role in other.roles for other in state.places):
+            continue  # decided elsewhere
         rows.append([role, value + " (unclear)" * bool(fork and fork.unclear), selector.file + line])
+    rows += [[" and ".join(place.roles), place.literal.value, place.where] for place in state.places]
     click.echo(output.columns(rows))
     click.echo()
     click.echo(output.columns(_patch_rows(state)))
-    if any(place.fork for place in state.selectors.values()):
-        output.say(f"note: {NOTE}")
 
 
 def _patch_rows(state: TreeState) -> list[list[str]]:

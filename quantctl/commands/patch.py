@@ -65,7 +65,8 @@ def _show_list(ctx: click.Context) -> None:
     click.echo(output.columns(rows))
     for entry in entries:
         if entry.reason:
-            consequence = "nothing can be patched" if entry.patch.required else "left out"
+            roles = entry.patch.roles
+            consequence = f"so there is no selector for {', '.join(roles)}" if roles else "left out"
             output.say(f"{entry.patch.name} does not fit ({consequence}): {entry.reason}")
 
 

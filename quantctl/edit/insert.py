@@ -9,6 +9,7 @@ from typing import cast
 
 import libcst as cst
 
+from quantctl.edit.nearest import nearest
 from quantctl.edit.visitors import VISITORS
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Edit, Either
@@ -18,14 +19,21 @@ from quantctl.source import Source
 class AnchorError(QuantctlError):
     """An anchor does not match the expected number of times: the file is not what the patch was written for."""
 
-    def __init__(self, file: str, anchor: str, expected: Sequence[int], found: int) -> None:
+    def __init__(
+        self, file: str, anchor: str, expected: Sequence[int], found: int, edits: Sequence[Edit] = (), near: str = ""
+    ) -> None:
         wanted = " or ".join(map(str, expected))
+        where = f"; {'there is' if found else 'nearest is'} {near}" if near else ""
         super().__init__(
-            f"{file}: {anchor}: expected {wanted}, found {found}",
+            f"{file}: {anchor}: expected {wanted}, found {found}{where}",
             "this release or fork differs from those that quantctl knows; nothing was changed",
         )
-        self.anchor = anchor
-        self.found = found
+        self.file, self.anchor, self.expected, self.found, self.edits = file, anchor, expected, found, edits
+
+    def with_line(self, source: Source) -> AnchorError:
+        """The same, with the line and code of what was found or comes nearest in the file."""
+        near = nearest(source, self.edits) if self.edits else ""
+        return AnchorError(self.file, self.anchor, self.expected, self.found, self.edits, near)
 
 
 def _parse(text: str, file: str) -> cst.Module:
@@ -79,9 +87,9 @@ def _apply(module: cst.Module, edit: Edit, file: str) -> cst.Module:
     scope = _InScope(edit, module)
     changed = module.visit(scope)
     if scope.functions != 1:
-        raise AnchorError(file, f"function `{edit.scope}`", (1,), scope.functions)
+        raise AnchorError(file, f"function `{edit.scope}`", (1,), scope.functions, (edit,))
     if scope.visitor.matches not in edit.count:
-        raise AnchorError(file, str(edit), edit.count, scope.visitor.matches)
+        raise AnchorError(file, str(edit), edit.count, scope.visitor.matches, (edit,))
     return changed
 
 
@@ -97,7 +105,7 @@ def _apply_one_of(module: cst.Module, choice: Either, file: str) -> cst.Module:
         raise refusals[0]  # none of them finds the function
     found = len(fitting) + sum(refusal.found for refusal in refusals)
     if found != 1:
-        raise AnchorError(file, str(choice), (1,), found)
+        raise AnchorError(file, str(choice), (1,), found, choice.edits)
     return fitting[0]
 
 
@@ -148,7 +156,11 @@ def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = 
     `file` appears in errors. Raises AnchorError when an anchor does not match as often as expected, and QuantctlError
     when what is to be edited does not round-trip.
     """
-    changed = _with_edits(Source(raw, file), edits)
+    source = Source(raw, file)
+    try:
+        changed = _with_edits(source, edits)
+    except AnchorError as refusal:
+        raise refusal.with_line(source) from None
     if header:
         changed = _add_header(Source(changed, file), header)
     Source(changed, file).compile()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,9 +10,7 @@ import libcst as cst
 from quantctl.edit.code import append, build
 from quantctl.edit.pattern import Bindings, code_of, match
 from quantctl.patches.patch import Edit, Kind
-
-_PRODUCT = re.compile(r"\w*(mm|matmul|einsum|dot|linear|_linear_forward)")
-"""Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper."""
+from quantctl.products import COMPUTES
 
 
 class Visitor(cst.CSTTransformer):
@@ -141,7 +138,7 @@ class Products(Visitor):
     def visit_Call(self, node: cst.Call) -> None:
         name = code_of(node.func).rpartition(".")[2]
         self.passed |= name == self.edit.anchor
-        self.matches += not self.passed and _PRODUCT.fullmatch(name) is not None
+        self.matches += not self.passed and COMPUTES.fullmatch(name) is not None
 
     def visit_MatrixMultiply(self, node: cst.MatrixMultiply) -> None:
         self.matches += not self.passed

@@ -14,6 +14,7 @@ import pytest
 
 from quantctl.state import plan, read_state
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 STEP = Path(__file__).resolve().parents[1] / "support" / "gpt_step.py"
 
 

@@ -54,6 +54,22 @@ def test_a_step_is_the_unfused_one_within_the_bound(patched, release):
     assert abs(one["loss"] - one["unfused_loss"]) <= one["loss_bound"]
 
 
+def test_what_a_fork_computes_between_the_products_is_computed(patched):
+    """Logit softcapping in the method: `auto` is the unfused flow, and says why."""
+    tree = patched("0.16.1", attention="auto", qk="mxfp8")
+    file = tree / "megatron/core/transformer/dot_product_attention.py"
+    line = "        attention_scores = matmul_result.view(*output_size)\n"
+    text = file.read_text()
+    assert text.count(line) == 1
+    file.write_text(text.replace(line, f"        matmul_result = 2.0 * torch.tanh(matmul_result / 2.0)\n{line}"))
+    result = run(tree, "gqa")["gqa"]
+    ((reason, calls),) = result["hits"]["attention"]["unfused"].items()
+    assert calls == 2
+    assert "DotProductAttention.forward is no known release's own code" in reason
+    assert result["scores"]
+    assert f"quantctl: attention=auto is unfused here: {reason}\n" in result["stderr"]
+
+
 def test_unfused_keeps_the_scores(patched):
     """What the test above looks for is there without the selector."""
     result = run(patched("0.16.1", qk="mxfp8"), "gqa")["gqa"]
