@@ -1,4 +1,4 @@
-"""Who may do what with a file, carried over to the one that replaces it: owner, mode, access lists, other attributes."""
+"""Who may do what with a file, carried over to the one that replaces it: owner, mode, access lists, attributes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _group(gid: int) -> str:
 
 
 def refuse_foreign_link(path: Path) -> None:
-    """Raise QuantctlError if `path` is a link of somebody else's: neither ours, nor root's, nor the target's owner's."""
+    """Raise QuantctlError if `path` is somebody else's link: neither ours, nor root's, nor the target's owner's."""
     try:
         link = path.lstat()
         if not stat.S_ISLNK(link.st_mode):

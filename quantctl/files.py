@@ -1,7 +1,7 @@
 """Creating and replacing files: whole, as private as their folder, and never through a link that stands in the way.
 
-A reader sees the old bytes or the new ones, and Python never runs stale bytecode. What root creates belongs to the owner
-of the folder that it lies in, who can go on working there.
+A reader sees the old bytes or the new ones, and Python never runs stale bytecode. What root creates belongs to the
+owner of the folder that it lies in, who can go on working there.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _newer_mtime(path: Path) -> int:
 def stage(path: Path, data: bytes, mode: int) -> Path:
     """Write `data` beside `path`, durably, with its owner, access lists and other attributes, and `mode`.
 
-    Returns the temporary file for `commit`. Raises QuantctlError where somebody would get access who has none to `path`.
+    Returns the temporary file for `commit`. Raises QuantctlError where somebody would get access who has none now.
     """
     path = path.resolve()
     temporary = _temporary(path)
