@@ -42,6 +42,7 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
 }
+_WITH_HOOKS = ("update-ref", "update-index")
 _NO_CHECKOUT = ("not a git repository", "must be run in a work tree", "cannot use bare repository")
 """What git says of a folder that belongs to no working tree; whatever else it says is a fault to be mended."""
 
@@ -101,6 +102,7 @@ class Git:
         except ImportError as error:  # GitPython tries git while it is imported
             raise GitError(f"git cannot be used: {error}", "is it installed, and is there room on the disk?") from error
 
+        hooks = self._no_configured_hooks() if arguments[0] in _WITH_HOOKS else {}
         place = ["-C", str(self.directory), *(["--git-dir=."] if self.bare else [])]
         with _without_git_variables(), tempfile.TemporaryFile() as feed:
             feed.write(stdin)
@@ -113,7 +115,7 @@ class Git:
                     with_exceptions=False,
                     stdout_as_string=False,
                     strip_newline_in_stdout=False,
-                    env={**_ENVIRONMENT, **(env or {})},
+                    env={**_ENVIRONMENT, **hooks, **(env or {})},
                     **self.owner(),
                 )
             except (GitCommandNotFound, GitCommandError) as error:
@@ -162,7 +164,7 @@ class Git:
         """The tree object that holds blob `files[path]` at each path, made in an index of its own."""
         lines = "".join(f"100644 {blob}\t{path}\0" for path, blob in sorted(files.items()))
         with self.scratch() as folder:
-            env = {"GIT_INDEX_FILE": str(folder / "index"), **self._no_configured_hooks()}
+            env = {"GIT_INDEX_FILE": str(folder / "index")}
             self.run("update-index", "-z", "--index-info", stdin=os.fsencode(lines), env=env)
             return self.text("write-tree", env=env)
 
@@ -179,7 +181,7 @@ class Git:
 
     def move_ref(self, name: str, new: str, old: str | None) -> None:
         """Point the ref to `new` if it still points to `old`. Raises GitError if it does not."""
-        self.run("update-ref", name, new, old or "", env=self._no_configured_hooks())
+        self.run("update-ref", name, new, old or "")
 
     def _no_configured_hooks(self) -> dict[str, str]:
         """Variables that turn off the hooks of the configuration (git 2.54), which core.hooksPath does not reach."""
