@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import pytest
-from hostile import assert_civil, run_forked
+from hostile import assert_civil, run_forked, warm
 from small import small_tree
 
 from quantctl.selectors import LAYERS
+from quantctl.state import plan, read_state
 
 DEEP = "/".join(["d" * 200] * 12)
 PLACES = {
@@ -55,7 +55,7 @@ def make_checkout(git, root):
 def go_round(root) -> list[int]:
     """Every command once; the exit statuses. The tree holds in the end what it held."""
     stock = (root / LAYERS).read_bytes()
-    trained = ["exec", "--mode", "bf16", "--run-dir", root.parent / "runs", "--", sys.executable, "-c", "print(1)"]
+    trained = ["exec", "--mode", "bf16", "--run-dir", root.parent / "runs", "--", "true"]
     statuses = []
     for arguments in (["set", "--linear", "mxfp8"], ["check"], ["--json", "log"], ["undo"], trained, ["restore"]):
         ended = run_forked(arguments, root)
@@ -79,6 +79,9 @@ def stock(megatron_tree, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     # what the disk keeps is no matter here, and waiting for it is most of the time
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    warm()
+    state = read_state(megatron_tree("0.16.1"))
+    plan(state, {"linear": "mxfp8"})  # remembered for the forks
     return megatron_tree("0.16.1")
 
 

