@@ -226,7 +226,7 @@ def toplevel(directory: Path) -> Path | None:
 def is_ignored(root: Path, path: Path) -> bool:
     """Whether the repository at `root` ignores `path` (a tracked file never counts as ignored)."""
     try:
-        Git(root).run("check-ignore", "-q", "--", str(path))
+        Git(root, as_owner=False).run("check-ignore", "-q", "--", str(path))
     except GitError as error:
         if error.git_status == 1 or "beyond a symbolic link" in error.message:
             return False
