@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from quantctl import git
+from quantctl.files import private_dir
 from quantctl.paths import digest, state_dir
 from quantctl.tree import CORE, Tree
 
 _DATA = "quantctl-operation: "
+_LONGEST = 200
+"""Characters of a tree's place in its repository that its history's name repeats: file systems end names at 255."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Backup:
     ref: str
     state: Path
     """Folder of the lock and the journal."""
+    own: Path | None = None
+    """The git directory of the owner's that it lies in, and is as private as; None for one of quantctl's own."""
 
     def prepare(self) -> None:
         """Make what does not exist yet: the folder of lock and journal, the bare repository of trees outside git."""
-        self.state.mkdir(parents=True, exist_ok=True)
+        private_dir(self.state, like=self.own)
         if not self.repository.directory.exists():
             _make_bare(self.repository.directory)
 
@@ -108,11 +113,11 @@ class Backup:
 
 def _make_bare(directory: Path) -> None:
     """A bare repository that is whole from the moment it is there, whoever else makes it too."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(directory.parent)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=directory.parent, ignore_cleanup_errors=True) as draft:
         repository = Path(draft) / directory.name
-        repository.mkdir()
-        git.Git(repository).run("init", "--bare", "--quiet", ".")
+        private_dir(repository)
+        git.Git(repository).run("init", "--bare", "--quiet", "--template=", ".")
         try:
             os.rename(repository, directory)
         except OSError:
@@ -147,19 +152,25 @@ def states_before(operations: Sequence[Operation]) -> dict[str, FileState]:
 def _in_checkout(tree: Tree, top: Path) -> Backup | None:
     """The user's repository, or None when it cannot be written to."""
     repository = git.Git(top)
-    folders = repository.text("rev-parse", "--absolute-git-dir", "--git-common-dir").splitlines()
+    try:
+        folders = [repository.text("rev-parse", name) for name in ("--absolute-git-dir", "--git-common-dir")]
+    except git.GitError:
+        if repository.owner():  # root, where the owner cannot get to or cannot be acted for
+            return None
+        raise
     own, common = (Path(top, folder).resolve() for folder in folders)
     if not (os.access(own, os.W_OK) and os.access(common / "objects", os.W_OK)):
         return None
     worktree = "main" if own == common else own.name
     inside = os.path.relpath(tree.root, top.resolve())
-    name = "tree" if inside == "." else re.sub(r"[^A-Za-z0-9]+", "-", inside).strip("-") + "-" + digest(inside)
-    return Backup(repository, f"refs/quantctl/{worktree}/{name}", own / "quantctl" / name)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", inside).strip("-")[-_LONGEST:]
+    name = "tree" if inside == "." else f"{words}-{digest(inside)}"
+    return Backup(repository, f"refs/quantctl/{worktree}/{name}", own / "quantctl" / name, own)
 
 
 def _in_state_dir(tree: Tree) -> Backup:
     name = digest(str(tree.root))
-    repository = git.Git(state_dir() / "backups.git")
+    repository = git.Git(state_dir() / "backups.git", bare=True)
     return Backup(repository, f"refs/quantctl/trees/{name}", state_dir() / "trees" / name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -89,6 +90,8 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
+    # a path is bytes: what is no text in it is printed as it is
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     exit_with(_run)
 
 

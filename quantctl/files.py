@@ -1,25 +1,102 @@
-"""Replacing files whole: a reader sees the old bytes or the new ones, and Python never runs stale bytecode."""
+"""Creating and replacing files: whole, as private as their folder, and never through a link that stands in the way.
+
+A reader sees the old bytes or the new ones, and Python never runs stale bytecode. What root creates belongs to the
+owner of the folder that it lies in, who can go on working there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import secrets
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from quantctl.attributes import carry_over, refuse_foreign_link
+
+_NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.quantctl")
+def _umask() -> int:
+    value = os.umask(0o077)
+    os.umask(value)
+    return value
 
 
-def discard_temporary(path: Path) -> None:
-    """Remove what a killed `stage` left beside `path`."""
-    _temporary(path.resolve()).unlink(missing_ok=True)
+def _private_mode(folder: os.stat_result) -> int:
+    """Permission bits of a file that is to be as private as its folder; a folder that a group shares shares it too."""
+    mode = stat.S_IMODE(folder.st_mode) & 0o664
+    return mode if folder.st_mode & stat.S_ISGID else mode & ~_umask()
+
+
+def _give_to_owner(descriptor: int, folder: os.stat_result) -> None:
+    """What root makes in somebody's folder is theirs."""
+    if os.geteuid() == 0 and folder.st_uid != 0:
+        os.fchown(descriptor, folder.st_uid, folder.st_gid)
+
+
+def create_new(path: Path, mode: int | None = None) -> int:
+    """Create `path` and open it for writing; FileExistsError if anything has that name, be it a dangling link.
+
+    Without `mode` it is as private as its folder.
+    """
+    folder = path.parent.stat()
+    descriptor = os.open(path, os.O_RDWR | _NEW, 0o600)
+    try:
+        _give_to_owner(descriptor, folder)
+        os.fchmod(descriptor, _private_mode(folder) if mode is None else mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def no_link(path: str, flags: int) -> int:
+    """An `opener` for `open`: makes the file as private as its folder; OSError where a link or no file has the name."""
+    with contextlib.suppress(FileExistsError):
+        if flags & os.O_CREAT:
+            os.close(create_new(Path(path)))
+    # a pipe would keep us waiting for its reader
+    descriptor = os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        os.set_blocking(descriptor, True)
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def private_dir(path: Path, like: Path | None = None) -> Path:
+    """Make the folder and those above it that are missing: for the user alone, or as private as the folder `like`.
+
+    Raises QuantctlError where somebody else's link stands in the way.
+    """
+    refuse_foreign_link(path)
+    if path.is_dir():
+        return path
+    private_dir(path.parent, like)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            _give_to_owner(descriptor, path.parent.stat())
+            if like is not None:
+                os.fchmod(descriptor, mode_of(like))
+        finally:
+            os.close(descriptor)
+    return path
 
 
 def sync(path: Path) -> None:
@@ -29,6 +106,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.quantctl")
+
+
+def _temporaries(path: Path) -> Iterator[Path]:
+    """The files beside `path` that bear the name of a temporary one of ours: no links; ours, or the owner's."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.quantctl")
+    owners = (os.geteuid(), (path if path.exists() else path.parent).stat().st_uid)
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name):
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid in owners:
+                    yield Path(entry.path)
+
+
+def discard_temporary(path: Path) -> None:
+    """Remove what a killed `stage` or `write_new` left beside `path`."""
+    for temporary in list(_temporaries(path.resolve())):
+        temporary.unlink(missing_ok=True)
 
 
 def _newer_mtime(path: Path) -> int:
@@ -42,21 +141,25 @@ def _newer_mtime(path: Path) -> int:
 
 
 def stage(path: Path, data: bytes, mode: int) -> Path:
-    """Write `data` beside `path`, durably, with its owner and `mode`; returns the temporary file for `commit`."""
+    """Write `data` beside `path`, durably, with its owner, access lists and other attributes, and `mode`.
+
+    Returns the temporary file for `commit`. Raises QuantctlError where somebody would get access who has none now.
+    """
     path = path.resolve()
     temporary = _temporary(path)
-    owner = path.stat()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-        # giving a file away needs privileges; without them it stays with the one who edits
-        with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        os.fchmod(descriptor, mode)
-    mtime = _newer_mtime(path)
-    os.utime(temporary, ns=(mtime, mtime))
+    descriptor = os.open(temporary, os.O_WRONLY | _NEW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            carry_over(path, descriptor, mode)
+            mtime = _newer_mtime(path)
+            os.utime(descriptor, ns=(mtime, mtime))
+            os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     return temporary
 
 
@@ -75,21 +178,24 @@ def _is_never_checked(bytecode: Path) -> bool:
 
     All other bytecode is checked by the source's time, which `stage` moves, or by its hash.
     """
+    if not bytecode.is_file():  # opening a pipe would wait for its writer
+        return False
     with bytecode.open("rb") as file:
         flags = int.from_bytes(file.read(8)[4:], "little")
     return flags & 0b11 == 0b01
 
 
 def write_new(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Create or replace a small file of quantctl's own, durably and whole; `mode` gives it permission bits."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Create or replace a small file of quantctl's own, durably and whole; without `mode` as private as its folder.
+
+    A link under that name is replaced, not followed.
+    """
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(create_new(temporary, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if mode is not None:
-            temporary.chmod(mode)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from quantctl.backup import FileState, Operation
-from quantctl.files import write_new
+from quantctl.files import discard_temporary, write_new
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Journal:
         """Remove it. One that cannot be removed does no harm: it says what is so already."""
         with suppress(OSError):
             cls.path(state).unlink()
+            discard_temporary(cls.path(state))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.backup import checkout_of
+from quantctl.changes import changed_files
 from quantctl.elsewhere import selectors_in
 from quantctl.errors import QuantctlError
 from quantctl.forks import PREFIX
@@ -35,18 +36,30 @@ _PACKAGES = (
 
 
 def git_state(tree: Tree) -> dict[str, Any] | None:
-    """Commit, branch and number of changed tracked files of the checkout; None outside git."""
+    """Commit, branch and number of changed tracked files of the checkout (None where unknown); None outside git."""
     top = checkout_of(tree)
     if top is None:
         return None
     repository = Git(top)
     try:
-        commit = repository.text("rev-parse", "HEAD")
+        commit = repository.text("rev-parse", "--verify", "--quiet", "HEAD")
     except GitError:
         commit = None
-    changed = repository.text("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    branch = repository.text("branch", "--show-current") or None
-    return {"toplevel": str(top), "commit": commit, "branch": branch, "changed_files": len(changed.splitlines())}
+    changed = changed_files(top)
+    return {
+        "toplevel": str(top),
+        "commit": commit,
+        "branch": _branch(repository),
+        "changed_files": None if changed is None else len(changed),
+    }
+
+
+def _branch(repository: Git) -> str | None:
+    """None when the head is detached."""
+    try:
+        return repository.text("symbolic-ref", "--quiet", "--short", "HEAD")
+    except GitError:
+        return None
 
 
 def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:

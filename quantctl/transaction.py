@@ -8,8 +8,9 @@ finishes the operation from the blobs, so a kill at any point leaves the old tre
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import filelock
@@ -55,6 +56,8 @@ class Session:
         changes = [change for change in changes if change.before != change.after or change.mode is not None]
         if not changes:
             return None
+        for change in changes:
+            self.tree.refuse_links_out(change.path)
         previous = self.backup.head()
         operation = self._draft(previous, changes, kind, command, selectors, target)
         with signals_wait():
@@ -155,7 +158,7 @@ class Session:
             if path.read_bytes() not in known:
                 raise QuantctlError(
                     f"an earlier operation was killed half way, and {path} was edited since",
-                    f"its bytes before and after are in {repository.directory}: git cat-file blob {entry.before.blob} "
+                    f"its bytes before and after: {repository.shell('cat-file', 'blob', entry.before.blob)} "
                     f"(or {entry.after.blob}); put one of them back, then run the command again",
                 )
         for entry, (_, after) in zip(journal.files, contents, strict=True):
@@ -184,6 +187,8 @@ def open_tree(tree: Tree) -> Iterator[Session]:
     backup = backup_of(tree)
     backup.prepare()
     lock = filelock.FileLock(backup.state / "lock", timeout=_LOCK_TIMEOUT)
+    with suppress(FileExistsError):
+        os.close(files.create_new(backup.state / "lock"))
     try:
         lock.acquire()
     except filelock.Timeout as error:

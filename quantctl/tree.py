@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantctl.attributes import refuse_foreign_link
 from quantctl.errors import QuantctlError
 
 CORE = Path("megatron/core")
@@ -44,15 +46,45 @@ class Tree:
             return "unknown"
         return ".".join(map(str, parts)) + str(constants.get("PRE_RELEASE") or "")
 
+    def refuse_links_out(self, file: str) -> None:
+        """Raise QuantctlError if writing to `file` would write to another place than the tree.
+
+        Installers link a package's files into their cache, which other environments share.
+        """
+        path = self.root / file
+        for step in (path, *path.parents):
+            if step == self.root:
+                break
+            refuse_foreign_link(step)
+        real = path.resolve()
+        if not any(real.is_relative_to(place) for place in (self.root, self.core.resolve())):
+            raise QuantctlError(
+                f"{path} is a link to {real}, which is not in the tree",
+                "put the file itself in its place (cp --remove-destination), or name the tree that it belongs to",
+            )
+
 
 def is_tree(path: Path) -> bool:
     return (path / CORE / "__init__.py").is_file()
 
 
+def _resolved(how: str, path: Path | str) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:  # no such user, or a link that leads to itself
+        raise QuantctlError(f"{how} names {path}: {error}", "give the path of a folder") from error
+
+
 def _installed_root() -> Path | None:
     """The sys.path entry of the installed megatron-core, found without running any of its code."""
     try:
-        spec = importlib.util.find_spec("megatron.core")
+        # asked for megatron.core itself, find_spec would import megatron, which somebody's folder can be
+        package = importlib.util.find_spec("megatron")
+        places = None if package is None else package.submodule_search_locations
+        if places is None:
+            return None
+        specs = (finder.find_spec("megatron.core", places) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next(filter(None, specs), None)
     except (ImportError, ValueError):
         return None
     return None if spec is None or spec.origin is None else Path(spec.origin).parents[2]
@@ -67,7 +99,7 @@ def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
     for how, path in named:
         if path is None:
             continue
-        root = Path(path).expanduser().resolve()
+        root = _resolved(how, path)
         if not is_tree(root):
             raise QuantctlError(
                 f"{how} names {root}, which holds no megatron/core",

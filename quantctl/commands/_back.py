@@ -36,7 +36,7 @@ def run(
                 raise
     if saved is not None:
         for record in saved.files:
-            output.say(f"kept: git -C {session.backup.repository.directory} show {saved.id}:after/{record.path}")
+            output.say(f"kept: {session.backup.repository.shell('show', f'{saved.id}:after/{record.path}')}")
     paths = [record.path for record in operation.files] if operation else []
     if ctx.obj["json"]:
         output.data({"tree": tree.root, "operation": operation and operation.id, "files": paths})

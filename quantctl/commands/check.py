@@ -197,7 +197,8 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
     git_line = "not in a git checkout"
     if git is not None:
         commit = git["commit"][:10] if git["commit"] else "(no commit)"
-        git_line = f"{git['branch'] or 'detached'} {commit}, {git['changed_files']} changed files"
+        changed = "unknown" if git["changed_files"] is None else git["changed_files"]
+        git_line = f"{git['branch'] or 'detached'} {commit}, {changed} changed files"
     click.echo(output.columns([["tree", describe(tree)], ["git", git_line]]))
     click.echo()
     if not patched and not state.forks and not state.elsewhere:

@@ -49,4 +49,4 @@ def command(ctx: click.Context) -> None:
         for operation in operations
     ]
     click.echo(output.columns(rows))
-    output.say(f"the same in git: git -C {backup.repository.directory} log --stat {backup.ref}")
+    output.say(f"the same in git: {backup.repository.shell('log', '--stat', backup.ref)}")
