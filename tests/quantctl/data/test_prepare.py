@@ -346,7 +346,7 @@ def test_shards_already_read_must_stay_as_they_were(prepare, jsonl, tmp_path) ->
     later.write_bytes(gzip.compress(random.Random(0).randbytes(3 << 20))[:-9])  # damaged behind its first batches
     prepare(jsonl, later, status=2)
     jsonl.write_text(jsonl.read_text() + "\n")
-    assert "shards changed" in prepare(jsonl, later, status=2).err
+    assert f"{jsonl} changed" in prepare(jsonl, later, status=2).err
 
 
 def test_a_finished_dataset_is_not_overwritten(prepare, jsonl, tmp_path) -> None:
