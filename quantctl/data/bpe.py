@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from quantctl.errors import QuantctlError
 
@@ -30,11 +31,11 @@ def pieces(text: str, cut: Counter[str]) -> Iterator[str]:
     yield text[done:]
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, file: Path) -> int:
-    """Save a `tokenizers` Tokenizer of `vocabulary` tokens (256 bytes and <|endoftext|> among them) to `file`.
+def train_bpe(texts: Iterable[str], vocabulary: int, file: Path, cut: Counter[str] | None = None) -> Any:
+    """A `tokenizers` Tokenizer of `vocabulary` tokens (256 bytes and <|endoftext|> among them), saved to `file`.
 
-    It depends on the texts and their order only. Returns how many words were longer than LONGEST_WORD, and were cut
-    for the training; the tokenizer itself cuts none. Raises QuantctlError without the tokenizers package.
+    It depends on the texts and their order only. cut: gets the number of words that were longer than LONGEST_WORD, and
+    were cut for the training; the tokenizer itself cuts none. Raises QuantctlError without the tokenizers package.
     """
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -51,7 +52,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path) -> int:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    cut: Counter[str] = Counter()
+    cut = Counter() if cut is None else cut
     tokenizer.train_from_iterator((piece for text in texts for piece in pieces(text, cut)), trainer)
     tokenizer.save(str(file))
-    return cut["words"]
+    return tokenizer

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -240,14 +240,17 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place) / folder.name
         draft.mkdir()
-        cut = train_bpe(texts(), vocabulary, draft / "tokenizer.json")
+        cut: Counter[str] = Counter()
+        train_bpe(texts(), vocabulary, draft / "tokenizer.json", cut)
         if not taken.text_bytes:
             raise QuantctlError(
                 f"no text to train a tokenizer on: {summary(taken.malformed + taken.filtered) or 'no records'}",
                 "is the field right (--field), are the filters?",
             )
         if cut:
-            say(f"{cut:,} words of more than {LONGEST_WORD:,} characters were trained on in pieces of that length")
+            say(
+                f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters were trained on in pieces of that length"
+            )
         (draft / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
         )

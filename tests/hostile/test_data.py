@@ -67,7 +67,7 @@ SHARDS: dict[str, tuple[Callable[[], bytes], int]] = {
     "digits.jsonl": (lambda: b'{"text": "a", "n": ' + b"9" * 10_000 + b"}\n", 2),
     "numbers.jsonl": (lambda: b'{"text": "a", "n": [NaN, Infinity, 1e999]}\n', 0),
     "half-malformed.jsonl": (lambda: GOOD + b"{broken\n" * 20, 1),
-    "utf16.jsonl": (lambda: GOOD.decode().encode("utf-16"), 2),
+    "utf16.jsonl": (lambda: GOOD.decode().encode("utf-16"), 0),
     "array.json": (lambda: json.dumps([{"text": "a"}] * 100).encode(), 2),
     "twice-the-key.jsonl": (lambda: b'{"text": 1, "text": "a"}\n', 0),
     "no-newline.jsonl": (lambda: GOOD + b'{"text": "cut of', 0),
