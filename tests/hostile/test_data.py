@@ -248,4 +248,4 @@ def test_a_tokenizer_is_trained_on_one_word_of_200_000_characters(tmp_path) -> N
         (tmp_path / f"{number}.jsonl").write_text(json.dumps({"text": f"before {word} behind"}) + "\n")
     ended = run(["data", "prepare", tmp_path, "--train-bpe", "400", "--output", "out", "--workers", "1"], cwd=tmp_path)
     assert_civil(ended, 0)
-    assert "words of more than 1,000 characters" in ended.err
+    assert "4 words of more than 1,000 characters" in ended.err
