@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import operands, recorder
+from quantctl.kernels.gradient_mode import keeps_autocast, once
 from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
 
 _NAMES = {"qk": ("query", "key"), "pv": ("probabilities", "value")}
@@ -25,6 +26,7 @@ class _QuantizedBmm(torch.autograd.Function):
     """scale * A B with A [n, rows, reduced], B [n, reduced, columns]."""
 
     @staticmethod
+    @keeps_autocast
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: float | None, site: str, text: str) -> Tensor:
         spec = operands.resolve(text, site)
         operands.count(site, "fprop", text)
@@ -37,6 +39,7 @@ class _QuantizedBmm(torch.autograd.Function):
         return _product(quantize_dequantize(a, spec, 2, rng=a_draw), quantize_dequantize(b, spec, 1, rng=b_draw), scale)
 
     @staticmethod
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         a_draw, b_draw = ctx.draws

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.format import Codes
-from quantctl.kernels.quantize import FORMATS, draw_for, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, axis_of, draw_for, operand
 from quantctl.spec import FormatSpec, parse
 
 # bits of a code -> (codes, bytes) of a group: the fewest codes that fill whole bytes
@@ -70,11 +70,11 @@ def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
 def encode(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Encoded:
     """`x` (bf16, fp16 or fp32, any strides) in codes, in blocks along `axis`; arguments as in quantize_dequantize.
 
-    Raises QuantctlError for other dtypes, for unknown specs and for `none`, which has no codes.
+    Raises QuantctlError for other tensors and axes, for unknown specs and for `none`, which has no codes.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
-    refuse_dtype(x, spec)
-    x, axis = x.detach(), axis % x.dim()
+    x = operand(x, spec)
+    axis = axis_of(x, axis)
     draw = draw_for(spec, rng)
     noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
     rows, row_noise = (None if t is None else t.movedim(axis, -1).contiguous() for t in (x, noise))

@@ -9,8 +9,10 @@ import os
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.tables import is_fake
 
 VARIABLE = "QUANTCTL_KERNELS"
 CHOICES = ("reference", "triton")
@@ -27,6 +29,8 @@ def use_triton(device: torch.device) -> bool:
     Raises QuantctlError for an unknown choice, and if triton is forced where it cannot run.
     """
     choice = os.environ.get(VARIABLE, "")
+    if device.type == "meta":
+        return False
     if choice == "":
         return device.type == "cuda" and HAS_TRITON
     if choice not in CHOICES:
@@ -41,3 +45,8 @@ def use_triton(device: torch.device) -> bool:
             f"unset {VARIABLE}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",
         )
     return True
+
+
+def in_triton(x: Tensor) -> bool:
+    """use_triton of x's device; a tensor without values, which no kernel can read, goes through the reference."""
+    return not is_fake(x) and use_triton(x.device)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, round_integers_
+from quantctl.kernels.tables import table
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Element:
             return value
         return float("inf") if self.infinity and not mantissa else float("nan")
 
-    def values(self, device: torch.device) -> Tensor:
-        """The value of every code, fp32 [2^bits]."""
-        return _values(self, device)
+    def values(self, like: Tensor) -> Tensor:
+        """The value of every code, fp32 [2^bits], on the device of `like`."""
+        return _values(like, self)
 
     def codes(self, values: Tensor) -> Tensor:
         """The codes, uint8, of fp32 `values` that the element holds."""
@@ -71,10 +71,10 @@ class Element:
         return round_integers_(v.div_(step), how, noise).mul_(step).clamp_(-self.largest, self.largest)
 
 
-@lru_cache(maxsize=32)  # made once: what is made of Python numbers has to be sent to the device
-def _values(element: Element, device: torch.device) -> Tensor:
+@table
+def _values(element: Element) -> Tensor:
     positive = [element.magnitude(code) for code in range(1 << (element.bits - 1))]
-    return torch.tensor([*positive, *(-value for value in positive)], dtype=torch.float32, device=device)
+    return torch.tensor([*positive, *(-value for value in positive)], dtype=torch.float32, device="cpu")
 
 
 def look_up(table: Tensor, codes: Tensor) -> Tensor:

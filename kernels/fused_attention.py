@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantctl.kernels import fused_pv, operands, recorder
+from quantctl.kernels.gradient_mode import keeps_autocast, once
 from quantctl.kernels.quantize import DTYPES, draw_for, quantize_dequantize
 
 
@@ -31,11 +32,13 @@ class _QuantizedOperands(torch.autograd.Function):
     """Q and K through their format, or as they are; their gradients pass unchanged and are counted."""
 
     @staticmethod
+    @keeps_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, text: str, quantized: bool) -> tuple[Tensor, Tensor]:
-        ctx.text = text
+        ctx.text, ctx.site = text, "qk"
         return _quantize(q, k, text) if quantized else (q.view_as(q), k.view_as(k))
 
     @staticmethod
+    @once
     def backward(ctx: Any, grad_q: Tensor | None, grad_k: Tensor | None) -> tuple[Tensor | None, ...]:
         for needed, product in zip(ctx.needs_input_grad, ("dgrad", "wgrad"), strict=False):
             if needed:

@@ -35,8 +35,9 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import operands, recorder
-from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.dispatch import in_triton
 from quantctl.kernels.flash_call import Call, Operands
+from quantctl.kernels.gradient_mode import product_dtype, refuse_second_gradient, without_autocast
 from quantctl.kernels.quantize import DTYPES, draw_for, quantize_dequantize
 from quantctl.spec import NONE, FormatSpec
 
@@ -44,8 +45,8 @@ QUERIES_OR_KEYS = 2
 """The sequence's axis in [batch, heads, sequence, d]."""
 
 
-def _implementation(device: torch.device) -> ModuleType:
-    if use_triton(device):
+def _implementation(q: Tensor) -> ModuleType:
+    if in_triton(q):
         from quantctl.kernels import triton_flash
 
         return triton_flash
@@ -65,28 +66,36 @@ def _by_position(x: Tensor) -> Tensor:
 
 class _FusedAttention(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores_of: tuple[Tensor, Tensor] | None, scale: float,
                 causal: bool, text: str) -> Tensor:  # fmt: skip
         spec = operands.resolve(text, "pv")
         operands.count("pv", "fprop", text)
         if recorder.ON:  # the probabilities, which are never whole here, are recorded in the unfused flow only
             recorder.observe(recorder.place("pv"), "fprop", spec, {"value": (v, 0)})
+        ctx.text, ctx.computes = text, all(x.numel() for x in (q, k, v))
+        if not ctx.computes:
+            ctx.save_for_backward(q, k, v)
+            return q.new_zeros(*q.shape[:3], v.shape[3])
         # in the unfused flow's order
         p_draw, v_draw = draw_for(spec), draw_for(spec)
         call = Call(scale, causal, spec, p_draw)
         values = _by_head(v)
         quantized = quantize_dequantize(values, spec, QUERIES_OR_KEYS, rng=v_draw)
         q_scores, k_scores = scores_of or (q, k)
-        out, saved = _implementation(q.device).forward(_by_head(q_scores), _by_head(k_scores), quantized, call)
+        out, saved = _implementation(q).forward(_by_head(q_scores), _by_head(k_scores), quantized, call)
         if spec.bwd == "high_precision":
             quantized, call = values, Call(scale, causal, FormatSpec(NONE), None)
         result = _by_position(out)
         ctx.save_for_backward(q, k, *(scores_of or ()), quantized, result, *saved)
-        ctx.call, ctx.text, ctx.separate = call, text, scores_of is not None
+        ctx.call, ctx.separate = call, scores_of is not None
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient("pv")
+        if not ctx.computes:
+            return *(torch.zeros_like(x) for x in ctx.saved_tensors), None, None, None, None
         q, k, *rest = ctx.saved_tensors
         q_scores, k_scores = (rest.pop(0), rest.pop(0)) if ctx.separate else (q, k)
         values, result, *saved = rest
@@ -97,7 +106,7 @@ class _FusedAttention(torch.autograd.Function):
         q, k, out, grad = (_by_head(x) for x in (q, k, result, grad))
         q_scores, k_scores = (_by_head(q_scores), _by_head(k_scores)) if ctx.separate else (q, k)
         given = Operands(q_scores, k_scores, q, k, values, out, tuple(saved))
-        gradients = _implementation(q.device).backward(grad, given, ctx.call)
+        gradients = _implementation(q).backward(grad, given, ctx.call)
         return *(_by_position(x) for x in gradients), None, None, None, None
 
 
@@ -110,9 +119,9 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -
         return f"operands of {q.dtype}, {k.dtype}, {v.dtype}"
     if causal and q.shape[0] != k.shape[0]:
         return f"a causal mask for {q.shape[0]} queries and {k.shape[0]} keys"
-    if q.shape[2] % k.shape[2]:
+    if q.shape[2] % max(k.shape[2], 1):
         return f"{q.shape[2]} heads for {k.shape[2]} groups"
-    if use_triton(q.device):
+    if in_triton(q):
         import triton
 
         from quantctl.kernels.triton_flash import widest_heads
@@ -151,7 +160,7 @@ def attention_pv(
     if reason is not None:
         raise QuantctlError(f"attention=fused cannot compute {reason}", "set --attention unfused (or auto)")
     result: Tensor = _FusedAttention.apply(q, k, v, scores_of, scale, causal, pv)
-    return result
+    return result.to(product_dtype(q))  # under autocast computed in the operands' dtype, and rounded here
 
 
 def flops(batch: int, heads: int, sq: int, sk: int, d: int, d_v: int, *, causal: bool, backward: bool) -> int:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import operands
+from quantctl.kernels import operands, recorder
+from quantctl.kernels.gradient_mode import keeps_autocast, once
 from quantctl.kernels.grouped_gemm import rows_by_matrices, weights_of_groups
 from quantctl.kernels.grouped_packed import dequantize_rows, quantize_rows_packed
 from quantctl.kernels.grouped_quantize import quantize_rows
@@ -33,14 +34,26 @@ from quantctl.spec import FormatSpec
 
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
+    @keeps_autocast
     def forward(
-        ctx: Any, x: Tensor, ends: Tensor, counts: tuple[int, ...] | None, text: str, site: str, *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        ends: Tensor,
+        counts: tuple[int, ...] | None,
+        text: str,
+        site: str,
+        places: tuple[recorder.Place | None, ...] | None,
+        *weights: Tensor,
     ) -> Tensor:
         spec = operands.resolve(text, site)
         operands.count(site, "fprop", text)
+        ctx.places = places
+        recorder.observe_groups(places, "fprop", spec, ends, {"input": (x, -1), "weight": (weights, 1)})
+        if spec.bwd == "quantized":
+            recorder.observe_groups(places, "wgrad", spec, ends, {"input": (x, 0)})
         ctx.text, ctx.site, ctx.counts = text, site, counts
         x_draw, ctx.weight_draw = draw_for(spec), draw_for(spec)
-        tokens_draw = draw_for(spec) if spec.bwd == "quantized" and any(ctx.needs_input_grad[5:]) else None
+        tokens_draw = draw_for(spec) if spec.bwd == "quantized" and any(ctx.needs_input_grad[6:]) else None
         ctx.x_draws = x_draw, tokens_draw
         groups = Groups(x.shape[0], ends, counts)
         x, kept = _fprop_operand(ctx, x.contiguous(), groups, spec)
@@ -48,12 +61,18 @@ class _GroupedLinear(torch.autograd.Function):
         return rows_by_matrices(x, quantized_stack(weights, spec, 1, ctx.weight_draw).transpose(1, 2), groups)
 
     @staticmethod
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: some hooks give a tensor back once only
         *kept, ends = saved[:4]
         weights = saved[4:]
         spec = operands.resolve(ctx.text, ctx.site)
-        needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[5:])
+        needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[6:])
+        if spec.bwd == "quantized" and needs_x:
+            dgrad: Any = {"gradient": (grad, -1), "weight": (weights, 0)}
+            recorder.observe_groups(ctx.places, "dgrad", spec, ends, dgrad)
+        if spec.bwd == "quantized" and needs_weight:
+            recorder.observe_groups(ctx.places, "wgrad", spec, ends, {"gradient": (grad, 0)})
         groups = Groups(grad.shape[0], ends, ctx.counts)
         for_x = for_weight = grad = grad.contiguous()
         if spec.bwd == "quantized":
@@ -68,7 +87,7 @@ class _GroupedLinear(torch.autograd.Function):
         if needs_weight:
             operands.count(ctx.site, "wgrad", ctx.text)
             grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups, spec), groups).unbind(0)
-        return grad_x, None, None, None, None, *grad_weights
+        return grad_x, None, None, None, None, None, *grad_weights
 
 
 AXES = {"quantized": 0, "dequantized": 1}
@@ -78,7 +97,7 @@ AXES = {"quantized": 0, "dequantized": 1}
 def _fprop_operand(ctx: Any, x: Tensor, groups: Groups, spec: FormatSpec) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """X along in-features, and what wgrad needs of X, three tensors: X itself, or packed as ctx.layout then says."""
     ctx.layout = None
-    needs_weight = any(ctx.needs_input_grad[5:])
+    needs_weight = any(ctx.needs_input_grad[6:])
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
     if needs_weight and recorded and spec.bwd in AXES:
@@ -116,13 +135,14 @@ def grouped_linear(
     tokens_per_expert: Sequence[int] | Tensor | Groups,
     spec: str,
     site: str = "linear",
+    layers: Sequence[torch.nn.Module] | None = None,
 ) -> Tensor:
     """Each expert's linear layer on its tokens: x [tokens, in], weights of [out, in] each -> [tokens, out].
 
     The tokens of the first expert come first, then those of the second, and so on; an expert may have none. Counts in a
     tensor on a GPU are not read by the host: they have to add up to the tokens, and only where the GPU has no grouped
     GEMM for the dtype must they be read all the same. A Groups serves several calls. Differentiable in x and in each
-    weight.
+    weight. layers: the modules whose weights they are, under whose names statistics are recorded.
 
     Raises QuantctlError for an unknown spec, and where the counts do not fit the tokens or the weights.
     """
@@ -140,5 +160,6 @@ def grouped_linear(
             f"tokens {tuple(x.shape)} do not fit weights {tuple(weights[0].shape)}, or the weights differ in kind",
             "give weights [out, in] of one shape, dtype and device",
         )
-    output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, spec, site, *weights)
+    places = recorder.places(site, layers, len(weights)) if recorder.ON else None
+    output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, spec, site, places, *weights)
     return output

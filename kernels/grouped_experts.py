@@ -37,7 +37,8 @@ class _Together(torch.nn.Module):
         return torch.cat([layer.bias.expand(count, -1) for layer, count in each])
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        return grouped_linear(hidden, [layer.weight for layer in self.layers], self.groups, self.spec), self.bias()
+        weights = [layer.weight for layer in self.layers]
+        return grouped_linear(hidden, weights, self.groups, self.spec, layers=self.layers), self.bias()
 
 
 class _TogetherWithoutBias(_Together):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quantctl.kernels.gradient_mode import product_dtype
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.operator import uncaptured
+from quantctl.kernels.tables import is_fake
 
 ALIGNMENT = 16
 """Bytes."""
@@ -36,10 +38,16 @@ def _counts(groups: Groups) -> list[int]:
     return list(groups.counts) if groups.counts is not None else (groups.ends - groups.starts()).tolist()
 
 
+def _as_autocast_has_them(*operands: Tensor) -> list[Tensor]:
+    """torch's grouped GEMM is none of the products that autocast converts operands for."""
+    return [operand.to(product_dtype(operand)) for operand in operands]
+
+
 def rows_by_matrices(x: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
     """x [rows, k], matrices [groups, k, n] -> [rows, n]: each group's rows by its matrix."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_fake(x):
         return _rows_operator(x, matrices, groups.ends)
+    x, matrices = _as_autocast_has_them(x, matrices)
     if _is_served(groups, matrices):
         return torch.nn.functional.grouped_mm(x, matrices, offs=groups.ends)
     return torch.cat([part.matmul(matrix) for part, matrix in zip(x.split(_counts(groups)), matrices, strict=True)])
@@ -47,8 +55,9 @@ def rows_by_matrices(x: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
 
 def weights_of_groups(grad: Tensor, x: Tensor, groups: Groups) -> Tensor:
     """dY [rows, out], X [rows, in] -> [groups, out, in]: dY^T X of each group's rows; 0 where there are none."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_fake(x):
         return _weights_operator(grad, x, groups.ends)
+    grad, x = _as_autocast_has_them(grad, x)
     if not _is_served(groups, grad.new_empty(0, grad.shape[1], x.shape[1])):
         parts = zip(grad.split(_counts(groups)), x.split(_counts(groups)), strict=True)
         return torch.stack([dy.t().matmul(part) for dy, part in parts])

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.codes import pack, unpack
-from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.dispatch import in_triton
 from quantctl.kernels.format import Codes
 from quantctl.kernels.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
 from quantctl.kernels.packed import Layout, Packed, dequantize, quantize_dequantize_packed
-from quantctl.kernels.quantize import FORMATS, draw_for, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, draw_for, operand
 from quantctl.kernels.tensor_scale import SCALED, factors, has_tensor_scale
 from quantctl.spec import FormatSpec
 
@@ -44,19 +44,18 @@ def quantize_rows_packed(
     rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
     only the first counts. Raises QuantctlError for dtypes that cannot be quantized.
     """
-    refuse_dtype(x, spec)
-    x = x.detach().contiguous()
+    x = operand(x, spec).contiguous()
     draw = draw_for(spec, rngs[0])
     draws = (draw, draw_for(spec, rngs[1]) if axis == 0 else draw)
     layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
-    in_triton = use_triton(x.device)
-    if in_triton and torch.compiler.is_compiling():
+    by_triton = in_triton(x)
+    if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels import triton_grouped_packed
 
         return *triton_grouped_packed.as_node(x, groups, layout, draws), layout
     if layout.groups is None:
         return quantize_dequantize_packed(x, spec, axis, draws)
-    if in_triton:
+    if by_triton:
         from quantctl.kernels import triton_grouped_packed
 
         return *triton_grouped_packed.quantize_rows_packed(x, groups, layout, draws), layout
@@ -91,14 +90,14 @@ def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -
 
 def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
-    in_triton = use_triton(packed.elements.device)
-    if in_triton and torch.compiler.is_compiling():
+    by_triton = in_triton(packed.elements)
+    if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels import triton_grouped_packed
 
         return triton_grouped_packed.dequantize_as_node(packed, layout, groups)
     if layout.groups is None:
         return dequantize(packed, layout)
-    if in_triton:
+    if by_triton:
         from quantctl.kernels import triton_grouped_packed
 
         return triton_grouped_packed.dequantize_rows(packed, layout, groups)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.dispatch import in_triton
 from quantctl.kernels.groups import Groups
 from quantctl.kernels.mx import BLOCK
-from quantctl.kernels.quantize import FORMATS, draw_for, quantize_dequantize_along, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, draw_for, operand, quantize_dequantize_along
 from quantctl.kernels.tensor_scale import SCALED, has_tensor_scale
 from quantctl.spec import FormatSpec
 
@@ -33,15 +33,14 @@ def quantize_rows(
     """
     if spec.is_none:
         return [x for _ in axes]
-    refuse_dtype(x, spec)
-    x = x.detach().contiguous()
+    x = operand(x, spec).contiguous()
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     has_blocks = FORMATS[spec.format].has_blocks
     if not any(groups_matter(spec, axis) for axis in axes):
         return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and not has_blocks and spec.round != "stochastic":
         return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2  # nor does the axis
-    if use_triton(x.device):
+    if in_triton(x):
         from quantctl.kernels import triton_grouped
 
         return triton_grouped.quantize_rows(x, groups, spec, axes, draws)
@@ -90,7 +89,7 @@ def _finite_magnitudes(x: Tensor) -> Tensor:
 
 def amax_of_groups(x: Tensor, groups: Groups) -> Tensor:
     """fp32 [groups]: the largest finite magnitude of each; 0 where there is nothing."""
-    amax = torch.zeros(len(groups), device=x.device)
+    amax = torch.zeros(len(groups), dtype=torch.float32, device=x.device)
     if not x.numel():
         return amax
     return amax.scatter_reduce_(0, groups.of_rows(), _finite_magnitudes(x).amax(1), "amax")
@@ -102,15 +101,15 @@ def quantize_stack(
     """Weights [out, in] of one shape and dtype as [weights, out, in], each along each of `axes`: 0 (out) or 1 (in)."""
     if spec.is_none:
         return [torch.stack([weight.detach() for weight in weights])] * len(axes)
-    refuse_dtype(weights[0], spec)
+    weights = [operand(weight, spec) for weight in weights]
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and not FORMATS[spec.format].has_blocks and spec.round != "stochastic":
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
-    if use_triton(weights[0].device):
+    if in_triton(weights[0]):
         from quantctl.kernels import triton_grouped
 
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
-    stack = torch.stack([weight.detach() for weight in weights])
+    stack = torch.stack(list(weights))
     if not has_tensor_scale(spec):
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
     amax = _finite_magnitudes(stack).amax((1, 2)).view(-1, *(1,) * (2 + FORMATS[spec.format].has_blocks))

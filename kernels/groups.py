@@ -54,7 +54,7 @@ class Groups:
                 f"groups of {', '.join(map(str, known))} rows: {sum(known)} rows where the matrix has {rows}",
                 "give the number of rows of each group, in the order in which the rows lie",
             )
-        ends = torch.tensor(known, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        ends = torch.tensor(known, dtype=torch.int32, device="cpu").cumsum(0, dtype=torch.int32)
         return Groups(rows, ends.to(device, non_blocking=True), known)
 
     @staticmethod

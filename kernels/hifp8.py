@@ -12,8 +12,8 @@ neighbours; above 2^15 there is no upper one, and the rule for nearest decides.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from quantctl.kernels.elements import look_up
 from quantctl.kernels.format import Codes
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, finite_amax, round_integers_
+from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, binade, finite_amax, lower, lowering, round_integers_
+from quantctl.kernels.tables import table
 from quantctl.spec import FormatSpec
 
 # magnitude of the exponent up to which a number of this format has so many mantissa bits
@@ -51,17 +52,17 @@ def _step_exponent(exponent: int) -> int:
     return exponent - 1 if exponent > 0 else max(exponent, MIN_EXPONENT)
 
 
-@lru_cache(maxsize=8)
-def _step_table(device: torch.device) -> Tensor:
+@table
+def _step_table() -> Tensor:
     """The step by biased fp32 exponent, [256]; Inf and NaN (255) take the step of the binade below."""
     exponents = [min(field, 2 * BIAS) - BIAS for field in range(256)]
-    return torch.tensor([2.0 ** _step_exponent(e) for e in exponents], dtype=torch.float32, device=device)
+    return torch.tensor([2.0 ** _step_exponent(e) for e in exponents], dtype=torch.float32, device="cpu")
 
 
 def _round(x: Tensor, how: str, noise: Tensor | None) -> Tensor:
     """fp32 `x` rounded to HiFloat8 values."""
     exponent_field = (x.view(torch.int32) >> MANTISSA_BITS).bitwise_and_(0xFF)
-    step = _step_table(x.device).index_select(0, exponent_field.flatten()).view(x.shape)
+    step = _step_table(x).index_select(0, exponent_field.flatten()).view(x.shape)
     rounded = round_integers_(x / step, how, noise).mul_(step).clamp_(-LARGEST, LARGEST)
     return torch.where(x.abs() >= OVERFLOW, x * torch.inf, rounded.add_(0.0))  # + 0.0 makes -0 a 0
 
@@ -104,43 +105,44 @@ CODES_LAST = ((BIAS + MAX_EXPONENT) << (MANTISSA_BITS - CODES_SHIFT)) - CODES_FI
 """Index of the code of Inf in codes_table: behind that of 2^15."""
 
 
-@lru_cache(maxsize=8)
-def codes_table(device: torch.device) -> Tensor:
+@table
+def codes_table() -> Tensor:
     """The code, uint8, of a magnitude by (its fp32 bits >> CODES_SHIFT) - CODES_FIRST; zero comes first, Inf last."""
     finite = {value: code for code, value in MAGNITUDES.items() if 0 < value <= LARGEST}
-    index = (torch.tensor(list(finite)).view(torch.int32) >> CODES_SHIFT) - CODES_FIRST
-    table = torch.zeros(CODES_LAST + 1, dtype=torch.uint8)
-    table[index] = torch.tensor(list(finite.values()), dtype=torch.uint8)
-    table[CODES_LAST] = CODE_INFINITY
-    return table.to(device)
+    by_index = {_index(value): code for value, code in finite.items()} | {CODES_LAST: CODE_INFINITY}
+    codes = [by_index.get(index, 0) for index in range(CODES_LAST + 1)]
+    return torch.tensor(codes, dtype=torch.uint8, device="cpu")
 
 
-@lru_cache(maxsize=8)
-def values_table(device: torch.device) -> Tensor:
+def _index(magnitude: float) -> int:
+    (bits,) = struct.unpack("<i", struct.pack("<f", magnitude))
+    return int(bits >> CODES_SHIFT) - CODES_FIRST
+
+
+@table
+def values_table() -> Tensor:
     """The value, bf16, of every code, [256]."""
     positive = [MAGNITUDES[code] for code in range(CODE_SIGN)]
     values = [*positive, torch.nan, *(-value for value in positive[1:])]
-    return torch.tensor(values, dtype=torch.bfloat16, device=device)
+    return torch.tensor(values, dtype=torch.bfloat16, device="cpu")
 
 
 def _codes(values: Tensor) -> Tensor:
     """The codes, uint8, of HiFloat8 values. There is one zero; 0x80 is NaN."""
-    table = codes_table(values.device)
     index = ((values.abs().view(torch.int32) >> CODES_SHIFT) - CODES_FIRST).clamp_(0, CODES_LAST)
-    signed = look_up(table, index).bitwise_or_((values < 0).to(torch.uint8).mul_(CODE_SIGN))
+    signed = look_up(codes_table(values), index).bitwise_or_((values < 0).to(torch.uint8).mul_(CODE_SIGN))
     return signed.masked_fill_(values.isnan(), CODE_NAN)
 
 
 def _values(codes: Tensor) -> Tensor:
     """The values, fp32, of uint8 codes."""
-    return look_up(values_table(codes.device), codes).float()
+    return look_up(values_table(codes), codes).float()
 
 
 def _dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """values * scale in `dtype`; only what is infinite in HiFloat8 is so in the result. `values` is overwritten."""
-    largest = torch.finfo(dtype).max
-    finite = values.isfinite()
-    return torch.where(finite, (values * scale).clamp_(-largest, largest), values).to(dtype)
+    """values * scale in `dtype`; only what is infinite in HiFloat8 is so in the result."""
+    by, factor = lowering(scale)
+    return torch.where(values.isfinite(), lower(values * factor, by, dtype), values.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import operands, recorder
+from quantctl.kernels.gradient_mode import keeps_autocast, once, refuse_second_gradient
 from quantctl.kernels.packed import Packed, dequantize, is_recorded, quantize_dequantize_packed
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
@@ -109,6 +110,7 @@ def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Ten
 def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     """dY W: grad_output [..., out], weight [out, in] -> [..., in]."""
     spec = operands.resolve(ctx.quant_type, ctx.quant_site)
+    refuse_second_gradient(ctx.quant_site)
     operands.count(ctx.quant_site, "dgrad", ctx.quant_type)
     if ctx.quant_place is not None and spec.bwd == "quantized":
         recorder.observe(ctx.quant_place, "dgrad", spec, {"gradient": (grad_output, -1), "weight": (weight, 0)})
@@ -151,6 +153,7 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
     The bias gradient is to be taken from the caller's grad_output, not from this one.
     """
     spec = operands.resolve(ctx.quant_type, ctx.quant_site)
+    refuse_second_gradient(ctx.quant_site)
     operands.count(ctx.quant_site, "wgrad", ctx.quant_type)
     packed, ctx.quant_packed = ctx.quant_packed, None
     if packed is not None:
@@ -175,13 +178,15 @@ def check_head(layer: Any, spec: str) -> None:
 
 class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
+    @keeps_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str) -> Tensor:
-        ctx.quant_type, ctx.quant_site = spec, site
+        ctx.quant_type, ctx.quant_site, ctx.site = spec, site, site
         x_operand, w_operand = fprop_operands(ctx, x, weight, (x, weight))
         output = torch.matmul(x_operand, w_operand.t())
-        return output if bias is None else output + bias
+        return output if bias is None else output + bias.to(output.dtype)
 
     @staticmethod
+    @once
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = saved(ctx)
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quantctl.kernels.elements import Element, look_up
 from quantctl.kernels.format import Codes, blocked, unblocked
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS, MANTISSA_MASK, power_of_two
+from quantctl.kernels.rounding import BIAS, LOW, LOWER, MANTISSA_BITS, MANTISSA_MASK, lower, power_of_two
 from quantctl.spec import FormatSpec
 
 BLOCK = 32
@@ -47,16 +47,6 @@ def shared_exponent(amax: Tensor, element: Element, rule: str) -> Tensor:
     return ((bits >> MANTISSA_BITS) - (BIAS + element.max_exponent)).clamp(-SCALE_RANGE, SCALE_RANGE)
 
 
-def block_scale(amax: Tensor, element: Element, rule: str) -> Tensor:
-    """The scale X to compute with, fp32: NaN where amax is NaN or Inf, 1 for a zero block.
-
-    A zero block is zero under any scale. Its E8M0 value 2^-127 is a subnormal, and a device that flushes
-    those would divide zero by zero.
-    """
-    scale = power_of_two(shared_exponent(amax, element, rule))
-    return torch.where(amax.isfinite(), scale, torch.nan).masked_fill(amax == 0, 1.0)
-
-
 def block_amax(values: Tensor, axis: int) -> Tensor:
     """max |values| along `axis`, which stays with length 1; NaN if there is a NaN."""
     # two reductions that write nothing are faster than |values| and one
@@ -64,10 +54,11 @@ def block_amax(values: Tensor, axis: int) -> Tensor:
     return amax.abs_()  # of zeros it may be -0
 
 
-def _dequantize(elements: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Section 5.1: X * P_i. `elements` is overwritten."""
-    largest = torch.finfo(dtype).max
-    return elements.mul_(scale).clamp_(-largest, largest).to(dtype)
+def _dequantize(elements: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
+    """Section 5.1: X * P_i for X = 2^exponent; NaN where not `finite`. `elements` is overwritten."""
+    by = (exponent < LOW).int() * LOWER
+    scale = torch.where(finite, power_of_two(exponent + by), torch.nan)
+    return lower(elements.mul_(scale), by, dtype)
 
 
 @dataclass(frozen=True)
@@ -78,18 +69,22 @@ class MX:
     has_blocks: ClassVar[bool] = True
     block: ClassVar[int] = BLOCK
 
-    def _quantize(self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Section 6.3 for fp32 blocks that fill `axis`: amax, and P_i = V_i / X rounded with X from amax."""
+    def _quantize(
+        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Section 6.3 for fp32 blocks that fill `axis`: log2 X, whether the block is finite, P_i = V_i / X rounded."""
         assert spec.scale is not None
         assert spec.round is not None
         element = self.elements[spec.elem]
         amax = block_amax(values, axis)
-        return amax, element.round_(values / block_scale(amax, element, spec.scale), spec.round, noise)
+        finite = amax.isfinite()
+        exponent = shared_exponent(amax.where(finite, 1.0), element, spec.scale)
+        # V_i / X by the inverse, as exact and never a subnormal: X is 2^126 at most
+        return exponent, finite, element.round_(values * power_of_two(-exponent), spec.round, noise)
 
     def _quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-        assert spec.scale is not None
-        amax, elements = self._quantize(x.float(), spec, axis, noise)
-        return _dequantize(elements, block_scale(amax, self.elements[spec.elem], spec.scale), x.dtype)
+        exponent, finite, elements = self._quantize(x.float(), spec, axis, noise)
+        return _dequantize(elements, exponent, finite, x.dtype)
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` through the format along `axis` (>= 0), with the scale rule and rounding of `spec`.
@@ -104,22 +99,21 @@ class MX:
         return self.elements[spec.elem].bits
 
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
-        assert spec.scale is not None
         element = self.elements[spec.elem]
-        amax, elements = self._quantize(
+        exponent, finite, elements = self._quantize(
             blocked(x.float(), BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK)
         )
-        finite = amax.isfinite()
         codes = element.codes(elements.where(finite, 0.0))
-        scales = (shared_exponent(amax, element, spec.scale) + BIAS).where(finite, SCALE_NAN).to(torch.uint8)
+        scales = (exponent + BIAS).where(finite, SCALE_NAN).to(torch.uint8)
         return Codes(unblocked(codes, x.shape[-1]), scales.squeeze(-1), None)
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
         byte = codes.block_scales.int().unsqueeze(-1)
-        scale = power_of_two(byte - BIAS).masked_fill(byte == SCALE_NAN, torch.nan)
-        values = look_up(self.elements[spec.elem].values(codes.elements.device), codes.elements)
-        return unblocked(_dequantize(blocked(values, BLOCK), scale, dtype), values.shape[-1])
+        values = look_up(self.elements[spec.elem].values(codes.elements), codes.elements)
+        finite = byte != SCALE_NAN
+        exponent = (byte - BIAS).where(finite, 0)
+        return unblocked(_dequantize(blocked(values, BLOCK), exponent, finite, dtype), values.shape[-1])
 
 
 def by_blocks(

@@ -27,7 +27,7 @@ from quantctl.kernels.format import Codes, blocked, unblocked
 from quantctl.kernels.mx import block_amax, by_blocks
 from quantctl.kernels.mxfp4 import E2M1
 from quantctl.kernels.mxfp8 import E4M3
-from quantctl.kernels.rounding import finite_amax
+from quantctl.kernels.rounding import MANTISSA_BITS, MANTISSA_MASK, finite_amax, lower, lowering
 from quantctl.spec import FormatSpec
 
 BLOCK = 16
@@ -43,9 +43,27 @@ def tensor_scales(amax: Tensor) -> tuple[Tensor, Tensor]:
     return encode, encode.reciprocal()
 
 
+def _sixth(amax: Tensor) -> tuple[Tensor, Tensor]:
+    """amax / 6, rounded as IEEE 754 does, as a number that is not subnormal and a power of two to multiply by.
+
+    A quotient below 2^-126 is an integer number of 2^-149: integers are divided, and the power is 2^-74 where the
+    number is so many 2^-75.
+    """
+    is_small = amax < E2M1.largest * 2.0**-126
+    bits = amax.view(torch.int32)
+    field = (bits >> MANTISSA_BITS).clamp_max(4)  # below 6 * 2^-126 it is 3 at most
+    hidden = (field > 0).int()
+    units = ((bits & MANTISSA_MASK) | (hidden << MANTISSA_BITS)) << (field - hidden)
+    sixth, rest = units // 6, units % 6
+    sixth += ((rest > 3) | ((rest == 3) & (sixth % 2 == 1))).int()
+    quotient = torch.where(is_small, sixth.float() * 2.0**-75, amax / torch.full_like(amax, E2M1.largest))
+    return quotient, torch.where(is_small, 2.0**-74, torch.ones_like(amax))
+
+
 def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
     """b of blocks with the largest magnitudes `amax`, fp32; NaN where amax is NaN or Inf."""
-    scaled = (amax / torch.full_like(encode, E2M1.largest)).mul_(encode)
+    sixth, power = _sixth(amax)
+    scaled = sixth * (encode * power)
     return E4M3.round_(scaled.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
 
 
@@ -98,16 +116,15 @@ class NVFP4:
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
         assert codes.tensor_scale is not None
-        device = codes.elements.device
-        b = look_up(E4M3.values(device), codes.block_scales).unsqueeze(-1)
-        values = look_up(E2M1.values(device), codes.elements)
+        b = look_up(E4M3.values(codes.elements), codes.block_scales).unsqueeze(-1)
+        values = look_up(E2M1.values(codes.elements), codes.elements)
         blocks = _dequantize(blocked(values, BLOCK), b, codes.tensor_scale, dtype)
         return unblocked(blocks, values.shape[-1])
 
 
 def _dequantize(elements: Tensor, b: Tensor, decode: Tensor, dtype: torch.dtype) -> Tensor:
-    largest = torch.finfo(dtype).max
-    return elements.mul_(b).mul_(decode).clamp_(-largest, largest).to(dtype)
+    by, factor = lowering(decode)
+    return lower(elements.mul_(b).mul_(factor), by, dtype)
 
 
 FORMAT = NVFP4()

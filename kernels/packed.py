@@ -17,11 +17,11 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.codes import GROUPS, pack, unpack
-from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.dispatch import in_triton
 from quantctl.kernels.format import Codes
 from quantctl.kernels.groups import tiles
 from quantctl.kernels.mx import BLOCK
-from quantctl.kernels.quantize import FORMATS, draw_for, quantize_dequantize, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, draw_for, operand, quantize_dequantize
 from quantctl.kernels.tensor_scale import has_tensor_scale
 from quantctl.spec import FormatSpec
 
@@ -97,12 +97,11 @@ def quantize_dequantize_packed(
     rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
     only the first counts. Where Triton computes, x is read once. Raises QuantctlError as quantize_dequantize does.
     """
-    refuse_dtype(x, spec)
-    x = x.detach()
+    x = operand(x, spec)
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
-    if use_triton(x.device):
+    if in_triton(x):
         from quantctl.kernels import triton_packed
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
@@ -121,7 +120,7 @@ def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
 
 def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
-    if use_triton(packed.elements.device):
+    if in_triton(packed.elements):
         from quantctl.kernels import triton_packed
 
         return triton_packed.dequantize(packed, layout)

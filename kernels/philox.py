@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -50,7 +51,8 @@ def next_draw() -> Draw:
     Its number is a random one of torch's CPU generator: whatever saves and restores that generator's state, as
     checkpoints of a training and the recomputation of activations do, continues or repeats the draws with it.
     """
-    (call,) = torch.empty(1, dtype=torch.int64, device="cpu").random_().tolist()
+    with _disable_current_modes():  # the number is read here, also for operands that are fake
+        (call,) = torch.empty(1, dtype=torch.int64, device="cpu").random_().tolist()
     return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
 
 
@@ -91,7 +93,7 @@ def uniform(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
         for first in range(0, counters, chunk)
     ]
     if not noise:
-        return torch.empty(shape, device=device)
+        return torch.empty(shape, dtype=torch.float32, device=device)
     return torch.cat(noise).flatten()[: shape.numel()].view(shape)
 
 

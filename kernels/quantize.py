@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import hifp8, mxfp4, mxfp6, mxfp8, nvfp4, philox
-from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.dispatch import in_triton
 from quantctl.kernels.format import Format
 from quantctl.spec import FormatSpec, parse
 
@@ -27,12 +28,36 @@ def draw_for(spec: FormatSpec, given: philox.Draw | None = None) -> philox.Draw 
     return (given or philox.next_draw()) if spec.round == "stochastic" else None
 
 
-def refuse_dtype(x: Tensor, spec: FormatSpec) -> None:
-    """Raises QuantctlError if x cannot be quantized to `spec`."""
+def operand(x: Tensor, spec: FormatSpec) -> Tensor:
+    """`x` outside of any autograd graph, its bits as its values are: what every implementation starts with.
+
+    Raises QuantctlError if it cannot be quantized to `spec`: another dtype, no plain strided tensor, or `none`.
+    """
+    if not isinstance(x, Tensor):
+        raise QuantctlError(f"{spec.format} cannot quantize a {type(x).__name__}", "give it a tensor")
     if spec.is_none or x.dtype not in DTYPES:
         raise QuantctlError(
             f"{spec.format} cannot quantize a tensor of {x.dtype}", "give it bfloat16, float16 or float32"
         )
+    if torch.compiler.is_compiling():
+        return x.detach()
+    if x.layout is not torch.strided or x.is_nested or is_traceable_wrapper_subclass(x):
+        raise QuantctlError(
+            f"{spec.format} cannot quantize a {type(x).__name__} of layout {x.layout}, nested or made of other tensors",
+            "give it a plain strided tensor: .to_dense(), or .to_local() of a DTensor",
+        )
+    return x.detach().resolve_neg()
+
+
+def axis_of(x: Tensor, axis: int) -> int:
+    """`axis` counted from the front. Raises QuantctlError if x does not have it."""
+    if not -x.dim() <= axis < x.dim():
+        has = f"its axes are {-x.dim()} to {x.dim() - 1}" if x.dim() else "it has no axes"
+        raise QuantctlError(
+            f"a tensor of shape {list(x.shape)} has no axis {axis}: {has}",
+            "give the axis that the product reduces, along which the blocks lie",
+        )
+    return axis % x.dim()
 
 
 def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Tensor:
@@ -44,7 +69,7 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
 
     Returns a tensor of x's shape and dtype (and strides, where x has no gaps), outside of any autograd graph: gradients
     are the products' business (linear.py, attention.py). Shapes never depend on values, so it runs under torch.compile
-    and on NPUs. Raises QuantctlError for other dtypes and for unknown specs.
+    and on NPUs. Raises QuantctlError for other tensors, for an axis that x does not have and for unknown specs.
     """
     return quantize_dequantize_along(x, spec, (axis,), (rng,))[0]
 
@@ -52,21 +77,20 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
 def quantize_dequantize_along(
     x: Tensor, spec: FormatSpec | str, axes: tuple[int, ...], rngs: tuple[philox.Draw | None, ...] | None = None
 ) -> list[Tensor]:
-    """quantize_dequantize along each of one or two axes; where Triton computes, x is read once for both.
+    """quantize_dequantize along each of the axes; where Triton computes, x is read once for two if strides allow.
 
     rngs: a draw for each axis; new ones, in this order, where none is given.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     if spec.is_none:
         return [x for _ in axes]
-    refuse_dtype(x, spec)
-    x = x.detach()
+    x = operand(x, spec)
     format_ = FORMATS[spec.format]
-    axes = tuple(axis % x.dim() for axis in axes)
+    axes = tuple(axis_of(x, axis) for axis in axes)
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and not format_.has_blocks and spec.round != "stochastic":
         return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
-    if use_triton(x.device):
+    if in_triton(x):
         return _triton(x, spec, axes, draws)
     return [
         format_.quantize_dequantize(x, spec, axis, None if draw is None else philox.uniform(x.shape, draw, x.device))
@@ -77,7 +101,8 @@ def quantize_dequantize_along(
 def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
     from quantctl.kernels import triton_qdq
 
-    if len({(draw.seed, draw.rank) for draw in draws if draw}) > 1:  # one launch has one key
+    keys = {(draw.seed, draw.rank) for draw in draws if draw}
+    if len(axes) != 1 and not (len(set(axes)) == len(axes) == 2 and len(keys) < 2):  # a launch has one key, two outputs
         return [_triton(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if not torch.compiler.is_compiling():
         return triton_qdq.quantize_dequantize(x, spec, axes, draws)

@@ -19,8 +19,8 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -98,15 +98,16 @@ def _modules() -> Iterator[torch.nn.Module]:
         frame = frame.f_back  # type: ignore[assignment]
 
 
-def place(site: str) -> Place | None:
+def place(site: str, layer_of_product: torch.nn.Module | None = None) -> Place | None:
     """Where the product of `site` that is being computed stands in the model; None if it is not to be recorded now.
 
-    Found on the stack of the caller, so only a forward can ask; it keeps the answer for its backward.
+    Found on the stack of the caller, so only a forward can ask; it keeps the answer for its backward. layer_of_product:
+    the module that the product belongs to, where that is not the one that called.
     """
     wanted = _wanted()
     if site not in wanted.sites or _iteration() % wanted.every or not _records():
         return None
-    innermost, layer, names = None, None, []
+    innermost, layer, names = layer_of_product, None, []
     for module in _modules():
         innermost = innermost or module
         number = getattr(module, "layer_number", None)
@@ -118,6 +119,46 @@ def place(site: str) -> Place | None:
     if innermost is not None and not innermost.training:  # an evaluation between two steps
         return None
     return Place(site, layer, _name(innermost, names))
+
+
+def places(site: str, layers: Sequence[torch.nn.Module] | None, count: int) -> tuple[Place | None, ...] | None:
+    """`place` of `count` products that are computed together, by their layers, else by their numbers behind the name
+    of the module that called. None if nothing is to be recorded now.
+    """
+    if layers is not None:
+        each = tuple(place(site, layer) for layer in layers)
+    else:
+        whole = place(site)
+        each = tuple(whole and replace(whole, module=f"{whole.module}[{number}]") for number in range(count))
+    return each if any(each) else None
+
+
+def observe_groups(
+    where: tuple[Place | None, ...] | None,
+    product: str,
+    spec: FormatSpec,
+    ends: Tensor,
+    operands: dict[str, tuple[Tensor | Sequence[Tensor], int]],
+) -> None:
+    """`observe` for products that are computed together, each of the rows up to its one of `ends`; waits for them.
+
+    operands: name -> the rows of all, or a tensor of each, and the axis. One without rows has no statistics.
+    """
+    if where is None or _captured():
+        return
+    start = 0
+    for number, (each, end) in enumerate(zip(where, ends.tolist(), strict=True)):
+        if end > start:
+            of_it = {
+                name: (whole[start:end] if isinstance(whole, Tensor) else whole[number], axis)
+                for name, (whole, axis) in operands.items()
+            }
+            observe(each, product, spec, of_it)
+        start = end
+
+
+def _captured() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _name(module: torch.nn.Module | None, callers: list[torch.nn.Module]) -> str:
@@ -136,7 +177,7 @@ def observe(where: Place | None, product: str, spec: FormatSpec, operands: dict[
 
     Nothing is measured while a CUDA graph is captured: the values are those of its replays.
     """
-    if where is None or spec.is_none or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if where is None or spec.is_none or _captured():
         return
     for name, (tensor, axis) in operands.items():
         key = (where, product, name)

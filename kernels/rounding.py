@@ -10,10 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from quantctl.kernels.tables import has_values
+
 EXPONENT_MASK = 0x7F800000
 MANTISSA_BITS = 23
 MANTISSA_MASK = 0x7FFFFF
 BIAS = 127
+SIGN = -0x80000000
 
 
 def binade(x: Tensor) -> Tensor:
@@ -27,6 +30,41 @@ def binade(x: Tensor) -> Tensor:
 def power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent as fp32 from int32 exponents in -127..127, built from the bits (2^-127 is a subnormal)."""
     return ((exponent + BIAS) << MANTISSA_BITS).clamp_min(1 << (MANTISSA_BITS - 1)).view(torch.float32)
+
+
+LOW, LOWER = -60, 64
+"""Products with a scale below 2^LOW are computed 2^LOWER above their place, where none of them is subnormal."""
+_UNITS = 149
+"""A subnormal fp32's bits are an integer: so many 2^-149."""
+
+
+def lowering(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`by`, int32, and scale * 2^by, fp32 of scale's shape: LOWER where the scale is below 2^LOW, else 0."""
+    is_low = scale < 2.0**LOW
+    return is_low.int() * LOWER, torch.where(is_low, scale * 2.0**LOWER, scale)
+
+
+def _is_zero(by: Tensor) -> bool:
+    """Whether it is known to be 0: only where looking at it costs less than computing with it."""
+    known = by.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(by)
+    return known and not by.any()
+
+
+def lower(product: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
+    """product * 2^-by in `dtype`, limited to its largest number; right where subnormals are flushed, too.
+
+    product: fp32, 0 or at least 2^-126, and below 2^67 where by, int32 that broadcasts against it, is LOWER and not 0.
+    A result below 2^-126 is made as an integer, rounded half to even. NaN stays. `product` is overwritten.
+    """
+    largest = torch.finfo(dtype).max
+    product.clamp_(-largest, largest)
+    if dtype == torch.float16 or _is_zero(by):  # fp16 has no numbers for which a scale is low
+        return product.to(dtype)
+    bits, magnitude = product.view(torch.int32), product.abs()
+    normal = magnitude.view(torch.int32) - (by << MANTISSA_BITS)
+    # up to 2^-126, from where on `normal` is as large; for a subnormal it falls short
+    units = magnitude.mul_((by > 0).float() * 2.0 ** (_UNITS - LOWER)).clamp_max_(1 << MANTISSA_BITS).round_().int()
+    return torch.maximum(normal, units).bitwise_or_(bits & SIGN).view(torch.float32).to(dtype)
 
 
 def finite_amax(x: Tensor) -> Tensor:

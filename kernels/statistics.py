@@ -17,12 +17,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from quantctl.kernels import philox
 from quantctl.kernels.elements import look_up
 from quantctl.kernels.format import Codes
 from quantctl.kernels.mxfp8 import E4M3
-from quantctl.kernels.quantize import FORMATS, refuse_dtype
+from quantctl.kernels.quantize import FORMATS, axis_of, operand
 from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
 from quantctl.spec import FormatSpec, parse
 
@@ -76,11 +77,13 @@ def _largest_code(spec: FormatSpec) -> int:
     format_ = FORMATS[spec.format]
     count = 1 << format_.bits(spec)
     blocks = -(-count // format_.block) if format_.block else 0
-    scales = torch.full((blocks,), 0x38, dtype=torch.uint8) if blocks else None
-    codes = Codes(torch.arange(count, dtype=torch.uint8), scales, torch.tensor(1.0))
-    values = format_.decode(codes, spec, torch.float32)
-    infinite = values.abs() >= torch.finfo(values.dtype).max  # decoding clamps what lies above
-    return int(values.masked_fill(infinite | values.isnan(), -1.0).argmax())
+    with _disable_current_modes():  # it is looked at here, and kept
+        scales = torch.full((blocks,), 0x38, dtype=torch.uint8, device="cpu") if blocks else None
+        one = torch.ones((), dtype=torch.float32, device="cpu")
+        codes = Codes(torch.arange(count, dtype=torch.uint8, device="cpu"), scales, one)
+        values = format_.decode(codes, spec, torch.float32)
+        infinite = values.abs() >= torch.finfo(values.dtype).max  # decoding clamps what lies above
+        return int(values.masked_fill(infinite | values.isnan(), -1.0).argmax())
 
 
 def _scale_exponents(codes: Codes) -> Tensor | None:
@@ -89,7 +92,7 @@ def _scale_exponents(codes: Codes) -> Tensor | None:
         return codes.block_scales  # E8M0 is one
     scales = codes.tensor_scale
     if codes.block_scales is not None and scales is not None:
-        scales = scales * look_up(E4M3.values(codes.block_scales.device), codes.block_scales)
+        scales = scales * look_up(E4M3.values(codes.block_scales), codes.block_scales)
     return None if scales is None else (scales.float().view(torch.int32) >> MANTISSA_BITS) & 0xFF
 
 
@@ -101,9 +104,9 @@ def measure(x: Tensor, spec: FormatSpec | str, axis: int) -> Measured:
     Raises QuantctlError as quantize_dequantize does.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
-    refuse_dtype(x, spec)
     format_ = FORMATS[spec.format]
-    rows = x.detach().movedim(axis, -1).contiguous()
+    rows = operand(x, spec)
+    rows = rows.movedim(axis_of(rows, axis), -1).contiguous()
     noise = philox.uniform(rows.shape, _DRAW, rows.device) if spec.round == "stochastic" else None
     codes = format_.encode(rows, spec, noise)
     largest = Codes(torch.full_like(codes.elements, _largest_code(spec)), codes.block_scales, codes.tensor_scale)

@@ -225,7 +225,7 @@ class _Tables:
                 return None
             if len(self.tables) == self.KEPT:
                 self.tables.pop(next(iter(self.tables)))
-            self.tables[key] = torch.tensor(addresses, dtype=torch.int64).to(device, non_blocking=True)
+            self.tables[key] = torch.tensor(addresses, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
         if capturing:
             self.captured.append(self.tables[key])
         return self.tables[key]

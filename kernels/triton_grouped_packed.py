@@ -124,7 +124,7 @@ def quantize_rows_packed(
         grouped_pack_kernel[grid](
             *(raw(x), raw(values), packed.elements, x if packed.block_scales is None else packed.block_scales),
             *(groups.ends, tile_ends, encode, decode),
-            hifp8.codes_table(x.device) if spec.format == "hifp8" else x,
+            hifp8.codes_table(x) if spec.format == "hifp8" else x,
             *(len(groups), layout.columns, packed.elements.shape[1]),
             **draw_words(("last", "first"), draws),
             AXIS=layout.axis,
@@ -153,7 +153,7 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
                 groups.tile_ends(BLOCK),
                 groups.ends if packed.tensor_scale is None else packed.tensor_scale,
             ),
-            raw(hifp8.values_table(elements.device)) if spec.format == "hifp8" else elements,
+            raw(hifp8.values_table(elements)) if spec.format == "hifp8" else elements,
             *(raw(values), len(groups), layout.columns, elements.shape[1]),
             AXIS=layout.axis,
             **packing(spec),

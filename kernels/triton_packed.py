@@ -202,7 +202,7 @@ def quantize_dequantize_packed(
         grid, tile = _grid(layout)
         pack_kernel[grid](
             *(raw(x), raw(values), packed.elements, x if packed.block_scales is None else packed.block_scales),
-            *(encode, decode, hifp8.codes_table(x.device) if spec.format == "hifp8" else x),
+            *(encode, decode, hifp8.codes_table(x) if spec.format == "hifp8" else x),
             *(layout.rows, layout.columns, packed.elements.shape[1]),
             **draw_words(("last", "first"), draws),
             AXIS=layout.axis,
@@ -227,7 +227,7 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
         unpack_kernel[grid](
             *(elements, elements if packed.block_scales is None else packed.block_scales),
             elements if packed.tensor_scale is None else packed.tensor_scale,
-            raw(hifp8.values_table(elements.device)) if spec.format == "hifp8" else elements,
+            raw(hifp8.values_table(elements)) if spec.format == "hifp8" else elements,
             *(raw(values), layout.rows, layout.columns, elements.shape[1]),
             AXIS=layout.axis,
             **packing(spec),

@@ -207,6 +207,8 @@ def quantize_dequantize(
     if not x.numel():
         return outs
     launch = matrices(x, outs[0], axes)
+    if launch is None and len(axes) == 2:  # axes with others before, between or behind them
+        return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None:
         results = quantize_dequantize(x.contiguous(), spec, axes, draws)
         return [out.copy_(result) for out, result in zip(outs, results, strict=True)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,18 @@ class _Progress:
             left = (self.before[-1] - done) * seconds / max(done - self.first[0], 1)
             output.say(f"{100 * done / max(self.before[-1], 1):3.0f} %  {line}, {left:,.0f} s left")
             self.shown = now
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """What the system refuses is no bug of quantctl: names of the file, or of `path`, and what the system says."""
+    try:
+        yield
+    except OSError as error:
+        raise QuantctlError(
+            f"{error.filename or path}: {error.strerror or error}",
+            "what is done is kept: mend this, then run it again",
+        ) from error
 
 
 def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
@@ -155,6 +169,14 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Tokenizing processes.  [default: the cores of this machine]"
 )
+@click.option(
+    "--max-malformed",
+    type=click.FloatRange(0, 100),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="With more malformed records nothing is finished, and the exit status is 1.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first malformed record, with exit status 1.")
 @click.pass_context
 def prepare(
@@ -173,6 +195,7 @@ def prepare(
     append_eod: bool,
     special_tokens: bool,
     workers: int | None,
+    max_malformed: float,
     strict: bool,
 ) -> None:
     """Tokenize JSON lines, parquet or plain text (also .gz and .zst) into one dataset.
@@ -183,7 +206,7 @@ def prepare(
 
     Folders are searched for shards, which are read in the order of their names. The result is the same for every
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
-    records are counted, shown and left out.
+    records, those of more than 16 MiB among them, are counted, shown and left out.
     """
     try:
         from quantctl.data.encoder import Recipe
@@ -205,7 +228,8 @@ def prepare(
     chosen = PRESETS[preset]
     given: dict[str, Any] = {"min_chars": min_chars, "max_chars": max_chars, "where": _where(where) or None}
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
-    shards = find(inputs, chosen.shards)
+    with _refusing(inputs[0]):
+        shards = find(inputs, chosen.shards)
     name = field or chosen.text_field
     if "/" in name:
         raise QuantctlError(f"--field {name}: it becomes part of a file's name", "rename the field to one without /")
@@ -214,13 +238,14 @@ def prepare(
     dataset = prefix.with_name(f"{prefix.name}_{name}_document")
     folder = prefix.with_name(f"{prefix.name}-tokenizer") if tokenizer is None else tokenizer
     recipe = Recipe(folder, name, filters, append_eod, special_tokens)
-    job = Job(shards, dataset, recipe, text_split, workers or len(os.sched_getaffinity(0)), strict)
+    job = Job(shards, dataset, recipe, text_split, workers or len(os.sched_getaffinity(0)), strict, max_malformed)
     output.say(f"shards: {len(shards)}, {sum(path.stat().st_size for path in shards) / 1e6:,.1f} MB")
-    if train_bpe is not None:
-        train_tokenizer(job, train_bpe, sample_mb * 10**6, folder)
     progress = _Progress(shards)
-    with progress.bar:
-        manifest, found = run(job, {"packages": package_versions(_PACKAGES)}, progress)
+    with _refusing(dataset):
+        if train_bpe is not None:
+            train_tokenizer(job, train_bpe, sample_mb * 10**6, folder)
+        with progress.bar:
+            manifest, found = run(job, {"packages": package_versions(_PACKAGES)}, progress)
     if ctx.obj["json"]:
         output.data(manifest)
     else:

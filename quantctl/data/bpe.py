@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,29 @@ from quantctl.errors import QuantctlError
 END_OF_DOCUMENT = "<|endoftext|>"
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, file: Path) -> Any:
+LONGEST_WORD = 1000
+"""Characters: the time that training takes for a word grows with its square."""
+# whatever the byte-level rules take for one word lies within one of these: letters and digits, signs, spaces
+_LONG = re.compile(rf"[^\W_]{{{LONGEST_WORD + 1},}}|(?:[^\w\s]|_){{{LONGEST_WORD + 1},}}|\s{{{LONGEST_WORD + 1},}}")
+
+
+def pieces(text: str, cut: Counter[str]) -> Iterator[str]:
+    """`text` as it is, or in pieces in which no word is longer than LONGEST_WORD; `cut` counts the words that were."""
+    done = 0
+    for match in _LONG.finditer(text):
+        cut["words"] += 1
+        yield text[done : match.start()]
+        for start in range(match.start(), match.end(), LONGEST_WORD):
+            yield text[start : min(start + LONGEST_WORD, match.end())]
+        done = match.end()
+    yield text[done:]
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int, file: Path, cut: Counter[str] | None = None) -> Any:
     """A `tokenizers` Tokenizer of `vocabulary` tokens (256 bytes and <|endoftext|> among them), saved to `file`.
 
-    It depends on the texts and their order only. Raises QuantctlError without the tokenizers package.
+    It depends on the texts and their order only. cut: gets the number of words that were longer than LONGEST_WORD, and
+    were cut for the training; the tokenizer itself cuts none. Raises QuantctlError without the tokenizers package.
     """
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,6 +52,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    cut = Counter() if cut is None else cut
+    tokenizer.train_from_iterator((piece for text in texts for piece in pieces(text, cut)), trainer)
     tokenizer.save(str(file))
     return tokenizer

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy
 
 from quantctl.data.filters import Filters
-from quantctl.data.shards import Batch, Record
+from quantctl.data.shards import LONGEST, Batch, Record, TooLong
 from quantctl.errors import QuantctlError
 
 SHOWN = 5
@@ -137,6 +137,8 @@ class Malformed(Exception):
 
 
 def _record_and_text(kind: str, item: Record, name: str) -> tuple[dict[str, Any], str]:
+    if isinstance(item, TooLong):
+        raise Malformed(f"longer than {LONGEST >> 20} MiB")
     try:
         if kind == "text":
             assert isinstance(item, bytes)

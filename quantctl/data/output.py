@@ -10,12 +10,12 @@ dataset appears under its name only when it is whole: PREFIX.bin, then PREFIX.id
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +29,8 @@ import numpy
 from quantctl.data.encoder import Encoded
 from quantctl.data.index import write_index
 from quantctl.data.shards import WORDS, Batch
+from quantctl.data.source import Read, from_json, stamp_of, to_json
+from quantctl.data.source import changed as changed_shard
 from quantctl.errors import QuantctlError
 from quantctl.files import sync, write_new
 
@@ -88,8 +90,16 @@ class Target:
 @contextmanager
 def owned(target: Target) -> Iterator[None]:
     """One process at a time prepares a dataset. What is refused before any work leaves no folder behind."""
-    target.part.mkdir(parents=True, exist_ok=True)
-    with (target.part / "lock").open("w") as file:
+    target.part.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        target.part.mkdir()
+    if not _is_ours(target.part):
+        raise QuantctlError(
+            f"{target.part} is there, and quantctl has not made it", "move it, or give another --output"
+        )
+    with _opened(target.part / "lock") as file:
+        if not os.fstat(file.fileno()).st_size:
+            os.pwrite(file.fileno(), MARK, 0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -101,6 +111,36 @@ def owned(target: Target) -> Iterator[None]:
         finally:
             if target.part.exists() and os.listdir(target.part) == ["lock"]:
                 forget(target)
+
+
+MARK = b"quantctl data prepare\n"
+"""What the lock of a folder of ours holds."""
+NAMES = ("tokens.bin", "lengths.i32", "tokens.idx", "journal.json", "manifest.json")
+"""Everything else that this program writes there, the names' own temporary files aside."""
+
+
+def _is_ours(part: Path) -> bool:
+    """A folder with our mark, or with nothing in it. Those of earlier versions have a journal in place of the mark."""
+    if part.is_symlink() or not part.is_dir():
+        return False
+    if not set(os.listdir(part)) - {"lock"}:
+        return True
+    lock, journal = part / "lock", part / "journal.json"
+    if lock.is_symlink() or not lock.is_file():
+        return False
+    if lock.read_bytes()[: len(MARK)] == MARK:
+        return True
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return {"identity", "counts", "shard_start"} <= json.loads(journal.read_bytes()).keys()
+    return False
+
+
+def _opened(path: Path) -> Any:
+    """A file of ours to read and write, made if it is not there; never somebody else's, by way of a link."""
+    try:
+        return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
+    except OSError as error:
+        raise QuantctlError(f"{path} cannot be written: {error.strerror}", "give another --output") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,10 +173,13 @@ class Growing:
         self.target, self.identity, self.dtype = target, identity, numpy.dtype(dtype)
         self.counts = Counts()
         self.shard_start = Counts()
+        self.reads: dict[int, Read] = {}
         self.journal = target.part / "journal.json"
         sizes = {"tokens.bin": 0, "lengths.i32": 0}
         if self.journal.exists():
-            self.counts, self.shard_start = self._vouched(read_json(self.journal))
+            earlier = read_json(self.journal)
+            self.reads = from_json(earlier.get("reads", {}))
+            self.counts, self.shard_start = self._vouched(earlier)
             sizes = {
                 "tokens.bin": self.counts.tokens * self.dtype.itemsize,
                 "lengths.i32": self.counts.documents * 4,
@@ -154,8 +197,14 @@ class Growing:
         counts, start = Counts(**earlier["counts"]), Counts(**earlier["shard_start"])
         before, now = earlier["identity"], self.identity
         done = counts.shard
+        finished = {number: read for number, read in self.reads.items() if number < done}
         changed = sorted(key for key in now if key != "shards" and before.get(key) != now[key])
-        if before["shards"][:done] != now["shards"][:done]:
+        another = changed_shard([Path(name) for name, *_ in now["shards"]], finished)
+        if another is not None:
+            changed.append(f"shard {another}")
+        elif [s[0] for s in before["shards"][:done]] != [s[0] for s in now["shards"][:done]] or (
+            not finished and before["shards"][:done] != now["shards"][:done]
+        ):
             changed.append("shards")
         if changed:
             part = self.target.part
@@ -163,15 +212,17 @@ class Growing:
                 f"{part} holds an unfinished dataset made otherwise: {', '.join(changed)} changed",
                 f"give the same options and files to go on, or remove {part} to start again",
             )
-        same_shard = before["shards"][done] == [*now["shards"], None][done]
+        same_shard = before["shards"][done] == [*now["shards"], None][done] and (
+            done not in self.reads or self.reads[done].stamp == stamp_of(Path(now["shards"][done][0]))
+        )
+        self.reads = finished
         return (counts if same_shard else copy.deepcopy(start)), start
 
     def _opened(self, name: str, size: int) -> Any:
         path = self.target.part / name
-        path.touch()
-        if path.stat().st_size < size:
+        file = _opened(path)
+        if os.fstat(file.fileno()).st_size < size:
             raise QuantctlError(f"{path} is shorter than its journal says", f"remove {self.target.part} to start again")
-        file = path.open("r+b")
         file.truncate(size)
         file.seek(size)
         return file
@@ -186,6 +237,16 @@ class Growing:
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.save()
 
+    def changed_shard(self) -> Path | None:
+        """One of the shards that have other bytes now than those which were read, or than when the work began."""
+        shards = self.identity["shards"]
+        late = [n for n, read in self.reads.items() if list(read.stamp[:2]) != shards[n][1:]]
+        return Path(shards[late[0]][0]) if late else changed_shard([Path(name) for name, *_ in shards], self.reads)
+
+    def close(self) -> None:
+        for file in (self.tokens, self.lengths):
+            file.close()
+
     def save(self) -> None:
         """Make everything so far durable, then say so in the journal."""
         for file in (self.tokens, self.lengths):
@@ -193,14 +254,14 @@ class Growing:
             os.fsync(file.fileno())
         self.counts.seconds = self._earlier + time.monotonic() - self._started
         state = {"identity": self.identity, "counts": asdict(self.counts), "shard_start": asdict(self.shard_start)}
+        state["reads"] = to_json(self.reads)
         write_new(self.journal, json.dumps(state).encode())
         self._synced = time.monotonic()
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Give the dataset its name; returns the manifest."""
         self.save()
-        for file in (self.tokens, self.lengths):
-            file.close()
+        self.close()
         part = self.target.part
         lengths = numpy.fromfile(part / "lengths.i32", dtype=numpy.int32)
         with (part / "tokens.idx").open("wb") as index:
@@ -210,6 +271,7 @@ class Growing:
         manifest = {
             **facts,
             "identity": self.identity,
+            "reads": to_json(self.reads),
             "dtype": self.dtype.name,
             "counts": asdict(self.counts),
             "files": {
@@ -223,8 +285,14 @@ class Growing:
 
 
 def forget(target: Target) -> None:
-    """Remove what is left of the work on a finished dataset."""
-    shutil.rmtree(target.part)
+    """Remove what is left of the work on a dataset: what this program has made, and nothing else."""
+    for name in NAMES:
+        (target.part / name).unlink(missing_ok=True)
+        for temporary in target.part.glob(f".{name}.*"):
+            temporary.unlink()
+    if os.listdir(target.part) == ["lock"]:
+        (target.part / "lock").unlink()
+        target.part.rmdir()
 
 
 def put_in_place(target: Target) -> None:

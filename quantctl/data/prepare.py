@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections import deque
+import os
+import tempfile
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl.data.bpe import train_bpe
+from quantctl.data.bpe import LONGEST_WORD, train_bpe
 from quantctl.data.encoder import (
     Encoded,
     Recipe,
@@ -26,8 +28,10 @@ from quantctl.data.encoder import (
 )
 from quantctl.data.output import Counts, Growing, Target, forget, owned, put_in_place, read_json
 from quantctl.data.shards import WORDS, Batch, batches
+from quantctl.data.source import changed, from_json
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+from quantctl.output import say
 
 _AHEAD = 3
 """Batches a process that are read before their turn."""
@@ -51,6 +55,8 @@ class Job:
     workers: int
     strict: bool
     """Stop at the first malformed record."""
+    max_malformed: float = 10.0
+    """Percent of the records; a dataset of fewer good ones is not finished."""
 
     @property
     def fields(self) -> list[str]:
@@ -107,7 +113,7 @@ def _encoding(job: Job, worker: Worker) -> Iterator[Encode]:
 
 def _grow(job: Job, growing: Growing, worker: Worker, progress: Callable[[Counts, int], None]) -> None:
     counts = growing.counts
-    source = batches(job.shards, job.fields, job.split, counts.shard, counts.record)
+    source = batches(job.shards, job.fields, job.split, counts.shard, counts.record, growing.reads)
     with _encoding(job, worker) as encode:
         for batch, encoded in encode(source):
             if job.strict and encoded.examples:
@@ -118,6 +124,11 @@ def _grow(job: Job, growing: Growing, worker: Worker, progress: Callable[[Counts
                 )
             growing.add(batch, encoded, job.shards[batch.shard])
             progress(counts, batch.position)
+    if (another := growing.changed_shard()) is not None:
+        raise QuantctlError(
+            f"{another} was changed while the dataset was made of it",
+            f"remove {growing.target.part}, leave the shards alone, and run the same command again",
+        )
 
 
 def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], None]) -> tuple[dict[str, Any], bool]:
@@ -135,9 +146,14 @@ def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], N
         if target.manifest.exists():
             there = read_json(target.manifest)
             if there["identity"] == identity:
+                if (another := changed(job.shards, from_json(there.get("reads", {})))) is not None:
+                    raise QuantctlError(
+                        f"{target.prefix} was made of {another}, whose bytes are others now",
+                        "give another --output, or remove the dataset",
+                    )
                 forget(target)
                 return there, True
-        if taken := [path for ending in (".bin", ".idx") if (path := target.named(ending)).exists()]:
+        if taken := [path for ending in (".bin", ".idx") if os.path.lexists(path := target.named(ending))]:
             raise QuantctlError(
                 f"{taken[0]} exists, made from other files or with other options",
                 "give another --output, or remove it",
@@ -155,13 +171,15 @@ def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], N
         except BaseException:
             growing.save()
             raise
-        if not growing.counts.documents:
+        counts = growing.counts
+        if not counts.documents:
+            growing.close()
+            forget(target)  # nothing of it is worth keeping, and it must not stand in the way of the right options
             raise QuantctlError(
-                f"no document was left of {growing.counts.records:,} records: "
-                + summary(growing.counts.malformed | growing.counts.filtered),
-                "is the field right (--field), are the filters? Remove "
-                f"{target.part} before another try with the same options",
+                f"no document was left of {counts.records:,} records: {summary(counts.malformed | counts.filtered)}",
+                "is the field right (--field), are the filters?",
             )
+        _refuse_malformed(job, counts)
         tokenizer = {
             "file": str(tokenizer_file(job.recipe.tokenizer)),
             "megatron_type": worker.encoder.megatron_type,
@@ -171,6 +189,16 @@ def prepare(job: Job, facts: dict[str, Any], progress: Callable[[Counts, int], N
         manifest = growing.finish({**facts, "tokenizer": tokenizer})
         forget(target)
         return manifest, False
+
+
+def _refuse_malformed(job: Job, counts: Counts) -> None:
+    malformed = sum(counts.malformed.values())
+    if 100 * malformed > job.max_malformed * counts.records:
+        raise Strict(
+            f"{malformed:,} of {counts.records:,} records are malformed, more than {job.max_malformed:g} %: "
+            f"{summary(counts.malformed)}; {counts.examples[0]}",
+            "mend them, or accept so many: with --max-malformed 100 the same command finishes at once",
+        )
 
 
 def summary(reasons: dict[str, int]) -> str:
@@ -200,19 +228,32 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
             f"{folder} exists, trained on other text", "use it with --tokenizer, remove it, or give another --output"
         )
 
+    taken = Encoded()
+
     def texts() -> Iterator[str]:
-        taken = Encoded()
         for batch in batches(job.shards, job.fields, job.split):
             yield from documents(batch, job.recipe, taken)
             if taken.text_bytes >= sample_bytes:
                 return
 
-    draft = folder.with_name(f".{folder.name}.draft")
-    draft.mkdir(parents=True, exist_ok=True)
-    train_bpe(texts(), vocabulary, draft / "tokenizer.json")
-    (draft / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
-    )
-    (draft / "trained.json").write_text(wanted)
-    draft.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+        draft = Path(place) / folder.name
+        draft.mkdir()
+        cut: Counter[str] = Counter()
+        train_bpe(texts(), vocabulary, draft / "tokenizer.json", cut)
+        if not taken.text_bytes:
+            raise QuantctlError(
+                f"no text to train a tokenizer on: {summary(taken.malformed + taken.filtered) or 'no records'}",
+                "is the field right (--field), are the filters?",
+            )
+        if cut:
+            say(
+                f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters were trained on in pieces of that length"
+            )
+        (draft / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
+        )
+        (draft / "trained.json").write_text(wanted)
+        draft.rename(folder)
     return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from quantctl.data.source import Read, Source
 from quantctl.errors import QuantctlError
 
 BATCH_BYTES = 1 << 20
 """Text of a batch: large beside the cost of sending it to another process, small beside the memory of a machine."""
 BATCH_RECORDS = 4096
 
-Record = bytes | dict[str, Any]
+LONGEST = 16 << 20
+"""Bytes of a record: a tokenizer needs some thirty times as much memory for it at once. A longer one is malformed."""
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """In the place of a record that was not kept."""
+
+
+Record = bytes | dict[str, Any] | TooLong
 
 
 @dataclass(frozen=True)
@@ -55,64 +66,86 @@ def _open_zstd(raw: IO[bytes]) -> IO[bytes]:
 _COMPRESSION: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".gz": _open_gzip, ".zst": _open_zstd}
 
 
-def _lines(path: Path, _fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
-    with _opened(path) as (file, raw):
-        for line in file:
-            yield line, raw.tell()
+def _each_line(file: IO[bytes]) -> Iterator[bytes | TooLong]:
+    while line := file.readline(LONGEST + 1):
+        if len(line) <= LONGEST:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST)
+        yield TooLong()
 
 
-def _text(path: Path, _fields: Sequence[str], split: str) -> Iterator[tuple[Record, int]]:
-    with _opened(path) as (file, raw):
+def _lines(source: Source, _fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
+    with _unpacked(source) as file:
+        for line in _each_line(file):
+            yield line, source.position
+
+
+def _text(source: Source, _fields: Sequence[str], split: str) -> Iterator[tuple[Record, int]]:
+    with _unpacked(source) as file:
         for piece in _PIECES[split](file):
-            yield piece, raw.tell()
+            yield piece, source.position
 
 
-def _paragraphs(file: Iterable[bytes]) -> Iterator[bytes]:
+def _whole(file: IO[bytes]) -> Iterator[bytes | TooLong]:
+    text = file.read(LONGEST + 1)
+    yield text if len(text) <= LONGEST else TooLong()
+
+
+def _paragraphs(file: IO[bytes]) -> Iterator[bytes | TooLong]:
     lines: list[bytes] = []
-    for line in file:
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            yield b"".join(lines)
+    size = 0
+    for line in itertools.chain(_each_line(file), (b"",)):
+        if isinstance(line, TooLong):
+            size = LONGEST + 1
+        elif line.strip():
+            size += len(line)
+            if size <= LONGEST:
+                lines.append(line)
+        elif size:
+            yield b"".join(lines) if size <= LONGEST else TooLong()
+            lines, size = [], 0
+        if size > LONGEST:
             lines = []
-    if lines:
-        yield b"".join(lines)
 
 
-_PIECES: dict[str, Callable[[IO[bytes]], Iterable[bytes]]] = {
-    "file": lambda file: [file.read()],
+_PIECES: dict[str, Callable[[IO[bytes]], Iterable[bytes | TooLong]]] = {
+    "file": _whole,
     "paragraph": _paragraphs,
-    "line": lambda file: (line for line in file if line.strip()),
+    "line": lambda file: (line for line in _each_line(file) if isinstance(line, TooLong) or line.strip()),
 }
 SPLITS = tuple(_PIECES)
 """What one document of a plain text file is."""
 
 
-def _rows(path: Path, fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
+def _rows(source: Source, fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise QuantctlError("reading parquet needs the pyarrow package", "pip install 'quantctl[data]'") from error
+    path = source.path
+    source.read_to_end()  # its reader goes to and fro
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(source.file) as file:
             columns = file.schema_arrow.names
             if missing := [field for field in fields if field not in columns]:
                 raise QuantctlError(
                     f"{path} has no column {missing[0]!r}",
                     f"its columns are {', '.join(columns)}: name one with --field",
                 )
-            size, rows, done = path.stat().st_size, max(file.metadata.num_rows, 1), 0
+            size, rows, done = source.stamp.size, max(file.metadata.num_rows, 1), 0
             for block in file.iter_batches(batch_size=1024, columns=list(fields)):
                 for row in block.to_pylist():
                     done += 1
                     yield row, size * done // rows
-    except ArrowException as error:
-        raise QuantctlError(f"{path} cannot be read: {error}", _BROKEN) from error
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise QuantctlError(f"{path} cannot be read: {error}", BROKEN) from error
 
 
-_BROKEN = "is the download complete? Mend the file or take it out, then run the same command again: it goes on there"
+BROKEN = "is the download complete? Mend the file or take it out, then run the same command again: it goes on there"
 
-KINDS: dict[str, Callable[[Path, Sequence[str], str], Iterator[tuple[Record, int]]]] = {
+KINDS: dict[str, Callable[[Source, Sequence[str], str], Iterator[tuple[Record, int]]]] = {
     "json": _lines,
     "text": _text,
     "parquet": _rows,
@@ -144,16 +177,18 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The decompressed file, and the file on disk, whose position tells the progress."""
-    with path.open("rb") as raw:
-        unpack = _COMPRESSION.get(path.suffix)
-        try:
-            yield (raw if unpack is None else unpack(raw)), raw
-        except Exception as error:
-            if isinstance(error, _DAMAGED) or type(error).__name__ == "ZstdError":  # defined where it is installed
-                raise QuantctlError(f"{path} is damaged: {error}", _BROKEN) from error
-            raise
+def _unpacked(source: Source) -> Iterator[IO[bytes]]:
+    """The decompressed file."""
+    unpack = _COMPRESSION.get(source.path.suffix)
+    raw = io.BufferedReader(source, 1 << 20)
+    try:
+        yield raw if unpack is None else unpack(raw)
+    except Exception as error:
+        if isinstance(error, _DAMAGED) or type(error).__name__ == "ZstdError":  # defined where it is installed
+            raise QuantctlError(f"{source.path} is damaged: {error}", BROKEN) from error
+        raise
+    finally:
+        raw.detach()  # it would close the source, of which the rest is still to be hashed
 
 
 def find(inputs: Sequence[Path], globs: Sequence[str]) -> list[Path]:
@@ -170,6 +205,10 @@ def find(inputs: Sequence[Path], globs: Sequence[str]) -> list[Path]:
             found += below
         elif not given.exists():
             raise QuantctlError(f"{given} does not exist", "name a file or a folder of shards")
+        elif not given.is_file():
+            raise QuantctlError(
+                f"{given} is no regular file", "shards are read again when a run goes on: write it to a file first"
+            )
         elif kind_of(given) is None:
             raise QuantctlError(
                 f"{given}: what kind of file is it?",
@@ -183,9 +222,18 @@ def find(inputs: Sequence[Path], globs: Sequence[str]) -> list[Path]:
 
 
 def batches(
-    shards: Sequence[Path], fields: Sequence[str], split: str, shard: int = 0, record: int = 0
+    shards: Sequence[Path],
+    fields: Sequence[str],
+    split: str,
+    shard: int = 0,
+    record: int = 0,
+    reads: dict[int, Read] | None = None,
 ) -> Iterator[Batch]:
-    """All records from the `record`-th one of the `shard`-th shard on."""
+    """All records from the `record`-th one of the `shard`-th shard on.
+
+    reads: gets what each shard was like when it was read. Raises QuantctlError for a shard that cannot be read, or
+    that is written to while it is.
+    """
     for number in range(shard, len(shards)):
         path = shards[number]
         kind = kind_of(path)
@@ -193,14 +241,26 @@ def batches(
         skip = record if number == shard else 0
         pending: list[Record] = []
         size, seen, position = 0, 0, 0
-        for item, position in KINDS[kind](path, fields, split):
-            seen += 1
-            if seen <= skip:
-                continue
-            pending.append(item)
-            size += len(item) if isinstance(item, bytes) else sum(len(str(value)) for value in item.values())
-            if size >= BATCH_BYTES or len(pending) >= BATCH_RECORDS:
-                yield Batch(number, seen - len(pending), kind, pending, position)
-                pending, size = [], 0
+        with Source(path) as source:
+            if reads is not None:
+                reads[number] = Read(source.stamp, None)
+            for item, position in KINDS[kind](source, fields, split):
+                seen += 1
+                if seen <= skip:
+                    continue
+                pending.append(item)
+                size += _size(item)
+                if size >= BATCH_BYTES or len(pending) >= BATCH_RECORDS:
+                    yield Batch(number, seen - len(pending), kind, pending, position)
+                    pending, size = [], 0
+            sha256 = source.finished()
+            if reads is not None:
+                reads[number] = Read(source.stamp, sha256)
         if pending:
-            yield Batch(number, seen - len(pending), kind, pending, path.stat().st_size)
+            yield Batch(number, seen - len(pending), kind, pending, source.stamp.size)
+
+
+def _size(item: Record) -> int:
+    if isinstance(item, dict):
+        return sum(len(str(value)) for value in item.values())
+    return len(item) if isinstance(item, bytes) else 0

@@ -40,7 +40,8 @@ def traffic(monkeypatch):
     load, store = builder.create_masked_load, builder.create_masked_store
 
     device = torch.device("cpu")
-    tables = [hifp8.codes_table(device), hifp8.values_table(device)]
+    like = torch.empty(0, device=device)
+    tables = [hifp8.codes_table(like), hifp8.values_table(like)]
 
     def count(kind, pointers, mask) -> None:
         bits = pointers.get_element_ty().primitive_bitwidth

@@ -45,7 +45,7 @@ def element_values(element: str) -> np.ndarray:
 def test_every_code_has_the_value_that_ml_dtypes_gives_it(element) -> None:
     codes = np.arange(2 ** ELEMENTS[element].bits, dtype=np.uint8)
     expected = codes.view(NUMPY[element]).astype(np.float32)
-    actual = ELEMENTS[element].values(torch.device("cpu")).numpy()
+    actual = ELEMENTS[element].values(torch.empty(0)).numpy()
     np.testing.assert_array_equal(actual, expected)
     finite = np.isfinite(expected)
     assert ELEMENTS[element].codes(torch.from_numpy(expected[finite])).tolist() == codes[finite].tolist()

@@ -167,3 +167,68 @@ def test_a_run_that_megatrons_trainer_resumed_goes_on_counting(monkeypatch) -> N
     arguments = types.SimpleNamespace(curr_iteration=499)  # that the step under way begins with
     monkeypatch.setitem(sys.modules, "megatron.training.global_vars", types.SimpleNamespace(_GLOBAL_ARGS=arguments))
     assert recorder._iteration() == 500
+
+
+EXPERTS = """
+import sys
+import torch
+from quantctl.kernels.grouped import grouped_linear
+from quantctl.kernels.linear import quantized_linear
+
+WAY, SPEC, COUNTS = sys.argv[1], sys.argv[2], [3, 0, 5]
+
+
+class Fc(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(48, 64))
+
+    def forward(self, x):
+        return quantized_linear(x, self.weight, None, SPEC)
+
+
+class TransformerLayer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer_number, self.experts = 1, torch.nn.ModuleList(Fc() for _ in COUNTS)
+
+    def forward(self, x):
+        if WAY == "loop":
+            parts = zip(self.experts, x.split(COUNTS))
+            return torch.cat([expert(part) for expert, part in parts if len(part)])
+        layers = list(self.experts) if WAY == "together" else None
+        return grouped_linear(x, [expert.weight for expert in self.experts], COUNTS, SPEC, layers=layers)
+
+
+torch.manual_seed(0)
+layer = TransformerLayer()
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+for step in range(2):
+    layer(torch.randn(8, 64, requires_grad=True)).backward(torch.randn(8, 48))
+    layer.eval()
+    layer(torch.randn(8, 64))
+    layer.train()
+    optimizer.step()
+"""
+
+
+def _experts(run_dir: Path, way: str, spec: str) -> dict[str, dict]:
+    variables = {"QUANTCTL_RUN_DIR": str(run_dir), "QUANTCTL_STATS": "every=1"}
+    done = subprocess.run(
+        [sys.executable, "-c", EXPERTS, way, spec], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {f"{r['iteration']} {r.pop('module')} {r['product']} {r['operand']}": r for r in recorded(run_dir)}
+
+
+@pytest.mark.parametrize("spec", ["mxfp4", "nvfp4:bwd=dequantized"])
+def test_experts_that_are_computed_together_have_the_rows_of_the_loop(spec, tmp_path) -> None:
+    loop = _experts(tmp_path / "loop", "loop", spec)
+    assert {key.split()[1] for key in loop} == {"experts.0", "experts.2"}
+    assert _experts(tmp_path / "together", "together", spec) == loop
+
+
+def test_experts_of_unknown_layers_have_rows_by_number(tmp_path) -> None:
+    loop, numbered = (_experts(tmp_path / way, way, "mxfp4") for way in ("loop", "numbered"))
+    names = {"experts.0": "[0]", "experts.2": "[2]"}
+    assert numbered == {" ".join(names.get(word, word) for word in key.split(" ")): row for key, row in loop.items()}

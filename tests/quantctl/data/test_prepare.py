@@ -18,7 +18,7 @@ import numpy
 import pytest
 from tokenizers import Tokenizer
 
-from quantctl.data import shards
+from quantctl.data import output, shards
 
 
 def _digests(manifest: Path) -> list[str]:
@@ -346,7 +346,7 @@ def test_shards_already_read_must_stay_as_they_were(prepare, jsonl, tmp_path) ->
     later.write_bytes(gzip.compress(random.Random(0).randbytes(3 << 20))[:-9])  # damaged behind its first batches
     prepare(jsonl, later, status=2)
     jsonl.write_text(jsonl.read_text() + "\n")
-    assert "shards changed" in prepare(jsonl, later, status=2).err
+    assert f"{jsonl} changed" in prepare(jsonl, later, status=2).err
 
 
 def test_a_finished_dataset_is_not_overwritten(prepare, jsonl, tmp_path) -> None:
@@ -365,3 +365,109 @@ def test_two_at_once_on_one_name(prepare, jsonl, tokenizer, tmp_path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another process is preparing" in prepare(jsonl, status=2).err
     prepare(jsonl)
+
+
+def _job(shards, tokenizer, tmp_path, **options):
+    from quantctl.data.encoder import Recipe
+    from quantctl.data.filters import Filters
+    from quantctl.data.prepare import Job
+
+    recipe = Recipe(tokenizer, "text", Filters(), True, False)
+    return Job(shards, tmp_path / "out", recipe, "file", 1, False, **options)
+
+
+def _replace(path: Path) -> None:
+    """Other bytes of the same size and time in a new file."""
+    stat = path.stat()
+    other = path.with_suffix(".new")
+    other.write_bytes(path.read_bytes().swapcase())
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.replace(other, path)
+
+
+def _rewrite(path: Path) -> None:
+    """The same in place."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.write(path.read_bytes().swapcase())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [_replace, _rewrite])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_shard_that_is_changed_during_the_run_is_named(
+    change, which, texts, tokenizer, tmp_path, monkeypatch
+) -> None:
+    """While the second is read: the first, which has been, or that very one."""
+    from quantctl.data.prepare import prepare as run
+    from quantctl.errors import QuantctlError
+
+    monkeypatch.setattr(shards, "BATCH_RECORDS", 50)
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path in paths:
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    batches = []
+
+    def progress(counts, position) -> None:
+        batches.append(counts.shard)
+        if batches.count(1) == 2 and batches[-1] == 1:
+            change(paths[which])
+
+    with pytest.raises(QuantctlError, match=f"{paths[which].name} was (changed|written to)"):
+        run(_job(paths, tokenizer, tmp_path), {}, progress)
+    assert not (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.parametrize("change", [_replace, _rewrite])
+def test_a_finished_dataset_knows_the_bytes_it_was_made_of(change, prepare, jsonl, tmp_path) -> None:
+    prepare(jsonl)
+    copy_ = jsonl.with_suffix(".copy")
+    copy_.write_bytes(jsonl.read_bytes())
+    os.utime(copy_, ns=(jsonl.stat().st_atime_ns, jsonl.stat().st_mtime_ns))
+    os.replace(copy_, jsonl)
+    assert "nothing to do" in prepare(jsonl).err, "the same bytes in another file"
+    change(jsonl)
+    assert "whose bytes are others now" in prepare(jsonl, status=2).err
+
+
+def test_what_somebody_put_into_the_unfinished_dataset_stays(prepare, jsonl, tmp_path) -> None:
+    part = tmp_path / "out_text_document.part"
+    part.mkdir()
+    (part / "thesis.txt").write_text("mine")
+    assert "quantctl has not made it" in prepare(jsonl, status=2).err
+    assert (part / "thesis.txt").read_text() == "mine"
+    (part / "thesis.txt").unlink()
+    (part / "lock").write_bytes(output.MARK)
+    (part / "thesis.txt").write_text("mine, in a folder of quantctl's")
+    prepare(jsonl)
+    assert sorted(os.listdir(part)) == ["lock", "thesis.txt"]
+
+
+def test_the_corrected_command_is_not_blocked(prepare, jsonl, tmp_path) -> None:
+    assert "no field 'body'" in prepare(jsonl, "--train-bpe", 300, "--field", "body", status=2).err
+    prepare(jsonl, "--min-chars", 10**6, status=2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == []
+    prepare(jsonl, "--train-bpe", 300)
+
+
+def test_many_malformed_records_are_a_finding(prepare, jsonl, tmp_path) -> None:
+    lines = jsonl.read_bytes().count(b"\n")
+    jsonl.write_bytes(jsonl.read_bytes() + b"{broken\n" * lines)
+    done = prepare(jsonl, status=1)
+    assert f"{lines} of {2 * lines} records are malformed, more than 10 %" in done.err
+    assert f"line {lines + 1}: not JSON" in done.err
+    assert not (tmp_path / "out_text_document.bin").exists()
+    prepare(jsonl, "--max-malformed", 100)
+
+
+def test_words_are_cut_for_training_only_where_they_are_long() -> None:
+    from collections import Counter
+
+    from quantctl.data.bpe import LONGEST_WORD, pieces
+
+    cut: Counter[str] = Counter()
+    text = "short words, " * 1000 + "x" * (3 * LONGEST_WORD) + " end"
+    parts = list(pieces(text, cut))
+    assert ("".join(parts), cut["words"]) == (text, 1)
+    assert [len(part) for part in parts[1:-1]] == [LONGEST_WORD] * 3
+    assert list(pieces("short", cut)) == ["short"]
