@@ -8,10 +8,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from quantctl import records
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
+from quantctl.records import TEXT, TRUTH, WHOLE, WORD, Each, Fields, Named
 from quantctl.report import recipe
-from quantctl.runlog import log_texts, parse_points
+from quantctl.runlog import log_files, points
 from quantctl.selectors import SELECTORS
 
 _DEFAULTS = {role: selector.default for role, selector in SELECTORS.items()}
@@ -23,14 +25,26 @@ def with_defaults(selectors: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | dict(selectors)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        if isinstance(data["selectors"], dict) and isinstance(data["attempts"], list):
-            return data
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise QuantctlError(f"{path} is no manifest of a run", "give another --run-dir, or remove the file")
+_ATTEMPT = Fields(
+    {},
+    {
+        "command": Each(TEXT),
+        "asked": Each(TEXT),
+        "exit_status": WHOLE,
+        "finished": TRUTH,
+        "megatron_core": WORD,
+        "code": WORD,
+        "packages": Named(WORD),
+    },
+)
+_SHAPE = Fields({"selectors": Named(WORD), "attempts": Each(_ATTEMPT)})
+"""What is read of it; it holds more."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The manifest, every field that is read of its type. Raises BadRecord that says what is wrong, and where."""
+    data: dict[str, Any] = records.read(path, _SHAPE)
+    return data
 
 
 class Manifest:
@@ -40,7 +54,7 @@ class Manifest:
         self.path = run_dir / "manifest.json"
         self.data: dict[str, Any] = {"selectors": dict(selectors), "attempts": []}
         if self.path.exists():
-            earlier = _read(self.path)
+            earlier = read(self.path)
             if with_defaults(earlier["selectors"]) != dict(selectors):
                 raise QuantctlError(
                     f"{run_dir} holds a run with other selectors: {earlier['selectors']}",
@@ -69,14 +83,14 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
     path = run_dir / "manifest.json"
     if not path.exists():
         return False
-    data = _read(path)
+    data = read(path)
     if not data["attempts"]:
         return False
     last = data["attempts"][-1]
     return (
         bool(last.get("finished"))
         and with_defaults(data["selectors"]) == with_defaults(data["selectors"]) | dict(chosen)
-        and last.get("asked", [])[-len(trainer) :] == list(trainer)
+        and (last.get("asked") or [])[-len(trainer) :] == list(trainer)
     )
 
 
@@ -106,14 +120,14 @@ def require_same_experiment(run_dir: Path, chosen: Mapping[str, str], trainer: S
     An attempt that ended before its first logged iteration has left neither: its flags may be corrected.
     """
     path = run_dir / "manifest.json"
-    if not path.exists() or not any(parse_points(text) for text in log_texts(run_dir)):
+    if not path.exists() or not any(points(log_files(run_dir))):
         return
-    data = _read(path)
+    data = read(path)
     fresh = "another RUN_DIR (and CHECKPOINT_PATH) starts afresh"
     for changed, hint in (
         (_selectors_changed(chosen, with_defaults(data["selectors"])), fresh),
         (
-            _flags_changed(trainer, data["attempts"][-1].get("asked", trainer)) if data["attempts"] else [],
+            _flags_changed(trainer, data["attempts"][-1].get("asked") or trainer) if data["attempts"] else [],
             f"{fresh}; FORCE=1 goes on there all the same",
         ),
     ):

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantctl import records
 from quantctl.files import write_new
+from quantctl.records import COUNT, TEXT, TRUTH, Each, Fields, Named
 from quantctl.spec import NONE, SITES, canonical
 
 Calls = dict[str, dict[str, dict[str, int]]]
@@ -44,10 +46,21 @@ class Proof:
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
 
 
+NAME = "proof.json"
+_SHAPE = Fields({"ok": TRUTH, "problems": Each(TEXT), "calls": Named(Named(Named(COUNT)))})
+"""What a report reads of it."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The proof, every field that is read of its type. Raises BadRecord that says what is wrong, and where."""
+    data: dict[str, Any] = records.read(path, _SHAPE)
+    return data
+
+
 def clear(run_dir: Path) -> None:
     """Forget an earlier attempt: a proof speaks of one attempt only."""
     shutil.rmtree(run_dir / "proof", ignore_errors=True)
-    (run_dir / "proof.json").unlink(missing_ok=True)
+    (run_dir / NAME).unlink(missing_ok=True)
     (run_dir / "proof").mkdir(parents=True)
 
 
@@ -119,7 +132,7 @@ def merge(
     problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
     ranks = sorted({record["rank"] for record in imports})
     proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
-    write_new(run_dir / "proof.json", (json.dumps(asdict(proof), indent=2) + "\n").encode())
+    write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 
 

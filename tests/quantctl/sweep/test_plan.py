@@ -82,7 +82,7 @@ def test_finished_is_what_the_last_attempt_says(attempts, finished, tmp_path):
     task = plan(tmp_path)[0]
     assert not task.is_finished()
     task.run_dir.mkdir(parents=True)
-    (task.run_dir / "manifest.json").write_text(json.dumps({"attempts": attempts}))
+    (task.run_dir / "manifest.json").write_text(json.dumps({"selectors": {}, "attempts": attempts}))
     assert task.is_finished() is finished
 
 
