@@ -130,7 +130,7 @@ def _check_fields(value: Mapping[str, Any], shape: Fields, where: str) -> None:
 
 def _parse(raw: bytes | str) -> Any:
     try:
-        return json.loads(raw)
+        return json.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
     except RecursionError:
         raise _Misfit("it is nested too deeply") from None
     except UnicodeDecodeError:

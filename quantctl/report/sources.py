@@ -149,11 +149,18 @@ def find(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if os.path.isdir(path) and not os.path.lexists(path / _MANIFEST):
-            below = sorted(at.parent for at in path.glob(f"**/{_MANIFEST}"))
-            found += below or _logs(path) or [path]
+            found += sorted(_below(path)) or _logs(path) or [path]
         else:
             found.append(path)
     return list(dict.fromkeys(found))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The run directories in a folder, at any depth; not those in a run directory."""
+    for at, folders, files in os.walk(folder):
+        if _MANIFEST in files or _MANIFEST in folders:
+            yield Path(at)
+            folders.clear()
 
 
 def _logs(folder: Path) -> list[Path]:
