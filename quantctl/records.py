@@ -178,8 +178,10 @@ _NOT_REGULAR = (
 )
 
 
-def open_regular(path: Path, largest: int) -> IO[bytes]:
+def open_regular(path: Path, largest: int, pipes: bool = False) -> IO[bytes]:
     """A regular file of at most `largest` bytes, open for reading. Never waits, as for the writer of a pipe.
+
+    With `pipes` also a pipe that has a writer, as `<(...)` of a shell is one; one without a writer is empty.
 
     Raises BadRecord for whatever else stands at `path`, or cannot be opened.
     """
@@ -190,10 +192,12 @@ def open_regular(path: Path, largest: int) -> IO[bytes]:
         reason = "it is a socket" if error.errno == errno.ENXIO else (error.strerror or str(error)).lower()
         raise BadRecord(path, reason) from None
     found = os.fstat(descriptor)
-    reasons = [reason for is_one, reason in _NOT_REGULAR if is_one(found.st_mode)]
+    is_pipe = pipes and stat.S_ISFIFO(found.st_mode)
+    reasons = [reason for is_one, reason in _NOT_REGULAR if is_one(found.st_mode) and not is_pipe]
     if found.st_size > largest:
         reasons.append(f"it has {found.st_size:,} bytes, more than the {largest:,} that are read")
     if reasons:
         os.close(descriptor)
         raise BadRecord(path, reasons[0])
+    os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
