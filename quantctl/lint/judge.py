@@ -20,7 +20,7 @@ from quantctl.records import BadRecord, open_regular
 
 _LARGEST = 4 * 2**20
 """Bytes of a script."""
-_MOST_COMMANDS = 200
+_MOST_COMMANDS = 100
 _HINT = "give a shell script, or the training command behind --"
 _TRAINS = ("--num-layers", "--hidden-size", "--micro-batch-size", "--tensor-model-parallel-size", "--train-iters",
            "--transformer-impl")  # fmt: skip
@@ -94,10 +94,10 @@ def judge(script: Script, setting: Setting) -> list[Judged]:
     for world in script.worlds:
         for case in _cases(script, world, setting):
             assert case.invocation is not None
-            if case.invocation.line in ways or len(ways) < _MOST_COMMANDS:
-                ways.setdefault(case.invocation.line, []).append((world, case))
-            else:
+            if case.invocation.line not in ways and len(ways) == _MOST_COMMANDS:
                 script.work.note(f"it has more than {_MOST_COMMANDS} training commands")
+                break
+            ways.setdefault(case.invocation.line, []).append((world, case))
     return [_over_all(found) for _, found in sorted(ways.items())]
 
 

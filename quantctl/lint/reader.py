@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tree_sitter import Language, Node
 
 _MOST_WORLDS = 16
-_STEP = 20
-"""What a statement costs, in the units of Work."""
+_STEP, _CALL = 20, 100
+"""What a statement and a function's call cost, in the units of Work."""
 _DEEPEST = 8
 # <path to data> in an inner shell's text would be a redirection there; nobody knows what will stand in its place
 _PLACEHOLDER = re.compile(r"<[A-Za-z](?:[^<>\n]*[^<>\s])?>")
@@ -292,6 +292,7 @@ class Reader:
         return run(self, invocation, world, place.depth)
 
     def _call(self, body: Node, arguments: tuple[str, ...], world: World, place: Place) -> list[World]:
+        world.work.spend(_CALL)
         inner = world.copy()
         inner.positional = arguments
         after = self.statements([body], [inner], Place(place.masked, place.checked, place.depth + 1))

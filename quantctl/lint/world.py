@@ -153,7 +153,7 @@ class World:
 def merged(worlds: list[World], most: int) -> list[World]:
     """One of those that cannot differ any more, nearest to the defaults first, at most `most`."""
     sizes = sum(len(world.scalars) + len(world.arrays) + len(world.invocations) for world in worlds)
-    if not worlds[0].work.spend(sizes // 2):
+    if not worlds[0].work.spend(sizes):
         return worlds[:1]
     worlds = sorted(worlds, key=lambda world: (len(world.assumed), len(world.branches)))
     kept: dict[tuple[object, ...], World] = {}
