@@ -19,6 +19,7 @@ _BAR = 40
 """Characters of the longest bar of the histogram."""
 
 
+_MOST_AXES = 32
 _HINT = "name a file that torch.save wrote, of a tensor or a dict of tensors"
 _OVERLAP = 2, 64 * 2**20
 """Times the file's bytes, and bytes, that its tensors may have together: tied weights stand in it once."""
@@ -139,6 +140,8 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     results: list[dict[str, Any]] = []
     for name, tensor in _chosen(_read(path), key, path).items():
         values = tensor if tensor.dim() else tensor.reshape(1)
+        if values.dim() > _MOST_AXES:
+            raise QuantctlError(f"{name or path} has {values.dim()} axes, more than are measured", "reshape it")
         if not -values.dim() <= axis < values.dim():
             raise QuantctlError(f"{name or path} has {values.dim()} axes, so no axis {axis}", "give --axis")
         try:

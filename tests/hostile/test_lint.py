@@ -38,7 +38,10 @@ SCRIPTS = {  # text, what is said
     "a sum of 100,000 numbers": ("a=$((" + "1+" * 100_000 + "1))\n" + TRAIN, FINE),
     "products without end": ("a=$((" + "(999999999999*" * 900 + "1" + ")" * 900 + "))\n" + f"{TRAIN} --seed $a", FINE),
     "a number of 5,000 digits": (f"a={'9' * 5000}\n[ $a -gt 3 ] && b=$((a + 1))\n{TRAIN} --seed $a", FINE),
-    "digits of other scripts": ("set -- ²\n[ ² -gt ³ ] && echo $²\nf() { echo $١; }; f\n" + TRAIN + " --seed ²", FINE),
+    "digits of other scripts": (
+        "set -- ²\n[ ² -gt ³ ] && echo $²\nf() { echo $\u0661; }; f\n" + TRAIN + " --seed ²",
+        FINE,
+    ),
     "an index of 5,000 digits": (f"a=(1 2)\necho ${{a[{'9' * 5000}]}} ${'9' * 5000} ${{{'9' * 5000}}}\n", FINE),
     "lone surrogates": (f"{TRAIN} --seed $'\\ud800' --wandb-exp-name $'\\udfff\\x00'\n", FINE),
     "no UTF-8": (TRAIN.encode() + b" --wandb-exp-name \xff\xfe\x80 --\xff 3\n", FINE),
@@ -105,13 +108,36 @@ def test_a_name_of_any_bytes(tmp_path):
 
 
 SIZES = ("0", "-1", str(10**30), "9" * 5000, "1e308", "nan", "-inf", "²", "1_0", "", "\udcff", "x" * 4000)
-NUMBERS = (
-    "--num-layers --hidden-size --ffn-hidden-size --num-attention-heads --num-query-groups --kv-channels --seq-length "
-    "--max-position-embeddings --micro-batch-size --global-batch-size --tensor-model-parallel-size "
-    "--pipeline-model-parallel-size --context-parallel-size --expert-model-parallel-size --num-experts --train-iters "
-    "--eval-interval --q-lora-rank --qk-head-dim --qk-pos-emb-head-dim --moe-ffn-hidden-size --mtp-num-layers "
-    "--rotary-scaling-factor --rotary-base --moe-router-topk --seed --lr --norm-epsilon"
-).split()
+NUMBERS = [
+    "--num-layers",
+    "--hidden-size",
+    "--ffn-hidden-size",
+    "--num-attention-heads",
+    "--num-query-groups",
+    "--kv-channels",
+    "--seq-length",
+    "--max-position-embeddings",
+    "--micro-batch-size",
+    "--global-batch-size",
+    "--tensor-model-parallel-size",
+    "--pipeline-model-parallel-size",
+    "--context-parallel-size",
+    "--expert-model-parallel-size",
+    "--num-experts",
+    "--train-iters",
+    "--eval-interval",
+    "--q-lora-rank",
+    "--qk-head-dim",
+    "--qk-pos-emb-head-dim",
+    "--moe-ffn-hidden-size",
+    "--mtp-num-layers",
+    "--rotary-scaling-factor",
+    "--rotary-base",
+    "--moe-router-topk",
+    "--seed",
+    "--lr",
+    "--norm-epsilon",
+]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: ascii(size)[:12])
