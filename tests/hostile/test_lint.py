@@ -38,7 +38,7 @@ SCRIPTS = {  # text, what is said
     "a sum of 100,000 numbers": ("a=$((" + "1+" * 100_000 + "1))\n" + TRAIN, FINE),
     "products without end": ("a=$((" + "(999999999999*" * 900 + "1" + ")" * 900 + "))\n" + f"{TRAIN} --seed $a", FINE),
     "a number of 5,000 digits": (f"a={'9' * 5000}\n[ $a -gt 3 ] && b=$((a + 1))\n{TRAIN} --seed $a", FINE),
-    "digits of other scripts": (
+    "digits of other scripts": (f"[ ² -gt ³ ] && echo $²\nf() {{ echo $\u0661; }}; f\n{TRAIN} --seed ²", FINE),
         "set -- ²\n[ ² -gt ³ ] && echo $²\nf() { echo $\u0661; }; f\n" + TRAIN + " --seed ²",
         FINE,
     ),

@@ -162,7 +162,7 @@ def test_a_run_directory_that_says_nothing_is_accepted(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 1, "trailing": []}'])
 def test_a_damaged_record(text, other, tmp_path):
     (other / "sweep.json").write_text(text)
-    with pytest.raises(QuantctlError, match="sweep.json: "):
+    with pytest.raises(QuantctlError, match=r"sweep\.json: "):
         noted(tmp_path)
 
 
