@@ -8,14 +8,14 @@ which nobody logs who goes on from a checkpoint.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 _MARK = re.compile(r"-{4} quantctl: an attempt begins, \S+ -{4}")
 _RANDOM = "will not load any checkpoints and will start "
 _STARTS = (_RANDOM, "loading checkpoint from ", "- arguments -")
 """What rank 0 says before it trains: Megatron-LM its arguments, always; the embedded trainer what --load found."""
-_ITERATION = re.compile(r"\biteration\s+(\d{1,18})/\s*\d+ \|")
 
 
 def mark(time: str) -> str:
@@ -35,6 +35,11 @@ class Follower:
     """The judged part begins at the first iteration."""
     _logged: bool = False
     _random: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Marks say that one attempt wrote all iterations of the judged part, from the first on."""
+        return self.is_marked and self.anew and self.attempts == 1
 
     def divides(self, line: str) -> bool:
         """Whether an attempt begins with this line, so that what follows it may turn out to be all that counts."""
@@ -61,53 +66,48 @@ class Follower:
         return False
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The part of a log that counts."""
-
-    text: str
-    is_marked: bool
-    """Marks tell its attempts apart."""
-    is_whole: bool
-    """Marks say that one attempt wrote all its iterations from the first on."""
+Source = Callable[[], Iterable[str]]
+"""The lines of one node's log, from the first on, each time it is called."""
 
 
-def judged(text: str) -> Judged:
-    """The part of a log from where the last attempt began that began at the first iteration; all of it if none did."""
-    follower = Follower()
-    start = divided = at = 0
-    since = False
-    for line in text.splitlines(keepends=True):
-        if follower.divides(line):
-            divided, since = at, False
-        elif found := _ITERATION.search(line):
-            if follower.begins(int(found[1])):
-                start = at if since else divided
-            since = True
-        at += len(line)
-    whole = follower.is_marked and follower.anew and follower.attempts == 1
-    return Judged(text[start:], follower.is_marked, whole)
-
-
-def _parts(text: str) -> list[str]:
-    """One part a mark; what lies before the first is a part of its own, if it is anything."""
-    parts = [[]]  # type: list[list[str]]
-    for line in text.splitlines():
+def _parts(source: Source) -> tuple[int, bool]:
+    """How many attempts a log tells apart, and whether the first of them has no mark."""
+    marks, before = 0, False
+    for line in source():
         if _MARK.fullmatch(line.rstrip()):
-            parts.append([])
+            marks += 1
+        elif not marks:
+            before = True
+    return marks + before, before
+
+
+def _numbered(source: Source, number: int) -> Iterator[tuple[int, str]]:
+    """The lines with the number of their attempt; that of what stands before the first mark is given."""
+    for line in source():
+        if _MARK.fullmatch(line.rstrip()):
+            number += 1
         else:
-            parts[-1].append(line)
-    return ["\n".join(part) for part in parts if part or part is not parts[0]]
+            yield number, line
 
 
-def joined(texts: Sequence[str]) -> str:
+def joined(sources: Sequence[Source]) -> Iterator[str]:
     """The logs of the nodes of one run as one, attempt by attempt if all nodes took part in each.
 
     Else the order of their lines is not known, and no mark says that it were.
     """
-    if len(texts) < 2:
-        return "".join(texts)
-    parts = [_parts(text) for text in texts]
-    if len({len(part) for part in parts}) > 1 or not all("---- quantctl" in text for text in texts):
-        return "\n".join(line for part in parts for line in part)
-    return "\n".join(f"{mark('-')}\n" + "\n".join(attempt) for attempt in zip(*parts, strict=True))
+    if len(sources) < 2:
+        yield from chain.from_iterable(source() for source in sources)
+        return
+    found = [_parts(source) for source in sources]
+    counts = {count for count, _ in found}
+    if len(counts) > 1 or any(count == before for count, before in found):
+        yield from (line for source in sources for line in source() if not _MARK.fullmatch(line.rstrip()))
+        return
+    nodes = [_numbered(source, 0 if before else -1) for source, (_, before) in zip(sources, found, strict=True)]
+    ahead = [next(lines, None) for lines in nodes]
+    for number in range(counts.pop()):
+        yield mark("-")
+        for node, lines in enumerate(nodes):
+            while (line := ahead[node]) is not None and line[0] == number:
+                yield line[1]
+                ahead[node] = next(lines, None)

@@ -8,11 +8,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from quantctl import records
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
 from quantctl.masking import masked
+from quantctl.records import TEXT, TRUTH, WHOLE, WORD, Each, Fields, Named
 from quantctl.report import recipe
-from quantctl.runlog import log_texts, parse_points
+from quantctl.runlog import log_files, points
 from quantctl.selectors import SELECTORS
 
 _DEFAULTS = {role: selector.default for role, selector in SELECTORS.items()}
@@ -24,24 +26,26 @@ def with_defaults(selectors: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | dict(selectors)
 
 
-def _is_manifest(data: Any) -> bool:
-    """Whether the parts that are looked at here have their types."""
-    return (
-        isinstance(data["selectors"], dict)
-        and all(isinstance(value, str) for value in data["selectors"].values())
-        and isinstance(data["attempts"], list)
-        and all(isinstance(word, str) for attempt in data["attempts"] for word in attempt.get("asked", []))
-    )
+_ATTEMPT = Fields(
+    {},
+    {
+        "command": Each(TEXT),
+        "asked": Each(TEXT),
+        "exit_status": WHOLE,
+        "finished": TRUTH,
+        "megatron_core": WORD,
+        "code": WORD,
+        "packages": Named(WORD),
+    },
+)
+_SHAPE = Fields({"selectors": Named(WORD), "attempts": Each(_ATTEMPT)})
+"""What is read of it; it holds more."""
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        if _is_manifest(data):
-            return data
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    raise QuantctlError(f"{path} is no manifest of a run", "give another --run-dir, or remove the file")
+def read(path: Path) -> dict[str, Any]:
+    """The manifest, every field that is read of its type. Raises BadRecord that says what is wrong, and where."""
+    data: dict[str, Any] = records.read(path, _SHAPE)
+    return data
 
 
 class Manifest:
@@ -51,7 +55,7 @@ class Manifest:
         self.path = run_dir / "manifest.json"
         self.data: dict[str, Any] = {"selectors": dict(selectors), "attempts": []}
         if self.path.exists():
-            earlier = _read(self.path)
+            earlier = read(self.path)
             if with_defaults(earlier["selectors"]) != dict(selectors):
                 raise QuantctlError(
                     f"{run_dir} holds a run with other selectors: {earlier['selectors']}",
@@ -80,7 +84,7 @@ def is_finished(run_dir: Path, chosen: Mapping[str, str], trainer: Sequence[str]
     path = run_dir / "manifest.json"
     if not path.exists():
         return False
-    data = _read(path)
+    data = read(path)
     if not data["attempts"]:
         return False
     last = data["attempts"][-1]
@@ -117,14 +121,14 @@ def require_same_experiment(run_dir: Path, chosen: Mapping[str, str], trainer: S
     An attempt that ended before its first logged iteration has left neither: its flags may be corrected.
     """
     path = run_dir / "manifest.json"
-    if not path.exists() or not any(parse_points(text) for text in log_texts(run_dir)):
+    if not path.exists() or not any(points(log_files(run_dir))):
         return
-    data = _read(path)
+    data = read(path)
     fresh = "another RUN_DIR (and CHECKPOINT_PATH) starts afresh"
     for changed, hint in (
         (_selectors_changed(chosen, with_defaults(data["selectors"])), fresh),
         (
-            _flags_changed(trainer, data["attempts"][-1].get("asked", trainer)) if data["attempts"] else [],
+            _flags_changed(trainer, data["attempts"][-1].get("asked") or trainer) if data["attempts"] else [],
             f"{fresh}; FORCE=1 goes on there all the same",
         ),
     ):

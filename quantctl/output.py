@@ -21,6 +21,16 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def printable(text: str) -> str:
+    """Outside text as one line that any terminal and any encoding takes: the rest escaped, as `\\n` or `\\udc80`."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Outside text, printable and not endless."""
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def columns(rows: Sequence[Sequence[object]], indent: str = "") -> str:
     """Rows as left-aligned columns, two blanks apart."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantctl import records
 from quantctl.files import write_new
+from quantctl.records import COUNT, TEXT, TRUTH, Each, Fields, Named
 from quantctl.spec import NONE, SITES, canonical
 
 Calls = dict[str, dict[str, dict[str, int]]]
@@ -45,11 +47,20 @@ class Proof:
 
 _RECORDS = ("import-*.json", "import-*.json.new", "rank*.json", ".rank*.json.*", "node*.json", ".node*.json.*")
 """What processes and nodes leave in RUN_DIR/proof, whole and half written."""
+NAME = "proof.json"
+_SHAPE = Fields({"ok": TRUTH, "problems": Each(TEXT), "calls": Named(Named(Named(COUNT)))})
+"""What a report reads of it."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The proof, every field that is read of its type. Raises BadRecord that says what is wrong, and where."""
+    data: dict[str, Any] = records.read(path, _SHAPE)
+    return data
 
 
 def clear(run_dir: Path) -> None:
     """Forget an earlier attempt: a proof speaks of one attempt only."""
-    (run_dir / "proof.json").unlink(missing_ok=True)
+    (run_dir / NAME).unlink(missing_ok=True)
     folder = run_dir / "proof"
     folder.mkdir(parents=True, exist_ok=True)
     # what is not a record of ours stays
@@ -125,7 +136,7 @@ def merge(
     problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
     ranks = sorted({record["rank"] for record in imports})
     proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
-    write_new(run_dir / "proof.json", (json.dumps(asdict(proof), indent=2) + "\n").encode())
+    write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +12,84 @@ import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
+from quantctl.output import printable, shortened
+from quantctl.records import BadRecord, open_regular
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Name -> tensor of everything in the file; the name is empty where the file is one tensor."""
+_MOST_AXES = 32
+_HINT = "name a file that torch.save wrote, of a tensor or a dict of tensors"
+_OVERLAP = 2, 64 * 2**20
+"""Times the file's bytes, and bytes, that its tensors may have together: tied weights stand in it once."""
+
+
+def _require_file(path: Path) -> int:
+    """The file's bytes. Raises QuantctlError for what is no regular file, and for one that unpacks into more."""
+    try:
+        with open_regular(path, 2**63) as file:
+            size = os.fstat(file.fileno()).st_size
+            entries = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else []
+    except BadRecord as error:
+        raise QuantctlError(error.message, _HINT) from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise QuantctlError(f"{path} cannot be read: {shortened(str(error))}", _HINT) from None
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise QuantctlError(f"{path} cannot be read: torch.save compresses nothing, and this is compressed", _HINT)
+    return size
+
+
+def _load(path: Path) -> Any:
+    """What torch.save wrote, if it is nothing but tensors and plain Python."""
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise QuantctlError(f"{path} does not exist", "name a file that torch.save wrote") from error
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise QuantctlError(
-            f"{path} cannot be read: {reason}", "name a file that torch.save wrote, of a tensor or a dict of tensors"
-        ) from error
+        reason = shortened(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise QuantctlError(f"{path} cannot be read: {reason}", _HINT) from error
+
+
+def _name(key: Any) -> str:
+    """A key for people; of what is neither text nor a number its type."""
+    plain = isinstance(key, (str, float)) or (isinstance(key, int) and abs(key) < 2**63)
+    return shortened(str(key)) if plain else type(key).__name__
+
+
+def _collect(content: Any) -> dict[str, Any]:
+    """Name -> tensor of everything below `content`; each dict counts once, so that one may hold itself."""
+    import torch
+
     found: dict[str, Any] = {}
-
-    def collect(name: str, value: Any) -> None:
+    seen: set[int] = set()
+    left = [("", content)]
+    while left:
+        name, value = left.pop()
         if isinstance(value, torch.Tensor):
-            if value.is_floating_point() and value.layout is torch.strided and not value.is_meta:
-                found[name] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                collect(f"{name}.{key}" if name else str(key), inner)
+            dense = value.layout is torch.strided and not value.is_meta and not value.is_nested
+            if dense and value.is_floating_point():
+                found[name] = value.detach()
+        elif isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
+            inside = [(f"{name}.{_name(key)}" if name else _name(key), inner) for key, inner in value.items()]
+            left += reversed(inside)
+    return found
 
-    collect("", content)
+
+def _read(path: Path) -> dict[str, Any]:
+    """Name -> tensor of everything in the file; the name is empty where the file is one tensor."""
+    size = _require_file(path)
+    found = _collect(_load(path))
     if not found:
         raise QuantctlError(f"{path} holds no dense floating-point tensor", "save a tensor, or a dict of tensors")
+    times, more = _OVERLAP
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+    if needed > times * size + more:
+        raise QuantctlError(
+            f"{path} has {size:,} bytes, and its tensors would have {needed:,}: they share or repeat their elements",
+            "save what is to be measured as a tensor of its own: torch.save(tensor.contiguous(), ...)",
+        )
     return found
 
 
@@ -50,7 +99,7 @@ def _chosen(tensors: dict[str, Any], key: str | None, path: Path) -> dict[str, A
     found = {name: tensor for name, tensor in tensors.items() if key in name}
     if not found:
         shown = ", ".join(list(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
-        raise QuantctlError(f"{path} has no tensor whose name holds {key!r}", f"there are: {shown}")
+        raise QuantctlError(f"{path} has no tensor whose name holds {printable(key)!r}", f"there are: {shown}")
     return found
 
 
@@ -91,11 +140,18 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     results: list[dict[str, Any]] = []
     for name, tensor in _chosen(_read(path), key, path).items():
         values = tensor if tensor.dim() else tensor.reshape(1)
+        if values.dim() > _MOST_AXES:
+            raise QuantctlError(f"{name or path} has {values.dim()} axes, more than are measured", "reshape it")
         if not -values.dim() <= axis < values.dim():
             raise QuantctlError(f"{name or path} has {values.dim()} axes, so no axis {axis}", "give --axis")
-        values = values if values.dtype in DTYPES else values.to(torch.float32)
+        try:
+            values = values if values.dtype in DTYPES else values.to(torch.float32)
+        except (RuntimeError, NotImplementedError) as error:
+            raise QuantctlError(
+                f"{name or path} is {tensor.dtype}, which torch does not convert", "save it as float32"
+            ) from error
         facts: dict[str, Any] = {
-            "tensor": name or path.name,
+            "tensor": name or printable(path.name),
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype)[6:],
             "axis": axis,

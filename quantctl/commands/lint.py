@@ -18,9 +18,11 @@ from quantctl.commands._common import (
 )
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+from quantctl.output import printable
 
 if TYPE_CHECKING:
     from quantctl.lint.judge import Judged
+    from quantctl.lint.shell import Script
 
 
 @click.command(cls=BehindDashes, short_help="check a training command before it runs")
@@ -49,7 +51,8 @@ def command(
 
     Scripts are read, never run: what cannot be known without running them is left alone. A command behind -- is taken
     as about to run here, so packages that it needs must be installed here, unless --release names another place's
-    Megatron. Exit status 1 when there is an error; warnings and notes leave it 0.
+    Megatron. Exit status 1 when there is an error, or a script does
+    more than is followed; warnings and notes leave it 0.
     """
     if explain is not None:
         _explain(explain)
@@ -62,7 +65,7 @@ def command(
         )
     given = mode is not None or any(spec is not None for spec in specs.values())
     values = chosen_values(mode, specs) if given else None
-    judged = _judge(ctx, scripts, words, values, name, release, errors_only)
+    judged, cut = _judge(ctx, scripts, words, values, name, release, errors_only)
     from quantctl.lint import render
 
     errors = sum(one.errors for one in judged)
@@ -70,7 +73,9 @@ def command(
         output.data([render.as_data(one) for one in judged])
     else:
         _print(judged, errors_only)
-    if errors:
+    for script in cut:
+        output.say(f"{printable(str(script.path))}: not read to its end: {'; '.join(script.cut)}")
+    if errors or cut:
         ctx.exit(DIFFERS)
 
 
@@ -91,9 +96,10 @@ def _judge(
     name: str | None,
     release: str | None,
     quiet: bool,
-) -> list[Judged]:
+) -> tuple[list[Judged], list[Script]]:
+    """The training commands, and the scripts that were not read to their end."""
     from quantctl.lint.case import Setting
-    from quantctl.lint.judge import judge_command, judge_script
+    from quantctl.lint.judge import judge, judge_command, read_script
     from quantctl.megatron_flags import nearest
 
     if release is None:
@@ -112,14 +118,16 @@ def _judge(
                 "there is no training command behind --",
                 "it takes one that runs pretrain_gpt.py, quantctl.pretrain or ms-swift, or Megatron's flags alone",
             )
-        return [found]
-    judged = []
-    for script in scripts:
-        in_script = judge_script(script, setting)
+        return [found], []
+    judged, cut = [], []
+    for path in scripts:
+        script = read_script(path)
+        in_script = judge(script, setting)
         if not in_script and not quiet:
-            output.say(f"{script}: no training command found")
+            output.say(f"{printable(str(path))}: no training command found")
         judged += in_script
-    return judged
+        cut += [script] if script.cut else []
+    return judged, cut
 
 
 def _known_release(text: str) -> str:

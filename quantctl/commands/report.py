@@ -9,7 +9,7 @@ import click
 
 @click.command(short_help="compare runs: loss gap, speed, memory, what was quantized")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option("--reference", default="bf16", show_default=True, help="The mode that the others are held against.")
+@click.option("--reference", help="The mode that the others are held against.  [default: bf16]")
 @click.option(
     "--output",
     "folder",
@@ -18,7 +18,7 @@ import click
 )
 @click.option("--title", default="What the formats cost", show_default=True, help="Heading of the page.")
 @click.pass_context
-def command(ctx: click.Context, runs: tuple[Path, ...], reference: str, folder: Path | None, title: str) -> None:
+def command(ctx: click.Context, runs: tuple[Path, ...], reference: str | None, folder: Path | None, title: str) -> None:
     """Compare runs at matched steps and seeds.
 
     \b
@@ -26,8 +26,8 @@ def command(ctx: click.Context, runs: tuple[Path, ...], reference: str, folder: 
     quantctl report runs/sweep --output cost   and pictures, a page, CSV, JSON in cost/
 
     RUN is a run directory, a folder of them, a Megatron-LM log, or a folder of TensorBoard event files. Runs that
-    diverged, were killed, resumed or not proven, and those of another experiment (other data, flags, tree or package
-    versions than the reference's) are listed with the reason and never averaged in.
+    diverged, were killed, resumed or not proven, those of another experiment (other data, flags, tree or package
+    versions than the reference's), and what cannot be read are listed with the reason and never averaged in.
     """
     from quantctl.report.write import write
 

@@ -249,7 +249,7 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
             )
         if cut:
             say(
-                f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters were trained on in pieces of that length"
+                f"{cut['words']:,} words longer than {LONGEST_WORD:,} characters were trained on in pieces of that length"
             )
         (draft / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"

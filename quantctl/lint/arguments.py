@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from quantctl.lint.world import MANY, UNKNOWN, known
 from quantctl.megatron_flags import Option
@@ -39,7 +40,11 @@ class Arguments:
 
     def last(self, name: str) -> Given | None:
         """The one that counts: a later option wins."""
-        return next((one for one in reversed(self.given) if one.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Given]:
+        return {one.name: one for one in self.given}
 
 
 def _is_option(word: str) -> bool:

@@ -68,7 +68,7 @@ def unset(node: Node, world: World) -> None:
 def forget_assigned(node: Node, world: World) -> None:
     """Every variable that the code assigns anywhere has a value that nobody knows: what a loop leaves behind."""
     stack = [node]
-    while stack:
+    while stack and world.work.spend(1):
         here = stack.pop()
         stack += here.children
         target = here.child_by_field_name("name") if here.type == "variable_assignment" else None

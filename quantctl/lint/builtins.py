@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known
+from quantctl.records import BadRecord, open_regular
 
 if TYPE_CHECKING:
     from quantctl.lint.reader import Reader
@@ -24,6 +25,7 @@ def run(reader: Reader, invocation: Invocation, world: World, depth: int) -> lis
     """The worlds after a command."""
     name = invocation.argv[0]
     if name not in _SILENT or any(len(one.argv) > _A_FEW for one in world.invocations):
+        world.work.spend(len(world.invocations) // 16)
         world.invocations += (invocation,)
     if name in _BUILTINS:
         return _BUILTINS[name](reader, invocation, world, depth)
@@ -97,7 +99,7 @@ def _exec(reader: Reader, invocation: Invocation, world: World, depth: int) -> l
 
 
 def _eval(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
-    text = " ".join(invocation.argv[1:])
+    text = world.work.text(" ".join(world.work.words(invocation.argv[1:])))
     before = len(world.invocations)
     after = reader.nested(text.replace(MANY, UNKNOWN), world, depth)
     for each in after:
@@ -116,10 +118,14 @@ def _source(reader: Reader, invocation: Invocation, world: World, depth: int) ->
     for base in (reader.path.parent, Path()):
         try:
             file = base / name
-            if file.is_file() and file.stat().st_size < _LARGEST_SOURCED:
-                return reader.nested(file.read_text("utf-8", "replace").replace("\0", "?"), world, depth)
+            if file.is_file():
+                with open_regular(file, _LARGEST_SOURCED) as script:
+                    text = script.read(_LARGEST_SOURCED).decode("utf-8", "replace")
+                return reader.nested(text.replace("\0", "?"), world, depth)
         except OSError:
             continue
+        except BadRecord as error:
+            world.work.note(f"it sources {error.reason}")
     return [world]
 
 

@@ -19,6 +19,7 @@ from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import EMBEDDED, GPT, OTHER, SWIFT, Command
 from quantctl.lint.world import Invocation
 from quantctl.megatron_flags import MAIN, Option, releases, table
+from quantctl.numbers import real
 from quantctl.spec import NONE, SITES
 
 if TYPE_CHECKING:
@@ -91,10 +92,7 @@ class Case:
         return option.default
 
     def number(self, name: str) -> float | None:
-        try:
-            return float(self.text(name) or "")
-        except ValueError:
-            return None
+        return real(self.text(name) or "")
 
     def size(self, name: str) -> int | None:
         """A whole number above zero."""

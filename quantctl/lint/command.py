@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from quantctl.lint.world import MANY, known
 from quantctl.modes import MODES
+from quantctl.numbers import whole
 from quantctl.spec import SITES
 
 GPT = "pretrain_gpt.py"
@@ -147,7 +148,7 @@ def _launched(command: Command, words: list[str]) -> Command:
             found = dict.fromkeys(found)
         if name in _LAUNCH_OPTIONS:
             text = value if equals else words[index + 1] if index + 1 < len(words) else ""
-            found[_LAUNCH_OPTIONS[name]] = int(text) if text.isdigit() else None
+            found[_LAUNCH_OPTIONS[name]] = whole(text)
     return replace(command, processes=found["processes"], nodes=found["nodes"])
 
 
@@ -186,7 +187,7 @@ def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Co
         elif role == "platform" and "--script" in words:
             variables.update(_of_platform(value))
         elif role == "processes":
-            processes = int(value) if value.isdigit() else None
+            processes = whole(value)
         elif not known(name):
             clear = False
     valid = mode is None or mode in MODES

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from quantctl.lint.words import Expander, source
 from quantctl.lint.world import UNKNOWN, World, known
+from quantctl.numbers import whole
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -123,8 +124,9 @@ def _binary(node: Node, world: World) -> list[Outcome]:
         return _list(node, [left, right], world)
     expander = Expander(world)
     one, two = expander.text(left), expander.text(right)
-    if operator in _COMPARE and one.isdigit() and two.isdigit():
-        return _decided(node, world, _COMPARE[operator](int(one), int(two)), expander.soft)
+    numbers = whole(one), whole(two)
+    if operator in _COMPARE and None not in numbers:
+        return _decided(node, world, _COMPARE[operator](*numbers), expander.soft)
     if operator not in _EQUAL:
         return both(node, world)
     if known(one) and known(two):

@@ -13,9 +13,15 @@ from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import GPT, OTHER, Command, find
 from quantctl.lint.rule import Finding, Severity
 from quantctl.lint.rules import RULES
+from quantctl.lint.shell import Script
 from quantctl.lint.who import who_rules
 from quantctl.lint.world import Invocation, World
+from quantctl.records import BadRecord, open_regular
 
+_LARGEST = 4 * 2**20
+"""Bytes of a script."""
+_MOST_COMMANDS = 100
+_HINT = "give a shell script, or the training command behind --"
 _TRAINS = ("--num-layers", "--hidden-size", "--micro-batch-size", "--tensor-model-parallel-size", "--train-iters",
            "--transformer-impl")  # fmt: skip
 
@@ -63,21 +69,39 @@ def judge_command(argv: Sequence[str], setting: Setting) -> Judged | None:
     return None if case is None else Judged(case, _sorted(judge_case(case)))
 
 
-def judge_script(path: Path, setting: Setting) -> list[Judged]:
-    """Judge every training command that a script starts, on every way through it. OSError if it cannot be read."""
+def read_script(path: Path) -> Script:
+    """Every way through a script. Raises QuantctlError for what is none, is too large, or is nested too deeply."""
     try:
-        script = shell.read(path.read_bytes().decode("utf-8", "replace"), path)
-    except RecursionError as error:
-        raise QuantctlError(f"{path} is nested too deeply to be read", "give the training command behind --") from error
+        with open_regular(path, _LARGEST, pipes=True) as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:  # of a pipe
+            raise BadRecord(path, f"it has more than the {_LARGEST:,} bytes that are read")
+        return shell.read(raw.decode("utf-8", "replace"), path)
+    except BadRecord as error:
+        raise QuantctlError(error.message, _HINT) from None
+    except RecursionError:
+        raise QuantctlError(f"{path} is nested too deeply to be read", _HINT) from None
+
+
+def judge_script(path: Path, setting: Setting) -> list[Judged]:
+    """Judge every training command that a script starts, on every way through it."""
+    return judge(read_script(path), setting)
+
+
+def judge(script: Script, setting: Setting) -> list[Judged]:
+    """Judge the training commands of a script that was read; of more than `_MOST_COMMANDS`, the script says so."""
     ways: dict[int, list[tuple[World, Case]]] = {}
     for world in script.worlds:
         for case in _cases(script, world, setting):
             assert case.invocation is not None
+            if case.invocation.line not in ways and len(ways) == _MOST_COMMANDS:
+                script.work.note(f"it has more than {_MOST_COMMANDS} training commands")
+                break
             ways.setdefault(case.invocation.line, []).append((world, case))
     return [_over_all(found) for _, found in sorted(ways.items())]
 
 
-def _cases(script: shell.Script, world: World, setting: Setting) -> Iterable[Case]:
+def _cases(script: Script, world: World, setting: Setting) -> Iterable[Case]:
     sets_tree = any(_sets_tree(one) for one in world.invocations)
     for index, invocation in enumerate(world.invocations):
         command = find(invocation.argv, invocation.environment)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tree_sitter import Language, Node
 
 _MOST_WORLDS = 16
-_MOST_STEPS = 50_000
+_STEP, _CALL = 20, 100
+"""What a statement and a function's call cost, in the units of Work."""
 _DEEPEST = 8
 # <path to data> in an inner shell's text would be a redirection there; nobody knows what will stand in its place
 _PLACEHOLDER = re.compile(r"<[A-Za-z](?:[^<>\n]*[^<>\s])?>")
@@ -60,10 +61,11 @@ class Reader:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.functions: dict[str, Node] = {}
-        self.steps = 0
 
     def statements(self, nodes: list[Node], worlds: list[World], place: Place) -> list[World]:
         for index, node in enumerate(nodes):
+            if worlds and worlds[0].work.left < 0:
+                return worlds
             if not node.is_named or node.type == "comment":
                 continue
             background = index + 1 < len(nodes) and nodes[index + 1].type == "&"
@@ -75,8 +77,7 @@ class Reader:
         return worlds
 
     def statement(self, node: Node, world: World, place: Place) -> list[World]:
-        self.steps += 1
-        if self.steps > _MOST_STEPS:
+        if not world.work.spend(_STEP):
             return [world]
         method = getattr(self, f"_{node.type}", None)
         if method is not None:
@@ -87,7 +88,7 @@ class Reader:
         return [world]
 
     def _block(self, node: Node, world: World, place: Place) -> list[World]:
-        if source(node).startswith("(("):
+        if node.children and node.children[0].type == "((":
             return [world]
         after = self.statements(node.children, [world], place)
         if node.type == "subshell":
@@ -275,7 +276,10 @@ class Reader:
         if not argv:
             return [world]
         body = self.functions.get(argv[0])
-        if body is not None and place.depth < _DEEPEST:
+        if body is not None and place.depth >= _DEEPEST:
+            world.work.note(f"functions call each other more than {_DEEPEST} deep")
+            return [world]
+        if body is not None:
             return self._call(body, tuple(argv[1:]), world, place)
         invocation = Invocation(
             tuple(argv),
@@ -288,6 +292,7 @@ class Reader:
         return run(self, invocation, world, place.depth)
 
     def _call(self, body: Node, arguments: tuple[str, ...], world: World, place: Place) -> list[World]:
+        world.work.spend(_CALL)
         inner = world.copy()
         inner.positional = arguments
         after = self.statements([body], [inner], Place(place.masked, place.checked, place.depth + 1))
@@ -302,7 +307,9 @@ class Reader:
     def nested(self, text: str, world: World, depth: int, name: Path | None = None) -> list[World]:
         """Run text as more of the script: `eval`, `sh -c`, `source`."""
         if depth >= _DEEPEST:
+            world.work.note(f"scripts run or source each other more than {_DEEPEST} deep")
             return [world]
+        world.work.spend(len(text) // 20)
         filled = _PLACEHOLDER.sub(MANY, text)
         return self.statements(parse(filled).children, [world], Place(None, True, depth + 1))
 

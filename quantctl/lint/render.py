@@ -12,14 +12,21 @@ from quantctl.lint.judge import Judged
 from quantctl.lint.rule import Finding, Rule, Severity
 from quantctl.lint.rules import FAMILIES
 from quantctl.lint.world import MANY, UNKNOWN
-from quantctl.output import columns
+from quantctl.output import columns, shortened
 
 _WIDTH = 110
+_LONGEST = 1000
+"""Characters of what is shown of a word or a sentence; a list of choices has 600."""
 
 
 def readable(text: str) -> str:
     """Words that nobody knows as an ellipsis."""
     return text.replace(UNKNOWN, "…").replace(MANY, "…")
+
+
+def _line(text: str) -> str:
+    """The same on one line of a terminal, and not endless."""
+    return shortened(readable(text), _LONGEST)
 
 
 def title(judged: Judged) -> str:
@@ -28,7 +35,7 @@ def title(judged: Judged) -> str:
     where = ""
     if case.script is not None and case.invocation is not None:
         where = f"{case.script.path}:{case.invocation.line}: "
-    return readable(f"{where}{case.command.script}: {judged.rules}")
+    return _line(f"{where}{case.command.script}: {judged.rules}")
 
 
 def findings(found: Sequence[Finding]) -> str:
@@ -36,7 +43,7 @@ def findings(found: Sequence[Finding]) -> str:
     lines = []
     for finding in found:
         when = f" [when {', '.join(finding.when)}]" if finding.when else ""
-        lines.append(f"  {finding.severity.value:<8} {finding.rule.id}: {readable(finding.message)}{readable(when)}")
+        lines.append(f"  {finding.severity.value:<8} {finding.rule.id}: {_line(finding.message + when)}")
         lines.append(f"           fix: {finding.fix}")
     return "\n".join(lines)
 
@@ -44,11 +51,12 @@ def findings(found: Sequence[Finding]) -> str:
 def parameters(judged: Judged) -> list[dict[str, Any]]:
     """Every flag that is given or missed: value, verdict (fine, note, wrong) and the rules behind it."""
     arguments = judged.case.arguments
-    names = list(dict.fromkeys(one.name for one in arguments.given))
-    names += [name for finding in judged.findings for name in finding.parameters if name not in names]
+    about_name: dict[str, list[Finding]] = {one.name: [] for one in arguments.given}
+    for finding in judged.findings:
+        for name in dict.fromkeys(finding.parameters):
+            about_name.setdefault(name, []).append(finding)
     rows = []
-    for name in dict.fromkeys(names):
-        about = [finding for finding in judged.findings if name in finding.parameters]
+    for name, about in about_name.items():
         given = arguments.last(name)
         default = judged.case.options[name].default if name in judged.case.options else None
         rows.append(
@@ -68,7 +76,9 @@ def overview(judged: Judged) -> str:
     rows = [["parameter", "value", "verdict", ""]]
     for row in parameters(judged):
         value = row["value"] if row["given"] else f"(absent: {row['value']})"
-        rows.append([readable(row["name"]), textwrap.shorten(value or "", 40), row["verdict"], ", ".join(row["rules"])])
+        rows.append(
+            [_line(row["name"]), textwrap.shorten(_line(value or ""), 40), row["verdict"], ", ".join(row["rules"])]
+        )
     return columns(rows, "  ")
 
 

@@ -7,17 +7,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantctl.lint.world import MANY, UNKNOWN, World, known
+from quantctl.lint.world import MANY, UNKNOWN, Work, World, known
+from quantctl.numbers import whole
 
 if TYPE_CHECKING:
     from tree_sitter import Node
+
+
+def _quotient(a: int, b: int) -> int:
+    """Towards zero."""
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def _in_64_bits(number: int | None) -> int | None:
+    return None if number is None else (number + 2**63) % 2**64 - 2**63
+
 
 _OPERATORS = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: None if b == 0 else int(a / b),
-    "%": lambda a, b: None if b == 0 else a - b * int(a / b),
+    "/": lambda a, b: None if b == 0 else _quotient(a, b),
+    "%": lambda a, b: None if b == 0 else a - b * _quotient(a, b),
     "==": lambda a, b: int(a == b),
     "!=": lambda a, b: int(a != b),
     "<": lambda a, b: int(a < b),
@@ -27,8 +38,8 @@ _OPERATORS = {
     "&&": lambda a, b: int(bool(a and b)),
     "||": lambda a, b: int(bool(a or b)),
 }
+_NO_TEXT = (UNKNOWN, MANY, "\0")
 _SIGNS: dict[str, Callable[[int], int | None]] = {"-": lambda a: -a, "+": lambda a: a, "!": lambda a: int(not a)}
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def source(node: Node) -> str:
@@ -40,12 +51,15 @@ def source(node: Node) -> str:
 class _Line:
     """Words in the making: a piece joins the last word unless a blank came between."""
 
+    work: Work
     words: list[str] = field(default_factory=list)
     open: bool = False
 
     def join(self, text: str) -> None:
+        if not self.work.spend(1 + len(text) // 50):
+            text = UNKNOWN
         if self.open:
-            self.words[-1] += text
+            self.words[-1] = self.work.text(self.words[-1] + text)
         else:
             self.words.append(text)
         self.open = True
@@ -76,7 +90,7 @@ class Expander:
 
     def words(self, node: Node) -> list[str]:
         """The arguments that a word of a command becomes."""
-        line = _Line()
+        line = _Line(self.world.work)
         self._into(node, line, quoted=False)
         return line.words
 
@@ -90,15 +104,16 @@ class Expander:
             else:
                 found += self.words(node)
             end = node.end_byte
-        return found
+        return list(self.world.work.words(found))
 
     def text(self, node: Node | None) -> str:
         """The value that a word has in an assignment or a test, where blanks separate nothing."""
         if node is None:
             return ""
-        line = _Line()
+        line = _Line(self.world.work)
         self._into(node, line, quoted=True)
-        return " ".join(line.words).replace(MANY, UNKNOWN)
+        words = self.world.work.words(line.words)
+        return self.world.work.text(" ".join(words).replace(MANY, UNKNOWN))
 
     def _into(self, node: Node, line: _Line, quoted: bool) -> None:
         if node.has_error:
@@ -112,7 +127,8 @@ class Expander:
         elif kind == "raw_string":
             line.join(source(node)[1:-1])
         elif kind == "ansi_c_string":
-            line.join(source(node)[2:-1].encode("latin-1", "replace").decode("unicode_escape", "replace"))
+            text = source(node)[2:-1].encode("latin-1", "replace").decode("unicode_escape", "replace")
+            line.join("".join("?" if sign in _NO_TEXT or "\ud800" <= sign <= "\udfff" else sign for sign in text))
         elif kind in ("string", "translated_string"):
             self._string(node, line)
         elif kind == "command_name":
@@ -184,7 +200,7 @@ class Expander:
                 return ""
             if isinstance(value, str) and not known(value):
                 return UNKNOWN
-            line = _Line()
+            line = _Line(self.world.work)
             if rest:
                 self._into(rest[0], line, quoted=False)
             return tuple(line.words)
@@ -204,7 +220,7 @@ class Expander:
         if source(index) in ("@", "*"):
             return items
         number = self.number(index)
-        if number is None or MANY in "".join(items):
+        if number is None or any(MANY in item for item in items):
             return UNKNOWN
         return items[number] if -len(items) <= number < len(items) else None
 
@@ -216,10 +232,10 @@ class Expander:
         if name == "#":
             self.soft = self.soft or world.positional is None
             return str(len(world.positional or ()))
-        if name.isdigit() and name != "0":
+        number = whole(name)
+        if number:
             if world.positional is None:
                 return world.scalars.get(name)
-            number = int(name)
             return world.positional[number - 1] if 0 < number <= len(world.positional) else None
         if name[0].isdigit():
             return UNKNOWN  # the grammar reads $1_ as one name
@@ -242,12 +258,13 @@ class Expander:
         if kind == "binary_expression":
             left, right = (self.number(child) for child in (node.children[0], node.children[-1]))
             operator = _OPERATORS.get(source(node.children[1]))
-            return None if left is None or right is None or operator is None else operator(left, right)
+            known_all = left is not None and right is not None and operator is not None
+            return _in_64_bits(operator(left, right)) if known_all else None
         text = source(node) if kind in ("number", "word", "variable_name") else self.text(node)
         if re.fullmatch(r"[A-Za-z_]\w*", text):
             value = self.value(text)
             text = value if isinstance(value, str) else UNKNOWN
-        return int(text) if _INTEGER.fullmatch(text) else None
+        return whole(text)
 
 
 def _only_list(node: Node) -> bool:

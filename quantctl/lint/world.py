@@ -6,10 +6,57 @@ a word, MANY for any number of words. So `--save=$DIR/ckpt` keeps its flag, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 UNKNOWN = "\ufdd0"
 MANY = "\ufdd1"
+
+
+LONGEST = 2**16
+"""Characters of a value."""
+_MOST_WORDS = 10_000
+_LONGEST_LIST = 2**20
+"""Words of a list, and characters of all of them."""
+_MOST_WORK = 3_000_000
+"""About a microsecond each."""
+
+
+@dataclass
+class Work:
+    """What a script may still make its reader do: shared by all ways through it.
+
+    What goes beyond is unknown from there on, and `cut` says so: a script is never judged by half in silence.
+    """
+
+    left: int = _MOST_WORK
+    cut: dict[str, None] = field(default_factory=dict)
+    """Sentences, in the order in which they became true."""
+
+    def spend(self, amount: int) -> bool:
+        """Whether there was that much left."""
+        self.left -= amount
+        if self.left >= 0:
+            return True
+        self.note("it does more than is followed: loops, functions or values that grow without end")
+        return False
+
+    def note(self, sentence: str) -> None:
+        self.cut[sentence] = None
+
+    def text(self, text: str) -> str:
+        """A value of a length that is followed, else UNKNOWN."""
+        if len(text) <= LONGEST:
+            return text
+        self.note(f"a value has more than {LONGEST:,} characters")
+        return UNKNOWN
+
+    def words(self, words: Sequence[str]) -> tuple[str, ...]:
+        """A list of a size that is followed, else MANY."""
+        if len(words) <= _MOST_WORDS and sum(map(len, words)) <= _LONGEST_LIST:
+            return tuple(words)
+        self.note(f"a list has more than {_MOST_WORDS:,} words or {_LONGEST_LIST:,} characters")
+        return (MANY,)
 
 
 def known(text: str) -> bool:
@@ -56,6 +103,7 @@ class World:
     invocations: tuple[Invocation, ...] = ()
     ended: str = ""
     """`exit` or `return`: no later command runs."""
+    work: Work = field(default_factory=Work, compare=False)
 
     def copy(self) -> World:
         return replace(
@@ -64,7 +112,7 @@ class World:
 
     def assign(self, name: str, value: str, soft: bool = False) -> None:
         self.arrays.pop(name, None)
-        self.scalars[name] = value
+        self.scalars[name] = self.work.text(value)
         self.soft.pop(name, None)
         self.never.pop(name, None)
         if soft and known(value):
@@ -73,7 +121,7 @@ class World:
     def assign_array(self, name: str, words: tuple[str, ...]) -> None:
         self.scalars.pop(name, None)
         self.soft.pop(name, None)
-        self.arrays[name] = words
+        self.arrays[name] = self.work.words(words)
 
     def forget(self, name: str) -> None:
         """The variable has a value that nobody knows."""
@@ -83,6 +131,8 @@ class World:
             self.assign(name, UNKNOWN)
 
     def environment(self) -> dict[str, str]:
+        if not self.work.spend(len(self.exported)):
+            return {}
         return {name: self.scalars.get(name, UNKNOWN) for name in self.exported}
 
     def state(self) -> tuple[object, ...]:
@@ -102,6 +152,9 @@ class World:
 
 def merged(worlds: list[World], most: int) -> list[World]:
     """One of those that cannot differ any more, nearest to the defaults first, at most `most`."""
+    sizes = sum(len(world.scalars) + len(world.arrays) + len(world.invocations) for world in worlds)
+    if not worlds[0].work.spend(sizes):
+        return worlds[:1]
     worlds = sorted(worlds, key=lambda world: (len(world.assumed), len(world.branches)))
     kept: dict[tuple[object, ...], World] = {}
     for world in worlds:

@@ -86,7 +86,7 @@ def nearest(version: str) -> str:
     """
     if version in releases():
         return version
-    found = re.match(r"(\d+)\.(\d+)", version)
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
     if found is None:
         return MAIN
     wanted = (int(found[1]), int(found[2]))

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from quantctl.report.compare import Comparison, Row, gaps
+from quantctl.report.pictures import LIGHT, Theme, as_png, as_svg, drawing
 from quantctl.report.run import Run
 
 Series = dict[int, float]
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours that are read on a light or a dark background."""
-
-    ink: str
-    grid: str
-    formats: dict[str, str]
-
-
-LIGHT = Theme(
-    "#1f2328",
-    "#d0d7de",
-    {"mxfp8": "#0969da", "mxfp4": "#cf222e", "hifp8": "#1a7f37", "nvfp4": "#bc4c00", "mxfp6": "#8250df"},
-)
-DARK = Theme(
-    "#e6edf3",
-    "#30363d",
-    {"mxfp8": "#58a6ff", "mxfp4": "#ff7b72", "hifp8": "#3fb950", "nvfp4": "#ffa657", "mxfp6": "#bc8cff"},
-)
 _STYLES = {"FA": (0, (1, 1.2)), "linear": (0, (5, 2)), "FA_linear": "-"}
 _OTHERS = ("#bf8700", "#0a7ea4", "#d4619a", "#6e7781", "#953800", "#4d2d82")
 _MOST_POINTS = 400
@@ -53,17 +32,14 @@ def _style(mode: str, theme: Theme, others: list[str]) -> tuple[str, Any]:
 
 
 def _band(series: Sequence[Series]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Iterations, and mean, lowest and highest over the series at each."""
-    at: dict[int, list[float]] = defaultdict(list)
-    for curve in series:
-        for iteration, value in curve.items():
-            at[iteration].append(value)
-    whole = sorted(iteration for iteration, values in at.items() if len(values) == len(series))
+    """Iterations, and mean, lowest and highest over the series at each; in steps where there are too many."""
+    first, *others = series
+    whole = sorted(iteration for iteration in first if all(iteration in curve for curve in others))
     step = -(-len(whole) // _MOST_POINTS) or 1
     blocks = [whole[start : start + step] for start in range(0, len(whole), step)]
 
-    def over(pick: Any) -> list[float]:
-        return [fmean(pick(at[iteration]) for iteration in block) for block in blocks]
+    def over(pick: Callable[[list[float]], float]) -> list[float]:
+        return [fmean(pick([curve[iteration] for curve in series]) for iteration in block) for block in blocks]
 
     return [block[-1] for block in blocks], over(fmean), over(min), over(max)
 
@@ -87,7 +63,8 @@ def _loss(axes: Any, comparison: Comparison, theme: Theme) -> None:
         _draw(axes, row.mode, [run.losses for run in row.runs], theme, others, _band_alpha(comparison))
     for run in comparison.left_out:
         if run.losses:
-            axes.plot(*zip(*run.losses.items(), strict=True), color=theme.grid, linewidth=1)
+            iterations, mean, _, _ = _band([run.losses])
+            axes.plot(iterations, mean, color=theme.grid, linewidth=1)
     axes.set_ylabel("lm loss (nats/token)")
 
 
@@ -111,47 +88,27 @@ PICTURES = {"loss": _loss, "gap": _gap}
 
 
 def _figure(name: str, comparison: Comparison, theme: Theme) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
-    PICTURES[name](axes, comparison, theme)
-    axes.set_xlabel("iteration")
-    axes.grid(color=theme.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(theme.grid)
-    axes.tick_params(colors=theme.ink, length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(theme.ink)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
+    with drawing() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
+        PICTURES[name](axes, comparison, theme)
+        axes.set_xlabel("iteration")
+        axes.grid(color=theme.grid, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        for spine in axes.spines.values():
+            spine.set_color(theme.grid)
+        axes.tick_params(colors=theme.ink, length=0)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(theme.ink)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.tight_layout()
     return figure
 
 
 def png(name: str, comparison: Comparison, path: Path) -> None:
     """Write a picture for documents: light, on white."""
-    from matplotlib import pyplot
-
-    figure = _figure(name, comparison, LIGHT)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def as_svg(figure: Any, salt: str) -> str:
-    """A figure as an <svg> element without a background, closed; its text stays text. `salt` makes its ids its own."""
-    import matplotlib
-    from matplotlib import pyplot
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    as_png(_figure(name, comparison, LIGHT), path)
 
 
 def svg(name: str, comparison: Comparison, theme: Theme) -> str:

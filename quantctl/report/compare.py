@@ -15,8 +15,10 @@ from statistics import fmean, median, stdev
 from quantctl.errors import QuantctlError
 from quantctl.modes import MODES
 from quantctl.proof import Calls
+from quantctl.report import heat
 from quantctl.report import recipe as recipes
-from quantctl.report.run import Run, Trouble, tail_mean
+from quantctl.report.curve import tail_mean
+from quantctl.report.run import Run, Trouble
 from quantctl.spec import SITES
 
 REFERENCE = "bf16"
@@ -65,6 +67,11 @@ class Row:
     """Peak, bytes: the largest of the seeds."""
     calls: Calls
     """Of one run."""
+
+    @property
+    def statistics(self) -> list[heat.Row]:
+        """Of the first run that recorded any."""
+        return next((run.statistics for run in self.runs if run.statistics), [])
 
     @property
     def seeds(self) -> list[int | None]:
@@ -123,7 +130,8 @@ def gaps(run: Run, reference: Run) -> dict[int, float]:
 
 
 def _largest(series: Sequence[dict[int, float]]) -> float:
-    late = [value for gap in series for iteration, value in gap.items() if iteration > max(gap) / 4]
+    ends = [max(gap, default=0) for gap in series]
+    late = (v for gap, end in zip(series, ends, strict=True) for iteration, v in gap.items() if iteration > end / 4)
     return max((value for value in late if not math.isnan(value)), default=math.nan)
 
 

@@ -2,54 +2,79 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 from quantctl.errors import QuantctlError
-from quantctl.runlog import Point
+from quantctl.records import BadRecord, open_regular
+from quantctl.report.curve import Curve
+from quantctl.runlog import BATCH, LOSS, TIME, Point
 
 # tag -> the name of the same thing in Megatron's log line
 _FIELDS = {
-    "lm loss": "lm loss",
-    "learning-rate": "learning rate",
-    "grad-norm": "grad norm",
-    "batch-size": "global batch size",
-    "throughput": "throughput per GPU (TFLOP/s/GPU)",
+    "lm loss": LOSS,
+    "batch-size": BATCH,
 }
+_TIME = "iteration-time"
 _VALIDATION = "lm loss validation"
 _MEMORY = "mem-max-allocated-bytes"
 
 
+_PATTERN = "events.out.tfevents."
+_LARGEST = 2**31
+"""Bytes of an event file, which is read into memory."""
+
+
+def is_event_file(path: Path) -> bool:
+    return path.name.startswith(_PATTERN)
+
+
 def has_events(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("**/events.out.tfevents.*"))
+    return os.path.isdir(folder) and any(folder.glob(f"**/{_PATTERN}*"))
 
 
-def read_events(folder: Path) -> tuple[list[Point], list[tuple[int, float]], float | None]:
-    """Training points, validation (iteration, loss), and peak memory in bytes where it was recorded.
-
-    `folder` holds event files itself or in folders below; a resumed run has several, of which the newest value of an
-    iteration counts. Raises QuantctlError without the tensorboard package.
-    """
+def _scalars(file: Path) -> dict[str, list[Any]]:
+    """Tag -> its events. Raises BadRecord for a file that TensorBoard cannot read."""
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
         raise QuantctlError(
             "event files are read by the tensorboard package", "pip install 'quantctl[report]'"
         ) from error
+    open_regular(file, _LARGEST).close()
+    try:
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        events.Reload()
+        wanted = {*_FIELDS, _TIME, _VALIDATION, _MEMORY} & set(events.Tags()["scalars"])
+        return {tag: events.Scalars(tag) for tag in wanted}
+    except Exception as error:  # whatever its reader and the protocol buffers below it raise
+        raise BadRecord(
+            file, f"it is no event file that TensorBoard reads ({type(error).__name__}: {error})"
+        ) from error
+
+
+def read_events(path: Path) -> tuple[Curve, list[tuple[int, float]], float | None]:
+    """Training points, validation (iteration, loss), and peak memory in bytes where it was recorded.
+
+    `path` holds event files itself or in folders below, or is one of them; a resumed run has several, of which the
+    newest value of an iteration counts. Raises QuantctlError without the tensorboard package, BadRecord for a file that
+    is damaged.
+    """
     fields: dict[int, dict[str, float]] = {}
     validation: dict[int, float] = {}
     memory = None
-    for file in sorted(folder.glob("**/events.out.tfevents.*")):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-        events.Reload()
-        tags = set(events.Tags()["scalars"])
-        for tag in tags & _FIELDS.keys():
-            for event in events.Scalars(tag):
-                fields.setdefault(event.step, {})[_FIELDS[tag]] = event.value
-        for event in events.Scalars("iteration-time") if "iteration-time" in tags else ():
-            fields.setdefault(event.step, {})["elapsed time per iteration (ms)"] = event.value * 1000
-        for event in events.Scalars(_VALIDATION) if _VALIDATION in tags else ():
-            validation[event.step] = event.value
-        for event in events.Scalars(_MEMORY) if _MEMORY in tags else ():
-            memory = max(memory or 0.0, event.value)
+    for file in sorted((path if os.path.isdir(path) else path.parent).glob(f"**/{_PATTERN}*")):
+        found = _scalars(file)
+        for tag, name in _FIELDS.items():
+            for event in found.get(tag, ()):
+                fields.setdefault(event.step, {})[name] = event.value
+        for event in found.get(_TIME, ()):
+            fields.setdefault(event.step, {})[TIME] = event.value * 1000
+        validation |= {event.step: event.value for event in found.get(_VALIDATION, ())}
+        peaks = [event.value for event in found.get(_MEMORY, ()) if math.isfinite(event.value)]
+        memory = max(peaks if memory is None else [memory, *peaks], default=None)
     total = max(fields, default=0)
-    return [Point(step, total, fields[step]) for step in sorted(fields)], sorted(validation.items()), memory
+    curve = Curve.of(Point(step, total, fields[step]) for step in sorted(fields))
+    return curve, sorted(validation.items()), memory

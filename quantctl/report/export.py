@@ -34,7 +34,7 @@ def _row(row: Row) -> dict[str, Any]:
         "tokens_per_second": _plain(row.tokens_per_second),
         "peak_memory_bytes": _plain(row.memory),
         "calls": row.calls,
-        "statistics": heat.summary(next(filter(None, (heat.read(run.path) for run in row.runs)), [])),
+        "statistics": heat.summary(row.statistics),
     }
 
 
@@ -44,7 +44,7 @@ def _run(run: Run) -> dict[str, Any]:
         "mode": run.mode,
         "seed": run.seed,
         "selectors": run.selectors,
-        "iterations": run.last.iteration if run.last else 0,
+        "iterations": run.curve.last or 0,
         "final_loss": _plain(run.final_loss),
         "milliseconds": _plain(run.milliseconds),
         "peak_memory_bytes": _plain(run.memory),

@@ -7,8 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from quantctl.output import printable, shortened
 from quantctl.report import charts, heat, table
 from quantctl.report.compare import Comparison
+from quantctl.report.pictures import DARK, LIGHT
 from quantctl.report.run import Run
 
 _TITLES = {"loss": "Training loss", "gap": "Gap to the reference"}
@@ -20,13 +22,12 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     if not clean:
         return []
     run = clean[0]
-    last = run.last
-    flags = run.recipe
+    flags = {name: shortened(value) for name, value in run.recipe.items()}
     size = [f"{flags[name]} {word}" for name, word in _SIZE.items() if name in flags]
     facts = [
         ("model", ", ".join(size)),
         ("data", flags.get("data-path", "mock data" if "mock-data" in flags else "")),
-        ("iterations", str(last.total) if last else ""),
+        ("iterations", str(run.curve.total or "")),
         ("seeds", ", ".join(sorted({str(run.seed) for run in clean}))),
         ("tree", run.tree),
         ("packages", ", ".join(f"{name} {version}" for name, version in run.packages.items())),
@@ -56,8 +57,8 @@ def _statistics(comparison: Comparison) -> list[dict[str, Any]]:
 
     found = []
     for row in comparison.rows:
-        if rows := next(filter(None, (heat.read(run.path) for run in row.runs)), None):
-            light, dark = (heat.svgs(rows, theme) for theme in (charts.LIGHT, charts.DARK))
+        if rows := row.statistics:
+            light, dark = (heat.svgs(rows, theme) for theme in (LIGHT, DARK))
             pictures = [
                 {"title": title, "light": Markup(day), "dark": Markup(night)}
                 for (title, day), (_, night) in zip(light, dark, strict=True)
@@ -74,15 +75,15 @@ def html(comparison: Comparison, title: str) -> str:
     pictures = [
         {
             "title": _TITLES[name],
-            "light": Markup(charts.svg(name, comparison, charts.LIGHT)),
-            "dark": Markup(charts.svg(name, comparison, charts.DARK)),
+            "light": Markup(charts.svg(name, comparison, LIGHT)),
+            "dark": Markup(charts.svg(name, comparison, DARK)),
         }
         for name in charts.PICTURES
         if comparison.rows
     ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return environment.get_template("page.html.j2").render(
-        title=title,
+        title=printable(title),
         made=f"{datetime.now():%d %B %Y}",
         reference=comparison.reference,
         headings=list(table.COLUMNS),

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 from quantctl.masking import masked, masked_pairs
+from quantctl.numbers import whole
+from quantctl.output import shortened
 from quantctl.runlog import PREFIX
 
 # flags that decide where output goes, how closely a run is watched, or how fast data arrives
@@ -35,6 +37,8 @@ _WITHOUT_EFFECT = (
     "consumed-",
 )
 _DUMPED = re.compile(rf"^{PREFIX} {{2}}([a-z]\w*) \.{{3,}} (.*)$")
+_LONGEST = 80
+"""Characters of a value that a difference shows."""
 _TRAINER = re.compile(r"(^|/)[\w-]+\.py$")
 
 Recipe = dict[str, str]
@@ -64,25 +68,30 @@ def from_command(command: Sequence[str]) -> Recipe:
     return {name: value for name, value in recipe.items() if _matters(name)}
 
 
-def from_log(text: str) -> Recipe:
-    """The arguments that Megatron-LM writes to its log before it trains; empty if it did not."""
-    found = (_DUMPED.match(line) for line in text.splitlines())
-    pairs = ((match[1].replace("_", "-"), match[2].strip()) for match in found if match)
-    return masked_pairs({name: value for name, value in pairs if _matters(name)})
+def dumped(line: str) -> tuple[str, str] | None:
+    """The flag and its value, of a line of the arguments that Megatron-LM writes to its log before it trains."""
+    found = _DUMPED.match(line)
+    name = found[1].replace("_", "-") if found else ""
+    if not found or not _matters(name):
+        return None
+    return name, masked_pairs({name: found[2].strip()})[name]
 
 
 def seed(recipe: Recipe) -> int | None:
     """The run's seed; Megatron's default where the flag is absent, None for an unknown recipe or no number."""
-    text = recipe.get("seed", "1234") if recipe else ""
-    return int(text) if text.isdecimal() else None
+    number = whole(recipe.get("seed", "1234")) if recipe else None
+    return number if number is not None and number >= 0 else None
 
 
 def differences(recipe: Recipe, base: Recipe) -> list[str]:
     """What differs but for the seed, as `--flag mine against theirs`."""
     flags = sorted((recipe.keys() | base.keys()) - {"seed"})
-    absent = "absent"
+
+    def shown(of: Recipe, flag: str) -> str:
+        return shortened(of.get(flag, "absent") or "given", _LONGEST)
+
     return [
-        f"--{flag} {recipe.get(flag, absent) or 'given'} against {base.get(flag, absent) or 'given'}"
+        f"--{shortened(flag, _LONGEST)} {shown(recipe, flag)} against {shown(base, flag)}"
         for flag in flags
         if recipe.get(flag) != base.get(flag)
     ]

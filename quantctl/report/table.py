@@ -49,13 +49,16 @@ def cells(comparison: Comparison) -> list[list[str]]:
     return [[show(row, row.mode == comparison.reference) for show in COLUMNS.values()] for row in comparison.rows]
 
 
+_MOST_CALLS = 20
+
+
 def products(row: Row) -> str:
     """What one run of the mode counted: quantized products by site and spec, and how attention was computed."""
+    calls = [(site, spec, calls) for site, specs in sorted(row.calls.items()) for spec, calls in specs.items()]
     shown = [
         (f"{site} in {spec}" if site in SITES else f"{site} {spec}") + f" {sum(calls.values()):,}"
-        for site, specs in sorted(row.calls.items())
-        for spec, calls in specs.items()
-    ]
+        for site, spec, calls in calls[:_MOST_CALLS]
+    ] + ([f"and {len(calls) - _MOST_CALLS:,} more"] if len(calls) > _MOST_CALLS else [])
     quantized = any(site in SITES for site in row.calls)
     return ", ".join(shown if quantized else ["nothing quantized", *shown])
 

@@ -11,25 +11,32 @@ import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
+from quantctl.output import printable
 from quantctl.report.compare import REFERENCE, compare
 from quantctl.report.export import as_csv
 from quantctl.report.export import as_json as to_json
-from quantctl.report.run import Run, find, load
+from quantctl.report.run import Run
+from quantctl.report.sources import find, load_or_mark
 
 
 def _loaded(paths: Sequence[Path]) -> list[Run]:
-    """The runs that can be read; what cannot is said, and raised if nothing else is there."""
+    """The runs; one that cannot be read is marked with the reason. Raises the first reason if none can."""
     runs, problems = [], []
     for path in find(paths):
-        try:
-            runs.append(load(path))
-        except QuantctlError as error:
-            problems.append(error)
-    if problems and not runs:
+        run, problem = load_or_mark(path)
+        runs.append(run)
+        problems += [problem] if problem else []
+    if len(problems) == len(runs) and problems:
         raise problems[0]
-    for problem in problems:
-        output.say(f"left out: {problem.message}")
     return runs
+
+
+def _require(reference: str, runs: Sequence[Run]) -> None:
+    """Raises QuantctlError if no run is of the mode that the others are to be held against."""
+    modes = dict.fromkeys(run.mode for run in runs if run.selectors)
+    if reference not in modes:
+        known = f"the runs are of: {', '.join(modes)}" if modes else "no run says which formats it used"
+        raise QuantctlError(f"--reference {printable(reference)}: no run here is of that mode", known)
 
 
 def require_matplotlib() -> None:
@@ -39,15 +46,19 @@ def require_matplotlib() -> None:
 
 
 def write(
-    paths: Sequence[Path], folder: Path | None, title: str, reference: str = REFERENCE, as_json: bool = False
+    paths: Sequence[Path], folder: Path | None, title: str, reference: str | None = None, as_json: bool = False
 ) -> None:
     """Compare the runs at `paths`: print the table, or JSON, and fill `folder` if there is to be one.
 
-    Raises QuantctlError when no run can be read, and without matplotlib where there is a folder.
+    The reference that is asked for must be there; bf16, which is taken without one, need not. Raises QuantctlError
+    when no run can be read, and without matplotlib where there is a folder.
     """
     if folder is not None:
         require_matplotlib()
-    comparison = compare(_loaded(paths), reference)
+    runs = _loaded(paths)
+    if reference is not None:
+        _require(reference, runs)
+    comparison = compare(runs, reference or REFERENCE)
     data = json.dumps(to_json(comparison), indent=2) + "\n"
     if folder is not None:
         from quantctl.report import charts
@@ -56,9 +67,8 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         for name in charts.PICTURES:
             charts.png(name, comparison, folder / f"{name}.png")
-        (folder / "report.html").write_text(html(comparison, title))
-        (folder / "report.csv").write_text(as_csv(comparison))
-        (folder / "report.json").write_text(data)
+        for name, text in (("html", html(comparison, title)), ("csv", as_csv(comparison)), ("json", data)):
+            (folder / f"report.{name}").write_text(text, "utf-8", "backslashreplace")
         output.say(f"written: {folder}/report.html, .csv, .json, " + ", ".join(f"{n}.png" for n in charts.PICTURES))
     if as_json:
         click.echo(data, nl=False)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from quantctl import manifest
 from quantctl.errors import QuantctlError
 from quantctl.launch.scripts import environment, script_path
 from quantctl.masking import masked, masked_pairs
 from quantctl.modes import MODES, SCRIPT_MODES
+from quantctl.records import BadRecord
 from quantctl.selectors import SELECTORS
 from quantctl.sweep import record
 
@@ -76,10 +77,10 @@ class Task:
     def is_finished(self) -> bool:
         """Whether the run directory holds this run, ended well and proved."""
         try:
-            manifest = json.loads((self.run_dir / "manifest.json").read_text())
-            return bool(manifest["attempts"][-1].get("finished"))
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+            attempts = manifest.read(self.run_dir / "manifest.json")["attempts"]
+        except BadRecord:
             return False
+        return bool(attempts and attempts[-1].get("finished"))
 
 
 def selectors_of(mode: str) -> dict[str, str]:

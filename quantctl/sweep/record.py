@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from quantctl import records
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
+from quantctl.records import TEXT, WHOLE, Each, Fields, Named
 from quantctl.report import recipe
 
 NAME = "sweep.json"
@@ -26,6 +28,9 @@ The others (STATS, PYTHON, MEGATRON_LM_PATH, folders for output, GPUs of a node)
 the next; the report looks at trees and versions itself.
 """
 
+_SHAPE = Fields(
+    {"model": TEXT, "dataset": TEXT, "mode": TEXT, "seed": WHOLE, "settings": Named(TEXT), "trailing": Each(TEXT)}
+)
 Experiment = dict[str, Any]
 """model, dataset, mode, seed, settings (dict), trailing (list): plain JSON."""
 
@@ -49,11 +54,7 @@ def check(run_dir: Path, experiment: Experiment) -> None:
     path = run_dir / NAME
     if not path.exists():
         return
-    try:
-        theirs = _facts(json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise QuantctlError(f"{path} is no record of a sweep", "give another --output, or remove the file") from error
-    mine = _facts(experiment)
+    mine, theirs = _facts(experiment), _facts(records.read(path, _SHAPE))
     for name in dict.fromkeys([*mine, *theirs]):
         if mine.get(name) != theirs.get(name):
             raise QuantctlError(

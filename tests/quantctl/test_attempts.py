@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quantctl.attempts import joined, judged, mark
-from quantctl.runlog import parse_points
+from quantctl.attempts import joined, mark
+from quantctl.runlog import follow, parse_line
 
 MARK = mark("2026-11-21T00:00:00+00:00") + "\n"
 DUMP = "------------------------ arguments ------------------------\n  lr ... 1\n"
@@ -17,6 +17,30 @@ def rows(*numbers: int) -> str:
     return "".join(
         f" [2026-11-21 10:00:00] iteration {number:8d}/      20 | lm loss: 5.0E+00 |\n" for number in numbers
     )
+
+
+class Part:
+    """The lines that are judged."""
+
+    def __init__(self):
+        self.lines = []
+
+    def take(self, line):
+        self.lines.append(line)
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+    @property
+    def iterations(self):
+        return [point.iteration for point in map(parse_line, self.lines) if point]
+
+
+def judged(*texts: str):
+    """The part of the logs of so many nodes that counts, and whether marks say that one attempt wrote all of it."""
+    part, follower = follow(joined([text.splitlines for text in texts]), Part)
+    return part, follower.is_whole
 
 
 CASES = {  # log -> iterations that are judged, whether marks say that one attempt wrote all of them
@@ -46,15 +70,15 @@ CASES = {  # log -> iterations that are judged, whether marks say that one attem
 @pytest.mark.parametrize("case", CASES)
 def test_the_last_attempt_that_began_at_iteration_1_is_judged(case):
     text, iterations, whole = CASES[case]
-    part = judged(text)
-    assert [point.iteration for point in parse_points(part.text)] == iterations
-    assert part.is_whole == whole
+    part, is_whole = judged(text)
+    assert part.iterations == iterations
+    assert is_whole == whole
 
 
 def test_what_an_attempt_was_told_belongs_to_it():
-    part = judged(MARK + "first\n" + rows(1) + MARK + "second\n" + rows(1))
+    part, _ = judged(MARK + "first\n" + rows(1) + MARK + "second\n" + rows(1))
     assert ("first" in part.text, "second" in part.text) == (False, True)
-    part = judged("first\n" + rows(1) + DUMP + "second\n" + rows(1))
+    part, _ = judged("first\n" + rows(1) + DUMP + "second\n" + rows(1))
     assert ("first" in part.text, "second" in part.text) == (False, True)
 
 
@@ -69,6 +93,6 @@ NODES = {
 @pytest.mark.parametrize("case", NODES)
 def test_the_logs_of_several_nodes(case):
     texts, iterations, whole = NODES[case]
-    part = judged(joined(texts))
-    assert [point.iteration for point in parse_points(part.text)] == iterations
-    assert part.is_whole == whole
+    part, is_whole = judged(*texts)
+    assert part.iterations == iterations
+    assert is_whole == whole

@@ -19,6 +19,9 @@ _MODELOPT = ("--export-", "--modelopt-enabled", "--finetune-", "--teacher-model-
              "--freeze-base-for-mtp", "--qad-train-target")  # fmt: skip
 _PLACEHOLDER = re.compile(r"<[A-Za-z][^<>]*>")
 _HARMLESS = ("-h", "--help")
+_MOST_STRANGE = 100
+"""Options that are looked for in a fork's sources and in other releases."""
+_LONGEST_NAME = 80
 
 
 @lru_cache(maxsize=4)
@@ -40,21 +43,28 @@ def _of_a_fork(case: Case, name: str) -> bool:
     return named or (not holders(name) and f"    {field}:".encode() in code)
 
 
-def _unknown(case: Case) -> list[Given]:
+def _strange(case: Case) -> list[Given]:
+    """Options that no table of the release has, each once."""
     if case.command.program not in (GPT, EMBEDDED) or case.command.foreign:
         return []
-    return [
-        one
+    found = {
+        one.name: one
         for one in case.arguments.given
         if one.option is None
         and not is_unknown(one.name)
         and one.name not in _HARMLESS
         and not one.name.startswith(_MODELOPT)
-        and not _of_a_fork(case, one.name)
-    ]
+    }
+    return list(found.values())
+
+
+def _unknown(case: Case) -> list[Given]:
+    return [one for one in _strange(case)[:_MOST_STRANGE] if not _of_a_fork(case, one.name)]
 
 
 def _nearest(case: Case, name: str) -> str:
+    if len(name) > _LONGEST_NAME:
+        return ""
     found = difflib.get_close_matches(name.replace("_", "-"), case.options, n=1, cutoff=0.75)
     return found[0] if found else ""
 
@@ -72,6 +82,10 @@ def _typo(case: Case) -> Iterator[Hit]:
             )
             guess = f"; did you mean {nearest}?" if nearest else ""
             yield Hit(f"{whose} has no flag {one.name}{guess}", (one.name,))
+    if more := _strange(case)[_MOST_STRANGE:]:
+        yield Hit(
+            f"{len(more)} more flags that {case.setting.release} does not have were not looked at", (more[0].name,)
+        )
 
 
 def _removed(case: Case) -> Iterator[Hit]:

@@ -10,6 +10,7 @@ from quantctl.lint.case import Case
 from quantctl.lint.command import SWIFT
 from quantctl.lint.rule import Hit, Rule, Severity
 from quantctl.lint.who import LAYERS, delivered
+from quantctl.numbers import whole
 from quantctl.spec import FORMATS, parse
 
 # format -> values in a block; hifp8 has no blocks
@@ -116,7 +117,7 @@ def _swift(case: Case) -> Iterator[Hit]:
     if case.command.program != SWIFT:
         return
     version = _swift_version(case)
-    if version and int(version.partition(".")[0]) >= 4 and case.quantized:
+    if version and (whole(version.partition(".")[0]) or 0) >= 4 and case.quantized:
         yield Hit(
             f"ms-swift {version} builds Transformer Engine layers: the selectors are never executed",
             severity=Severity.ERROR,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from quantctl.lint.case import Case
 from quantctl.lint.rule import Hit, Rule, Severity
-
-_LOOKS = re.compile(r"\$\?|\$\{\?\}|PIPESTATUS|\btrap\b[^\n]*\bERR\b|\bwait\s+(-n|[\"$])")
 
 
 def _status(case: Case) -> Iterator[Hit]:
     invocation, script = case.invocation, case.script
     if invocation is None or script is None:
         return
-    behind = "\n".join(script.text.splitlines()[invocation.line - 1 :])
-    if _LOOKS.search(behind) or re.search(r"\btrap\b[^\n]*\bERR\b", script.text):
+    if script.last_look >= invocation.line or script.traps:
         return
     if invocation.masked:
         yield Hit(f"a failed training ends as success: {invocation.masked}")

@@ -49,7 +49,7 @@ def test_the_text(saved, quantctl):
 
 
 REFUSALS = {
-    "absent": (("absent.pt", "--spec", "mxfp8"), "absent.pt does not exist"),
+    "absent": (("absent.pt", "--spec", "mxfp8"), "absent.pt: no such file or directory"),
     "rubbish": (("rubbish.pt", "--spec", "mxfp8"), "rubbish.pt cannot be read"),
     "no tensor": (("words.pt", "--spec", "mxfp8"), "holds no dense floating-point tensor"),
     "spec": (("state.pt", "--spec", "fp8"), "unknown format 'fp8'"),

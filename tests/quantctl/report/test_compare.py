@@ -8,7 +8,8 @@ from statistics import stdev
 import pytest
 
 from quantctl.report.compare import compare
-from quantctl.report.run import Trouble, load
+from quantctl.report.run import Trouble
+from quantctl.report.sources import load
 
 STEPS = (10, 20, 30, 40)
 BF16 = {1: (7.0, 6.0, 5.0, 4.0), 2: (7.2, 6.2, 5.2, 4.2)}
@@ -122,7 +123,18 @@ def test_steps_that_the_loss_scaler_skips_are_in_no_figure(run_directory):
 def test_a_step_skipped_at_the_end_still_counts_as_reached(run_directory):
     curve = losses(BF16[1])
     run = skipping(run_directory("bf16", 1, curve), curve, {40})
-    assert (run.marks, run.last.iteration, run.final_loss) == ([], 40, 5.0)
+    assert (run.marks, run.curve.last, run.final_loss) == ([], 40, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "says"),
+    [({30, 40}, "the loss scaler skipped 2 of the last 2 logged iterations"), ({10, 20}, None), ({30}, None)],
+    ids=["the last half", "the first half", "one of it"],
+)
+def test_a_run_whose_end_was_skipped_is_no_finished_one(skipped, says, run_directory):
+    curve = losses(BF16[1])
+    run = skipping(run_directory("bf16", 1, curve), curve, skipped)
+    assert [mark.detail for mark in run.marks] == ([] if says is None else [says])
 
 
 def test_a_run_that_took_no_step(run_directory, quantctl, tmp_path):

@@ -30,7 +30,7 @@ def run(run_directory):
 def test_of_a_repeated_step_the_last_record_counts_and_a_torn_line_is_skipped(run):
     rows = heat.read(run)
     assert len(rows) == 5
-    assert [one["sqnr"] for one in rows if (one["iteration"], one["layer"]) == (200, 2)] == [99.0]
+    assert [one.sqnr for one in rows if (one.iteration, one.layer) == (200, 2)] == [99.0]
 
 
 def test_places_are_sorted_by_layer(run):

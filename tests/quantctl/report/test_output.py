@@ -79,8 +79,16 @@ def test_an_empty_folder_is_a_clear_message(quantctl, tmp_path):
 def test_what_cannot_be_read_does_not_hide_the_others(runs, quantctl, tmp_path):
     done = quantctl("report", tmp_path, tmp_path / "absent")
     assert done.status == 0
-    assert "left out:" in done.err
-    assert "absent does not exist" in done.err
+    assert "absent (unknown, seed None, no loss)" in done.out
+    assert "unreadable: does not exist" in done.out
+
+
+def test_a_reference_that_is_not_there_is_refused(runs, quantctl, tmp_path):
+    done = quantctl("report", tmp_path, "--reference", "linear_mxfp6")
+    assert done.status == 2
+    assert "--reference linear_mxfp6: no run here is of that mode" in done.err
+    assert "the runs are of: FA_mxfp4, bf16, linear_hifp8" in done.err
+    assert quantctl("report", tmp_path, "--reference", "FA_mxfp4").status == 0
 
 
 def test_nothing_left_to_compare(run_directory, quantctl, tmp_path):

@@ -82,7 +82,7 @@ def test_finished_is_what_the_last_attempt_says(attempts, finished, tmp_path):
     task = plan(tmp_path)[0]
     assert not task.is_finished()
     task.run_dir.mkdir(parents=True)
-    (task.run_dir / "manifest.json").write_text(json.dumps({"attempts": attempts}))
+    (task.run_dir / "manifest.json").write_text(json.dumps({"selectors": {}, "attempts": attempts}))
     assert task.is_finished() is finished
 
 
@@ -155,14 +155,14 @@ def test_settings_of_the_environment_count(other, tmp_path, monkeypatch):
 def test_a_run_directory_that_says_nothing_is_accepted(tmp_path):
     folder = noted(tmp_path).run_dir
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"attempts": [{"finished": True}]}))
+    (folder / "manifest.json").write_text(json.dumps({"selectors": {}, "attempts": [{"finished": True}]}))
     assert noted(tmp_path, dataset="dolma").is_finished()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 1, "trailing": []}'])
 def test_a_damaged_record(text, other, tmp_path):
     (other / "sweep.json").write_text(text)
-    with pytest.raises(QuantctlError, match="is no record of a sweep"):
+    with pytest.raises(QuantctlError, match=r"sweep\.json: "):
         noted(tmp_path)
 
 
