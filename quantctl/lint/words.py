@@ -258,8 +258,9 @@ class Expander:
         if kind == "binary_expression":
             left, right = (self.number(child) for child in (node.children[0], node.children[-1]))
             operator = _OPERATORS.get(source(node.children[1]))
-            known_all = left is not None and right is not None and operator is not None
-            return _in_64_bits(operator(left, right)) if known_all else None
+            if left is None or right is None or operator is None:
+                return None
+            return _in_64_bits(operator(left, right))
         text = source(node) if kind in ("number", "word", "variable_name") else self.text(node)
         if re.fullmatch(r"[A-Za-z_]\w*", text):
             value = self.value(text)
