@@ -248,9 +248,8 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
                 "is the field right (--field), are the filters?",
             )
         if cut:
-            say(
-                f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters were trained on in pieces of that length"
-            )
+            words = f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters"
+            say(f"{words} were trained on in pieces of that length")
         (draft / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
         )
