@@ -26,7 +26,8 @@ from quantctl.data.encoder import (
     start_process,
     tokenizer_file,
 )
-from quantctl.data.output import Counts, Growing, Target, forget, owned, put_in_place, read_json
+from quantctl.data.output import Counts, Growing, put_in_place, read_json
+from quantctl.data.part import Target, forget, owned
 from quantctl.data.shards import WORDS, Batch, batches
 from quantctl.data.source import changed, from_json
 from quantctl.errors import QuantctlError
