@@ -26,7 +26,8 @@ from quantctl.data.encoder import (
     start_process,
     tokenizer_file,
 )
-from quantctl.data.output import Counts, Growing, Target, forget, owned, put_in_place, read_json
+from quantctl.data.output import Counts, Growing, put_in_place, read_json
+from quantctl.data.part import Target, forget, owned
 from quantctl.data.shards import WORDS, Batch, batches
 from quantctl.data.source import changed, from_json
 from quantctl.errors import QuantctlError
@@ -248,9 +249,8 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
                 "is the field right (--field), are the filters?",
             )
         if cut:
-            say(
-                f"{cut['words']:,} words longer than {LONGEST_WORD:,} characters were trained on in pieces of that length"
-            )
+            words = f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters"
+            say(f"{words} were trained on in pieces of that length")
         (draft / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
         )

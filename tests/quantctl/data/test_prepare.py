@@ -18,7 +18,8 @@ import numpy
 import pytest
 from tokenizers import Tokenizer
 
-from quantctl.data import output, shards
+from quantctl.data import part as part_folder
+from quantctl.data import shards
 
 
 def _digests(manifest: Path) -> list[str]:
@@ -437,7 +438,7 @@ def test_what_somebody_put_into_the_unfinished_dataset_stays(prepare, jsonl, tmp
     assert "quantctl has not made it" in prepare(jsonl, status=2).err
     assert (part / "thesis.txt").read_text() == "mine"
     (part / "thesis.txt").unlink()
-    (part / "lock").write_bytes(output.MARK)
+    (part / "lock").write_bytes(part_folder.MARK)
     (part / "thesis.txt").write_text("mine, in a folder of quantctl's")
     prepare(jsonl)
     assert sorted(os.listdir(part)) == ["lock", "thesis.txt"]
