@@ -458,6 +458,27 @@ def test_none_in_the_forks_own_word(body, word):
     assert f"custom_quant_type = '{word}'  # linear".encode() in after
 
 
+HIF8 = CHAIN.replace("'hifp8'", "'hif8'").replace("'mxfp4'", "'mxfp4_auto'", 1)
+
+
+@pytest.mark.parametrize(("wanted", "word"), [("hifp8", "hif8"), ("hif8", "hif8"), ("mxfp4_auto", "mxfp4_auto")])
+def test_the_forks_own_words(wanted, word):
+    """hif8 is HiFloat8, and what a branch asks for can be said."""
+    for there in ("mxfp8", "hif8", "hifp8"):
+        source = Source(function(HIF8.replace("'mxfp8'  #", f"'{there}'  #")).encode(), LAYERS)
+        after = rewrite(source, {"linear": wanted})
+        assert f"custom_quant_type = '{word}'  # linear".encode() in after
+        assert locate(Source(after, LAYERS))["linear"].fork[0].understood
+        (place,) = locate(source)["linear"].fork
+        assert place.understood is (there != "hifp8")  # no branch asks for that word
+
+
+def test_a_hint_names_what_can_be_set():
+    with pytest.raises(QuantctlError) as refusal:
+        rewrite(Source(function(HIF8).encode(), LAYERS), {"linear": "nvfp4"})
+    assert refusal.value.hint == "give one of: hif8, mxfp4_auto, mxfp8, none"
+
+
 def forked(tree, file: str, *statements: str) -> str:
     """Wrap stock statements in dispatching chains, the way forks do; returns the new text."""
     text = (tree / file).read_text()
