@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 from hostile import assert_civil, run_forked, warm
@@ -176,6 +178,14 @@ def test_a_file_that_an_installer_links_out_of_the_tree_is_left_alone(root, git)
     assert run_forked(["check"], root).status == 0
 
 
+@pytest.fixture
+def reachable():
+    """A folder that anybody can get to: pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder).resolve()
+
+
 def as_owner(root, *arguments) -> subprocess.CompletedProcess:
     """The owner's own git."""
     return subprocess.run(
@@ -184,10 +194,8 @@ def as_owner(root, *arguments) -> subprocess.CompletedProcess:
 
 
 @ROOT_ONLY
-def test_sudo_leaves_the_checkout_to_its_owner(root, tmp_path, monkeypatch):
-    for place in (root, *root.parents):
-        if place.stat().st_uid == 0 and not place.stat().st_mode & 0o001:
-            place.chmod(place.stat().st_mode | 0o011)
+def test_sudo_leaves_the_checkout_to_its_owner(root, monkeypatch, reachable):
+    root = root.rename(reachable / "tree")
     for path in (root, *root.rglob("*")):
         os.chown(path, OWNER, OWNER, follow_symlinks=False)
     monkeypatch.setenv("SUDO_UID", str(OWNER))

@@ -6,6 +6,8 @@ import os
 import re
 import stat
 import struct
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -52,12 +54,15 @@ def as_user(uid: int, act) -> str:
 
 
 @pytest.fixture
-def path(tmp_path):
-    """A file that is to be replaced, in a folder that anybody can get to."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    file = tmp_path / "source" / "layers.py"
+def path():
+    """A file that is to be replaced, in a folder that anybody can get to: pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield _source(Path(folder).resolve())
+
+
+def _source(folder):
+    file = folder / "source" / "layers.py"
     file.parent.mkdir()
     file.write_bytes(b"old")
     file.chmod(0o640)
