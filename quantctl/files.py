@@ -13,13 +13,13 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.quantctl")
+DRAFT_MODE = 0o200
+"""Permissions of a file that `stage` has not finished; no source has them."""
 
 
-def discard_temporary(path: Path) -> None:
-    """Remove what a killed `stage` left beside `path`."""
-    _temporary(path.resolve()).unlink(missing_ok=True)
+def temporary(path: Path, token: str) -> Path:
+    """Where an operation that drew `token` keeps a second file beside `path`."""
+    return path.resolve().with_name(f".{path.name}.{token}.quantctl")
 
 
 def sync(path: Path) -> None:
@@ -41,12 +41,10 @@ def _newer_mtime(path: Path) -> int:
     return now if now // 10**9 > old // 10**9 else (old // 10**9 + 1) * 10**9
 
 
-def stage(path: Path, data: bytes, mode: int) -> Path:
-    """Write `data` beside `path`, durably, with its owner and `mode`; returns the temporary file for `commit`."""
-    path = path.resolve()
-    temporary = _temporary(path)
+def stage(path: Path, data: bytes, mode: int, temporary: Path) -> None:
+    """Write `data` to `temporary`, durably, with the owner of `path` and `mode`; it must not be there yet."""
     owner = path.stat()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, DRAFT_MODE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
@@ -54,16 +52,13 @@ def stage(path: Path, data: bytes, mode: int) -> Path:
         # giving a file away needs privileges; without them it stays with the one who edits
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        mtime = _newer_mtime(path)
+        os.utime(descriptor, ns=(mtime, mtime))
         os.fchmod(descriptor, mode)
-    mtime = _newer_mtime(path)
-    os.utime(temporary, ns=(mtime, mtime))
-    return temporary
 
 
-def commit(path: Path, temporary: Path) -> None:
-    """Put the staged file in place of `path`. Other hard links to the old file keep their bytes."""
-    path = path.resolve()
-    os.replace(temporary, path)
+def replaced(path: Path) -> None:
+    """What follows a replacement of `path`: the disk keeps it, and no bytecode of the old file is run."""
     sync(path.parent)
     for bytecode in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
         if _is_never_checked(bytecode):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantctl.backup import FileState, Operation, latest_records, states_before
 from quantctl.errors import QuantctlError
 from quantctl.files import mode_of
-from quantctl.state import is_untouched
+from quantctl.record import FileState, Operation, latest_records, states_before
+from quantctl.state import holds_patches, is_untouched
 from quantctl.transaction import Change, Session
 
 
@@ -48,11 +48,35 @@ class EditedSince(QuantctlError):
         self.edited = edited
 
 
-def original(operations: Sequence[Operation]) -> Goal:
-    """The tree as its owner made it."""
+def original(operations: Sequence[Operation], root: Path) -> Goal:
+    """The tree as its owner made it. Raises QuantctlError where nobody recorded how that was."""
     records = latest_records(operations)
-    changed = {path: record.original for path, record in records.items() if record.after != record.original}
-    return Goal("restore", changed, {})
+    unknown = [path for path, record in records.items() if record.original is None and _is_patched(root, path)]
+    if unknown:
+        raise originals_unknown(unknown)
+    return Goal(
+        "restore",
+        {
+            path: record.original
+            for path, record in records.items()
+            if record.original is not None and record.after != record.original
+        },
+        {},
+    )
+
+
+def originals_unknown(paths: Sequence[str]) -> QuantctlError:
+    """For files that held quantctl's patches before their history began."""
+    return QuantctlError(
+        f"the original bytes of {', '.join(paths)} are not known here: they held quantctl's patches when this history "
+        "began (the tree was moved, copied or cloned, or another user patched it)",
+        "bring the stock files back: git log -- FILE and git checkout COMMIT -- FILE, or pip install --force-reinstall "
+        "--no-deps megatron-core==VERSION; a moved tree is restored where it was; undo takes back what was done here",
+    )
+
+
+def _is_patched(root: Path, path: str) -> bool:
+    return holds_patches(path, _present(root, path))
 
 
 def before(operations: Sequence[Operation], wanted: str) -> Goal:
@@ -140,8 +164,12 @@ def go_back(
         if on_disk := [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]:
             saved = session.record_only(on_disk, "save", f"bytes on disk before: {command}")
     root, read = session.tree.root, session.backup.repository.read_blob
+    wanted = {path: read(state.blob) for path, state in goal.files.items()}
+    # quantctl 0.1 recorded what it met in a moved tree as original
+    if goal.kind == "restore" and (patched := [path for path, raw in wanted.items() if holds_patches(path, raw)]):
+        raise originals_unknown(patched)
     changes = [
-        Change(path, _present(root, path), read(state.blob), None if mode_of(root / path) == state.mode else state.mode)
+        Change(path, _present(root, path), wanted[path], None if mode_of(root / path) == state.mode else state.mode)
         for path, state in goal.files.items()
     ]
     return session.apply(changes, goal.kind, command, goal.selectors, goal.target), saved
