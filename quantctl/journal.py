@@ -115,4 +115,5 @@ def _parse(data: dict[str, Any]) -> Journal:
     )
     if not (token := text(data["token"])).isalnum():
         raise ValueError(f"{token!r:.50} is no token")
-    return Journal(*(text(data[name]) for name in ("operation", "repository", "ref")), token, tuple(entries))
+    operation, repository, ref = (text(data[name]) for name in ("operation", "repository", "ref"))
+    return Journal(operation, repository, ref, token, entries)
