@@ -109,7 +109,7 @@ def read(tree: Tree) -> Journal | None:
 
 
 def _parse(data: dict[str, Any]) -> Journal:
-    entries = (
+    entries = tuple(
         Entry(path_inside(entry["path"]), file_state(entry["before"]), file_state(entry["after"]))
         for entry in data["files"]
     )

@@ -116,15 +116,17 @@ def _present(root: Path, path: str) -> bytes:
         ) from error
 
 
-def _edited(session: Session, goal: Goal, operations: Sequence[Operation]) -> list[Edited]:
+def _edited(
+    session: Session, goal: Goal, operations: Sequence[Operation], present: Mapping[str, bytes]
+) -> list[Edited]:
     read = session.backup.repository.read_blob
     found = []
     for path, record in latest_records(operations).items():
         if path not in goal.files:
             continue
-        ours, present = read(record.after.blob), _present(session.tree.root, path)
-        if present != ours:
-            found.append(Edited(path, ours, present, on_disk=True))
+        ours = read(record.after.blob)
+        if present[path] != ours:
+            found.append(Edited(path, ours, present[path], on_disk=True))
         elif record.edited and goal.kind == "restore":
             found.append(Edited(path, read(record.edited[0]), read(record.edited[1]), on_disk=False))
     return found
@@ -152,7 +154,9 @@ def go_back(
 
     Raises EditedSince when files were edited after quantctl wrote them, unless `force`.
     """
-    edited = _edited(session, goal, operations)
+    root, read = session.tree.root, session.backup.repository.read_blob
+    present = {path: _present(root, path) for path in goal.files}
+    edited = _edited(session, goal, operations, present)
     saved = None
     if edited:
         then, now = operations[0].megatron, session.tree.version()
@@ -163,13 +167,12 @@ def go_back(
             raise EditedSince(edited, upgrade)
         if on_disk := [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]:
             saved = session.record_only(on_disk, "save", f"bytes on disk before: {command}")
-    root, read = session.tree.root, session.backup.repository.read_blob
     wanted = {path: read(state.blob) for path, state in goal.files.items()}
     # quantctl 0.1 recorded what it met in a moved tree as original
     if goal.kind == "restore" and (patched := [path for path, raw in wanted.items() if holds_patches(path, raw)]):
         raise originals_unknown(patched)
     changes = [
-        Change(path, _present(root, path), wanted[path], None if mode_of(root / path) == state.mode else state.mode)
+        Change(path, present[path], wanted[path], None if mode_of(root / path) == state.mode else state.mode)
         for path, state in goal.files.items()
     ]
     return session.apply(changes, goal.kind, command, goal.selectors, goal.target), saved
