@@ -22,6 +22,6 @@ def digest(*parts: str | bytes) -> str:
     """A short name for the parts, the same on every machine."""
     total = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "big") + data)
     return total.hexdigest()[:16]
