@@ -7,67 +7,21 @@ Index, HEAD, stash and working files of the user are never touched.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from quantctl import git
+from quantctl import git, record
+from quantctl.errors import QuantctlError
 from quantctl.files import private_dir
 from quantctl.paths import digest, state_dir
+from quantctl.record import Operation
 from quantctl.tree import CORE, Tree
 
-_DATA = "quantctl-operation: "
 _LONGEST = 200
 """Characters of a tree's place in its repository that its history's name repeats: file systems end names at 255."""
-
-
-@dataclass(frozen=True)
-class FileState:
-    """The content of one file at one moment: a git blob and the permission bits."""
-
-    blob: str
-    mode: int
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What one operation did to one file."""
-
-    path: str
-    before: FileState
-    after: FileState
-    original: FileState
-    """As its owner made it, before quantctl first touched it; carried from record to record."""
-    edited: tuple[str, str] | None = None
-    """The blob quantctl had left and the one it found next, if somebody edited the patched file in between."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One change of a tree, as its commit tells it."""
-
-    id: str
-    time: int
-    """Seconds since the epoch."""
-    kind: str
-    """patch, set, restore, rewind, undo or save."""
-    command: str
-    selectors: dict[str, str]
-    """What the tree's selectors say after it; empty when it holds none."""
-    files: tuple[FileRecord, ...]
-    megatron: str
-    quantctl: str
-    target: str = ""
-    """The operation that an undo took back."""
-
-    @property
-    def short(self) -> str:
-        return self.id[:10]
 
 
 @dataclass(frozen=True)
@@ -77,38 +31,80 @@ class Backup:
     repository: git.Git
     ref: str
     state: Path
-    """Folder of the lock and the journal."""
+    """Folder that is quantctl's own: the lock of a tree whose file system has none."""
     own: Path | None = None
     """The git directory of the owner's that it lies in, and is as private as; None for one of quantctl's own."""
 
+    @property
+    def pending(self) -> str:
+        """The ref that holds an operation until the history names it, so that no `git gc` takes its blobs."""
+        return self.ref.replace("refs/quantctl/", "refs/quantctl-pending/", 1)
+
+    def kept(self, operation: str) -> str:
+        """The ref that holds an operation whose bytes nothing else holds."""
+        return f"{self.ref.replace('refs/quantctl/', 'refs/quantctl-kept/', 1)}/{operation}"
+
     def prepare(self) -> None:
-        """Make what does not exist yet: the folder of lock and journal, the bare repository of trees outside git."""
+        """Make what does not exist yet: quantctl's own folder, the bare repository of trees outside git."""
         private_dir(self.state, like=self.own)
         if not self.repository.directory.exists():
             _make_bare(self.repository.directory)
 
     def operations(self) -> list[Operation]:
-        """Newest first."""
+        """Newest first. Raises QuantctlError when the history holds what quantctl never wrote."""
         if self.head() is None:
             return []
-        log = self.repository.text("log", "--first-parent", "--format=%H %ct%n%B%x1e", self.ref, "--")
-        return [_parse(entry.strip("\n")) for entry in log.split("\x1e") if entry.strip()]
+        lines = self.repository.text("rev-list", "--first-parent", "--timestamp", self.ref, "--").splitlines()
+        times = {commit: int(time) for time, _, commit in (line.partition(" ") for line in lines)}
+        found = dict(zip(times, self.repository.read_objects([f"{id}:{record.FILE}" for id in times]), strict=True))
+        old = [commit for commit, data in found.items() if data is None]
+        if old:
+            commits = self.repository.read_objects(old)
+            found |= {id: record.data_of_commit(raw or b"") for id, raw in zip(old, commits, strict=True)}
+        try:
+            return [record.decode(commit, times[commit], data or b"") for commit, data in found.items()]
+        except QuantctlError as error:
+            at = self.repository.shell()
+            raise QuantctlError(
+                f"the history of this tree cannot be read: {error.message}",
+                f"{at} log --stat {self.ref} shows what it holds; to begin a new one, keep it under another name: "
+                f"{at} update-ref {self.kept('damaged')} {self.ref} && {at} update-ref -d {self.ref}",
+            ) from error
 
     def head(self) -> str | None:
         return self.repository.ref(self.ref) if self.repository.directory.exists() else None
 
     def record(self, operation: Operation, previous: str | None) -> Operation:
         """Write the operation's commit on top of `previous`, without moving the ref; returns it with its id."""
-        sides = ("before", "after", "original")
-        entries = {f"{side}/{record.path}": getattr(record, side).blob for record in operation.files for side in sides}
-        entries |= {f"edited/{record.path}": record.edited[1] for record in operation.files if record.edited}
-        data = asdict(operation)
-        for derived in ("id", "time"):
-            del data[derived]
-        values = "".join(f"{role}: {value}\n" for role, value in operation.selectors.items())
-        message = f"{operation.command}\n\n{values or 'no selectors'}\n{_DATA}{json.dumps(data)}\n"
-        commit = self.repository.write_commit(self.repository.write_tree(entries), message, previous)
-        return replace(operation, id=commit)
+        states = {
+            f"{side}/{file.path}": state
+            for file in operation.files
+            for side, state in (("before", file.before), ("after", file.after), ("original", file.original))
+            if state is not None
+        }
+        entries = {path: state.blob for path, state in states.items()}
+        entries |= {f"edited/{file.path}": file.edited[1] for file in operation.files if file.edited}
+        (entries[record.FILE],) = self.repository.write_blobs([record.encode(operation)])
+        tree = self.repository.write_tree(entries)
+        return replace(operation, id=self.repository.write_commit(tree, record.message(operation), previous))
+
+    def hold(self, operation: Operation) -> None:
+        """Keep an operation that the history does not name yet, and what an earlier one may have left here."""
+        left = self.repository.ref(self.pending)
+        kept = [f"update {self.kept(left)} {left}"] if left else []
+        self.repository.update_refs(*kept, f"update {self.pending} {operation.id}")
+
+    def publish(self, operation: Operation, previous: str | None) -> None:
+        """Put a held operation on top of the history, which must still end in `previous`."""
+        move = f"update {self.ref} {operation.id} {previous}" if previous else f"create {self.ref} {operation.id}"
+        self.repository.update_refs(move, f"delete {self.pending}")
+
+    def drop(self, operation: str, *, keep: bool) -> None:
+        """Let a held operation go, or keep it where `git gc` leaves it."""
+        if self.repository.ref(self.pending) != operation:
+            return
+        kept = [f"update {self.kept(operation)} {operation}"] if keep else []
+        self.repository.update_refs(*kept, f"delete {self.pending} {operation}")
 
 
 def _make_bare(directory: Path) -> None:
@@ -123,30 +119,6 @@ def _make_bare(directory: Path) -> None:
         except OSError:
             if not directory.exists():
                 raise
-
-
-def _parse(entry: str) -> Operation:
-    header, *lines = entry.splitlines()
-    commit, time = header.split()
-    data = json.loads(next(line for line in lines if line.startswith(_DATA))[len(_DATA) :])
-    data["files"] = tuple(_parse_record(record) for record in data["files"])
-    return Operation(id=commit, time=int(time), **data)
-
-
-def _parse_record(record: dict[str, Any]) -> FileRecord:
-    states = {side: FileState(**record[side]) for side in ("before", "after", "original")}
-    edited = record["edited"]
-    return FileRecord(record["path"], **states, edited=(edited[0], edited[1]) if edited else None)
-
-
-def latest_records(operations: Sequence[Operation]) -> dict[str, FileRecord]:
-    """Per path the newest record of `operations` (newest first): what quantctl left, and what was there at first."""
-    return {record.path: record for operation in reversed(operations) for record in operation.files}
-
-
-def states_before(operations: Sequence[Operation]) -> dict[str, FileState]:
-    """Per path the content before the oldest of `operations` (newest first)."""
-    return {record.path: record.before for operation in operations for record in operation.files}
 
 
 def _in_checkout(tree: Tree, top: Path) -> Backup | None:

@@ -32,8 +32,8 @@ def exit_with(program: Callable[[], int | None]) -> NoReturn:
         if error.hint:
             sys.stderr.write(f"  {error.hint}\n")
         status = getattr(error, "status", REFUSED)
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as error:
+        _say(f"interrupted: {error}" if str(error) else "interrupted")
         status = INTERRUPTED
     except BrokenPipeError:
         # the reader of our output left; nobody is there to be told

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from quantctl.attributes import carry_over, refuse_foreign_link
+
+DRAFT_MODE = 0o200
+"""Permissions of a file that `stage` has not finished; no source has them."""
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -108,26 +109,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.quantctl")
-
-
-def _temporaries(path: Path) -> Iterator[Path]:
-    """The files beside `path` that bear the name of a temporary one of ours: no links; ours, or the owner's."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.quantctl")
-    owners = (os.geteuid(), (path if path.exists() else path.parent).stat().st_uid)
-    with os.scandir(path.parent) as entries:
-        for entry in entries:
-            if ours.fullmatch(entry.name):
-                found = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid in owners:
-                    yield Path(entry.path)
-
-
-def discard_temporary(path: Path) -> None:
-    """Remove what a killed `stage` or `write_new` left beside `path`."""
-    for temporary in list(_temporaries(path.resolve())):
-        temporary.unlink(missing_ok=True)
+def temporary(path: Path, token: str) -> Path:
+    """Where an operation that drew `token` keeps a second file beside `path`."""
+    return path.resolve().with_name(f".{path.name}.{token}.quantctl")
 
 
 def _newer_mtime(path: Path) -> int:
@@ -140,33 +124,24 @@ def _newer_mtime(path: Path) -> int:
     return now if now // 10**9 > old // 10**9 else (old // 10**9 + 1) * 10**9
 
 
-def stage(path: Path, data: bytes, mode: int) -> Path:
-    """Write `data` beside `path`, durably, with its owner, access lists and other attributes, and `mode`.
+def stage(path: Path, data: bytes, mode: int, temporary: Path) -> None:
+    """Write `data` to `temporary`, durably, with the owner, access lists and other attributes of `path`, and `mode`.
 
-    Returns the temporary file for `commit`. Raises QuantctlError where somebody would get access who has none now.
+    It must not be there yet. Raises QuantctlError where somebody would get access who has none now.
     """
-    path = path.resolve()
-    temporary = _temporary(path)
-    descriptor = os.open(temporary, os.O_WRONLY | _NEW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            carry_over(path, descriptor, mode)
-            mtime = _newer_mtime(path)
-            os.utime(descriptor, ns=(mtime, mtime))
-            os.fsync(descriptor)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return temporary
+    descriptor = os.open(temporary, os.O_WRONLY | _NEW, DRAFT_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        mtime = _newer_mtime(path)
+        os.utime(descriptor, ns=(mtime, mtime))
+        os.fsync(descriptor)
+        carry_over(path, descriptor, mode)
+        os.fsync(descriptor)
 
 
-def commit(path: Path, temporary: Path) -> None:
-    """Put the staged file in place of `path`. Other hard links to the old file keep their bytes."""
-    path = path.resolve()
-    os.replace(temporary, path)
+def replaced(path: Path) -> None:
+    """What follows a replacement of `path`: the disk keeps it, and no bytecode of the old file is run."""
     sync(path.parent)
     for bytecode in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
         if _is_never_checked(bytecode):
@@ -190,15 +165,15 @@ def write_new(path: Path, data: bytes, mode: int | None = None) -> None:
 
     A link under that name is replaced, not followed.
     """
-    temporary = _temporary(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.quantctl")
     try:
-        with os.fdopen(create_new(temporary, mode), "wb") as file:
+        with os.fdopen(create_new(draft, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            draft.unlink()
         raise
     sync(path.parent)

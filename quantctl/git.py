@@ -160,6 +160,22 @@ class Git:
     def read_blob(self, name: str) -> bytes:
         return self.run("cat-file", "blob", name)
 
+    def read_objects(self, names: Sequence[str]) -> list[bytes | None]:
+        """The content of each object, in one call; None for one that is not there. Names hold no newline."""
+        output = self.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+        contents: list[bytes | None] = []
+        at = 0
+        for _ in names:
+            end = output.index(b"\n", at)
+            size = output[at:end].rpartition(b" ")[2]
+            at = end + 1
+            if not size.isdigit():  # missing, ambiguous
+                contents.append(None)
+                continue
+            contents.append(output[at : at + int(size)])
+            at += int(size) + 1
+        return contents
+
     def write_tree(self, files: Mapping[str, str]) -> str:
         """The tree object that holds blob `files[path]` at each path, made in an index of its own."""
         lines = "".join(f"100644 {blob}\t{path}\0" for path, blob in sorted(files.items()))
@@ -182,6 +198,10 @@ class Git:
     def move_ref(self, name: str, new: str, old: str | None) -> None:
         """Point the ref to `new` if it still points to `old`. Raises GitError if it does not."""
         self.run("update-ref", name, new, old or "")
+
+    def update_refs(self, *commands: str) -> None:
+        """Several changes of refs, all or none, in the words of `git update-ref --stdin`."""
+        self.run("update-ref", "--stdin", stdin="".join(f"{command}\n" for command in commands).encode())
 
     def _no_configured_hooks(self) -> dict[str, str]:
         """Variables that turn off the hooks of the configuration (git 2.54), which core.hooksPath does not reach."""

@@ -37,3 +37,8 @@ def columns(rows: Sequence[Sequence[object]], indent: str = "") -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join((indent + line).rstrip() for line in lines)
+
+
+def one_line(text: str) -> str:
+    """Text of unknown origin on one line: what no terminal should get, and bytes that are no text, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantctl.backup import FileState, Operation, latest_records, states_before
 from quantctl.errors import QuantctlError
 from quantctl.files import mode_of
-from quantctl.state import is_untouched
+from quantctl.record import FileState, Operation, latest_records, states_before
+from quantctl.state import holds_patches, is_untouched
 from quantctl.transaction import Change, Session
 
 
@@ -48,11 +48,35 @@ class EditedSince(QuantctlError):
         self.edited = edited
 
 
-def original(operations: Sequence[Operation]) -> Goal:
-    """The tree as its owner made it."""
+def original(operations: Sequence[Operation], root: Path) -> Goal:
+    """The tree as its owner made it. Raises QuantctlError where nobody recorded how that was."""
     records = latest_records(operations)
-    changed = {path: record.original for path, record in records.items() if record.after != record.original}
-    return Goal("restore", changed, {})
+    unknown = [path for path, record in records.items() if record.original is None and _is_patched(root, path)]
+    if unknown:
+        raise originals_unknown(unknown)
+    return Goal(
+        "restore",
+        {
+            path: record.original
+            for path, record in records.items()
+            if record.original is not None and record.after != record.original
+        },
+        {},
+    )
+
+
+def originals_unknown(paths: Sequence[str]) -> QuantctlError:
+    """For files that held quantctl's patches before their history began."""
+    return QuantctlError(
+        f"the original bytes of {', '.join(paths)} are not known here: they held quantctl's patches when this history "
+        "began (the tree was moved, copied or cloned, or another user patched it)",
+        "bring the stock files back: git log -- FILE and git checkout COMMIT -- FILE, or pip install --force-reinstall "
+        "--no-deps megatron-core==VERSION; a moved tree is restored where it was; undo takes back what was done here",
+    )
+
+
+def _is_patched(root: Path, path: str) -> bool:
+    return holds_patches(path, _present(root, path))
 
 
 def before(operations: Sequence[Operation], wanted: str) -> Goal:
@@ -92,15 +116,17 @@ def _present(root: Path, path: str) -> bytes:
         ) from error
 
 
-def _edited(session: Session, goal: Goal, operations: Sequence[Operation]) -> list[Edited]:
+def _edited(
+    session: Session, goal: Goal, operations: Sequence[Operation], present: Mapping[str, bytes]
+) -> list[Edited]:
     read = session.backup.repository.read_blob
     found = []
     for path, record in latest_records(operations).items():
         if path not in goal.files:
             continue
-        ours, present = read(record.after.blob), _present(session.tree.root, path)
-        if present != ours:
-            found.append(Edited(path, ours, present, on_disk=True))
+        ours = read(record.after.blob)
+        if present[path] != ours:
+            found.append(Edited(path, ours, present[path], on_disk=True))
         elif record.edited and goal.kind == "restore":
             found.append(Edited(path, read(record.edited[0]), read(record.edited[1]), on_disk=False))
     return found
@@ -128,7 +154,9 @@ def go_back(
 
     Raises EditedSince when files were edited after quantctl wrote them, unless `force`.
     """
-    edited = _edited(session, goal, operations)
+    root, read = session.tree.root, session.backup.repository.read_blob
+    present = {path: _present(root, path) for path in goal.files}
+    edited = _edited(session, goal, operations, present)
     saved = None
     if edited:
         then, now = operations[0].megatron, session.tree.version()
@@ -139,9 +167,12 @@ def go_back(
             raise EditedSince(edited, upgrade)
         if on_disk := [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]:
             saved = session.record_only(on_disk, "save", f"bytes on disk before: {command}")
-    root, read = session.tree.root, session.backup.repository.read_blob
+    wanted = {path: read(state.blob) for path, state in goal.files.items()}
+    # quantctl 0.1 recorded what it met in a moved tree as original
+    if goal.kind == "restore" and (patched := [path for path, raw in wanted.items() if holds_patches(path, raw)]):
+        raise originals_unknown(patched)
     changes = [
-        Change(path, _present(root, path), read(state.blob), None if mode_of(root / path) == state.mode else state.mode)
+        Change(path, present[path], wanted[path], None if mode_of(root / path) == state.mode else state.mode)
         for path, state in goal.files.items()
     ]
     return session.apply(changes, goal.kind, command, goal.selectors, goal.target), saved

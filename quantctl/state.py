@@ -268,3 +268,8 @@ def values_after(state: TreeState, values: Mapping[str, str]) -> dict[str, str]:
 def is_untouched(file: str, raw: bytes) -> bool:
     """Whether a file holds nothing of quantctl's and no selector of a fork: then its bytes are its owner's alone."""
     return not any(mark in raw for mark in MARKS) and not any(p.mark in raw for p in PATCHES if p.file == file)
+
+
+def holds_patches(file: str, raw: bytes) -> bool:
+    """Whether a file holds code that quantctl inserted; a fork's own selectors are none."""
+    return any(p.mark in raw for p in PATCHES if p.file == file) and not fork_of(Source(raw, file))

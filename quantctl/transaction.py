@@ -1,29 +1,28 @@
 """Changing several files together or not at all, one operation at a time a tree.
 
-The operation's commit (with the bytes before and after) is written first, then a journal that names it; then the files
-are staged beside their targets, put in place, and the ref moved. Whoever opens the tree next and finds a journal
-finishes the operation from the blobs, so a kill at any point leaves the old tree or the new one.
+The operation's commit (with the bytes before and after) is written first and held by a ref of its own, then a journal
+that names it; then the files are staged beside their targets and put in place, each only if it still is what was read.
+The move of the history's ref decides: an operation that stopped before it is taken back, by itself or, after a kill, by
+whoever changes the tree next; behind it nothing is taken back any more.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import filelock
-
-from quantctl import files
-from quantctl.backup import Backup, FileRecord, FileState, Operation, backup_of, latest_records
+from quantctl import files, journal, lock, replace
+from quantctl.backup import Backup, backup_of
 from quantctl.errors import QuantctlError
 from quantctl.git import GitError
-from quantctl.journal import Journal, signals_wait
-from quantctl.state import TreeState, read_state
+from quantctl.record import FileRecord, FileState, Operation, latest_records
+from quantctl.recovery import recover
+from quantctl.replace import Content, Replacement
+from quantctl.signals import signals_wait
+from quantctl.state import holds_patches
 from quantctl.tree import Tree
-
-_LOCK_TIMEOUT = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -60,26 +59,81 @@ class Session:
             self.tree.refuse_links_out(change.path)
         previous = self.backup.head()
         operation = self._draft(previous, changes, kind, command, selectors, target)
-        with signals_wait():
-            try:
-                Journal.begin(self.backup.state, operation, previous)
-                self._put_in_place(changes, operation.files)
-                self._publish(operation, previous)
-            except BaseException as error:
-                self._take_back(changes, operation.files)
-                if isinstance(error, OSError):
-                    reason = f"cannot write {error.filename or self.tree.root}: {error.strerror}"
-                    raise QuantctlError(reason, "nothing was changed") from error
-                raise
-        Journal.end(self.backup.state)
+        done = False
+        try:
+            with signals_wait():
+                self._carry_out(operation, previous, changes)
+                done = True
+        except KeyboardInterrupt as error:  # it waited for the end of the block
+            what = f"operation {operation.short} is complete and recorded" if done else str(error.__context__ or "")
+            raise KeyboardInterrupt(what) from error
         return operation
 
-    def _publish(self, operation: Operation, previous: str | None) -> None:
+    def _carry_out(self, operation: Operation, previous: str | None, changes: Sequence[Change]) -> None:
+        items: list[Replacement] = []
+        asked = False
         try:
-            self.backup.repository.move_ref(self.backup.ref, operation.id, previous)
-        except GitError:
-            if self.backup.head() != operation.id:
-                raise
+            self.backup.hold(operation)
+            token = journal.begin(self.tree, self.backup, operation).token
+            items = [
+                _replacement(self.tree, token, change, record)
+                for change, record in zip(changes, operation.files, strict=True)
+            ]
+            for item in items:
+                replace.stage(item)
+            for item in items:
+                if not replace.put(item):
+                    raise QuantctlError(
+                        f"{item.path} was changed by somebody else while quantctl was changing the tree",
+                        "that change stays; run the command again",
+                    )
+            asked = True
+            self.backup.publish(operation, previous)
+        except BaseException as error:
+            if not (asked and self._is_published(operation, error)):
+                self._take_back(operation, items, error)
+        for item in items:
+            with suppress(OSError):
+                replace.clear(item)
+        with suppress(OSError):  # one that stays does no harm: it names an operation that the history has
+            journal.end(self.tree)
+
+    def _is_published(self, operation: Operation, error: BaseException) -> bool:
+        try:
+            return self.backup.head() == operation.id
+        except GitError as unknown:
+            raise QuantctlError(
+                f"git failed when the files were in place, and cannot tell whether the history names them: {unknown}",
+                "the next command that changes the tree takes them back, or keeps them, as the history says",
+            ) from error
+
+    def _take_back(self, operation: Operation, items: Sequence[Replacement], error: BaseException) -> None:
+        """Every file as it was, as far as it is still ours; then raise the error in words."""
+        stuck, theirs = [], []
+        for item in items:
+            try:
+                if not replace.take_back(item):
+                    theirs.append(item)
+            except OSError as failure:
+                stuck.append(f"{item.path} ({failure.strerror})")
+        reason, hint = str(error), "nothing was changed"
+        if isinstance(error, OSError):
+            reason = f"cannot write {error.filename or self.tree.root}: {error.strerror}"
+        elif isinstance(error, QuantctlError):
+            reason, hint = error.message, error.hint or hint
+        if stuck:
+            raise QuantctlError(
+                f"{reason}; and not taken back: {', '.join(stuck)}",
+                "once that can be written again, quantctl restore (or the same command) puts the old bytes back first; "
+                f"they are in git -C {self.backup.repository.directory} show {operation.id}:before/PATH",
+            ) from error
+        with suppress(OSError):  # one that stays does no harm: there is nothing left to take back
+            journal.end(self.tree)
+        with suppress(GitError):
+            self.backup.drop(operation.id, keep=bool(theirs))
+        if not isinstance(error, (OSError, QuantctlError)):
+            raise error
+        raise QuantctlError(reason, hint) from error
 
     def record_only(self, changes: Sequence[Change], kind: str, command: str) -> Operation:
         """Put bytes into the history that are on disk already."""
@@ -122,97 +176,31 @@ class Session:
             after = FileState(next(blobs), mode if change.mode is None else change.mode)
             yield _continue(known.get(change.path), change, before, after)
 
-    def _put_in_place(self, changes: Sequence[Change], records: Sequence[FileRecord]) -> None:
-        paths = [self.tree.root / change.path for change in changes]
-        staged = [
-            files.stage(path, change.after, record.after.mode)
-            for path, change, record in zip(paths, changes, records, strict=True)
-        ]
-        for path, temporary in zip(paths, staged, strict=True):
-            files.commit(path, temporary)
 
-    def _take_back(self, changes: Sequence[Change], records: Sequence[FileRecord]) -> None:
-        """After a failure: every file as it was, then no journal; if that fails too, `recover` finds the journal."""
-        for change, record in zip(changes, records, strict=True):
-            self._ensure(change.path, change.before, record.before.mode)
-        Journal.end(self.backup.state)
-
-    def _ensure(self, file: str, data: bytes, mode: int) -> None:
-        path = self.tree.root / file
-        files.discard_temporary(path)
-        if path.read_bytes() != data or files.mode_of(path) != mode:
-            files.commit(path, files.stage(path, data, mode))
-
-    def recover(self) -> str | None:
-        """Finish an operation that was killed; returns its id, or None when there was none.
-
-        Raises QuantctlError when a file of it was edited meanwhile.
-        """
-        journal = Journal.read(self.backup.state)
-        if journal is None:
-            return None
-        repository = self.backup.repository
-        contents = [[repository.read_blob(state.blob) for state in (e.before, e.after)] for e in journal.files]
-        for entry, known in zip(journal.files, contents, strict=True):
-            path = self.tree.root / entry.path
-            if path.read_bytes() not in known:
-                raise QuantctlError(
-                    f"an earlier operation was killed half way, and {path} was edited since",
-                    f"its bytes before and after: {repository.shell('cat-file', 'blob', entry.before.blob)} "
-                    f"(or {entry.after.blob}); put one of them back, then run the command again",
-                )
-        for entry, (_, after) in zip(journal.files, contents, strict=True):
-            self._ensure(entry.path, after, entry.after.mode)
-        if self.backup.head() == journal.previous:
-            repository.move_ref(self.backup.ref, journal.operation, journal.previous)
-        Journal.end(self.backup.state)
-        return journal.operation
+def _replacement(tree: Tree, token: str, change: Change, record: FileRecord) -> Replacement:
+    path = (tree.root / change.path).resolve()
+    before, after = Content(change.before, record.before.mode), Content(change.after, record.after.mode)
+    return Replacement(path, files.temporary(path, token), before, after)
 
 
 def _continue(last: FileRecord | None, change: Change, before: FileState, after: FileState) -> FileRecord:
     """The record of a change behind the file's `last` one: what is original, and whether somebody edited in between."""
     continues = last is not None and last.after.blob == before.blob
     if last is None or (change.fresh and not continues):
-        return FileRecord(change.path, before, after, original=before)
+        known = change.fresh or not holds_patches(change.path, change.before)
+        return FileRecord(change.path, before, after, original=before if known else None)
     edited = last.edited if continues else (last.after.blob, before.blob)
     return FileRecord(change.path, before, after, last.original, None if after == last.original else edited)
 
 
 @contextmanager
 def open_tree(tree: Tree) -> Iterator[Session]:
-    """Hold the tree's lock; an operation that was killed earlier is finished first.
+    """Hold the tree's lock; an operation that was killed earlier is taken back first.
 
     Raises QuantctlError when another process holds the lock for longer than a minute.
     """
     backup = backup_of(tree)
     backup.prepare()
-    lock = filelock.FileLock(backup.state / "lock", timeout=_LOCK_TIMEOUT)
-    with suppress(FileExistsError):
-        os.close(files.create_new(backup.state / "lock"))
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise QuantctlError(
-            f"another quantctl has been changing {tree.root} for more than {_LOCK_TIMEOUT:.0f} s",
-            f"wait for it, or end it; the lock is {lock.lock_file}",
-        ) from error
-    with lock:
-        session = Session(tree, backup)
-        session.recover()
-        yield session
-
-
-def read_consistent(tree: Tree) -> TreeState:
-    """The state of the tree as one operation left it, also while another process changes it.
-
-    An operation that was killed is finished first.
-    """
-    backup = backup_of(tree)
-    while True:
-        if Journal.path(backup.state).exists():
-            with open_tree(tree):
-                pass
-        head = backup.head()
-        state = read_state(tree.root)
-        if not Journal.path(backup.state).exists() and backup.head() == head:
-            return state
+    with lock.changing(tree, backup.state):
+        recover(tree, backup)
+        yield Session(tree, backup)

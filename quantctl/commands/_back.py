@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 import click
 
 from quantctl import output
-from quantctl.backup import Operation
 from quantctl.commands._common import command_line, describe, tree_in_use, unified_diff
-from quantctl.rollback import EditedSince, Goal, go_back
+from quantctl.patches.registry import PATCHES
+from quantctl.record import Operation
+from quantctl.rollback import EditedSince, Goal, go_back, undo
+from quantctl.state import PatchState, read_state
 from quantctl.transaction import Session, open_tree
+from quantctl.tree import Tree
 
 
 def run(
@@ -24,6 +27,7 @@ def run(
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     operation = saved = None
+    further = False
     with open_tree(tree) as session:
         operations = session.backup.operations()
         goal = choose(session, operations)
@@ -34,6 +38,7 @@ def run(
                 for edit in refusal.edited:
                     output.say(unified_diff(edit.path, edit.ours, edit.theirs))
                 raise
+            further = operation is not None and undo(session.backup.operations()) is not None
     if saved is not None:
         for record in saved.files:
             output.say(f"kept: {session.backup.repository.shell('show', f'{saved.id}:after/{record.path}')}")
@@ -43,4 +48,21 @@ def run(
         return
     for path in paths:
         click.echo(f"restored  {path}")
-    output.say(f"operation {operation.short} recorded; quantctl undo takes it back" if operation else nothing)
+    output.say(nothing if operation is None else _recorded(operation, further=further))
+    if left := [] if goal is None or goal.kind != "restore" else _left_patched(tree):
+        output.say(f"note: {', '.join(left)} hold quantctl's patches, but this history knows nothing of them")
+
+
+def _recorded(operation: Operation, *, further: bool) -> str:
+    """What was recorded, and which command leads where from here."""
+    said = f"operation {operation.short} recorded"
+    if operation.kind != "undo":
+        return f"{said}; quantctl undo takes it back"
+    redo = f"to redo it: quantctl restore --to {operation.short}"
+    return f"{said}: it took back {operation.target[:10]}; {'quantctl undo goes one further back; ' * further}{redo}"
+
+
+def _left_patched(tree: Tree) -> list[str]:
+    """Files that hold patches still."""
+    state = read_state(tree.root)
+    return sorted({patch.file for patch in PATCHES if state.patches[patch.name] is PatchState.APPLIED})

@@ -8,6 +8,7 @@ import click
 
 from quantctl import fit, output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
+from quantctl.recovery import read_consistent
 from quantctl.selectors import SELECTORS
 from quantctl.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
 from quantctl.transaction import Change, open_tree
@@ -62,7 +63,7 @@ def change_tree(
     """Patch the tree where needed and set `values`; True if that changes (or, with `dry`, would change) anything."""
     output.say(f"tree: {describe(tree)}")
     if dry:
-        changes = _changes(read_state(tree.root), values, accept)
+        changes = _changes(read_consistent(tree), values, accept)
         if show_diff:
             for change in changes:
                 click.echo(unified_diff(change.path, change.before, change.after), nl=False)
@@ -73,6 +74,11 @@ def change_tree(
         operation = session.apply(changes, kind, command_line(), values_after(before, values))
         after = read_state(tree.root)
     _say_patches(before, after)
+    if operation and (foreign := [record.path for record in operation.files if record.original is None]):
+        output.say(
+            f"note: {', '.join(foreign)} held quantctl's patches before this history began (moved, copied or cloned, "
+            "or patched by another user): quantctl restore will not know the stock bytes, undo goes back to these"
+        )
     if as_json:
         output.data({"tree": tree.root, "operation": operation and operation.id, "selectors": after.values()})
     else:

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.backup import Operation
 from quantctl.errors import QuantctlError
 from quantctl.masking import masked
 from quantctl.modes import MODES, mode_selectors
+from quantctl.record import Operation
 from quantctl.selectors import SELECTORS
 from quantctl.spec import FORMATS
 from quantctl.tree import Tree, find_tree

@@ -14,9 +14,9 @@ from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.forks import NOTE, ForkSelector, canonical_or
 from quantctl.provenance import git_state
+from quantctl.recovery import read_consistent
 from quantctl.selectors import SELECTORS, known_value
 from quantctl.state import PatchState, TreeState, misfits
-from quantctl.transaction import read_consistent
 from quantctl.tree import Tree
 
 

@@ -8,8 +8,9 @@ from datetime import datetime
 import click
 
 from quantctl import output
-from quantctl.backup import Operation, backup_of
+from quantctl.backup import backup_of
 from quantctl.commands._common import describe, tree_in_use
+from quantctl.record import Operation
 
 
 def _summary(operation: Operation) -> str:
@@ -44,7 +45,7 @@ def command(ctx: click.Context) -> None:
             datetime.fromtimestamp(operation.time).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             operation.kind,
             _summary(operation),
-            operation.command,
+            output.one_line(operation.command),
         ]
         for operation in operations
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
@@ -13,7 +12,9 @@ from quantctl.commands._common import describe, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.state import PatchState, misfits, read_state
+from quantctl.recovery import read_consistent
+from quantctl.state import PatchState, misfits
+from quantctl.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Entry:
         }
 
 
-def _entries(root: Path) -> list[Entry]:
-    state = read_state(root)
+def _entries(tree: Tree) -> list[Entry]:
+    state = read_consistent(tree)
     unfit = {name: error.message for name, error in misfits(state).items()}
     return [
         Entry(
@@ -53,7 +54,7 @@ def _entries(root: Path) -> list[Entry]:
 
 def _show_list(ctx: click.Context) -> None:
     tree = tree_in_use(ctx)
-    entries = _entries(tree.root)
+    entries = _entries(tree)
     if ctx.obj["json"]:
         output.data(
             {"tree": tree.root, "megatron_core": tree.version(), "patches": [entry.data() for entry in entries]}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import click
 
 from quantctl import rollback
-from quantctl.backup import Operation
 from quantctl.commands import _back
 from quantctl.errors import QuantctlError
+from quantctl.record import Operation
 from quantctl.state import PatchState, read_state
 from quantctl.transaction import Session
 
@@ -32,12 +32,13 @@ def _refuse_without_history(session: Session) -> None:
 def command(ctx: click.Context, operation: str | None, force: bool) -> None:
     """Put back the bytes and permissions from before quantctl first touched the tree, or from before an operation.
 
-    Refuses, and shows the difference, when a file was edited after quantctl wrote it.
+    Before an undo, that is its redo: quantctl restore --to ID, with the undo's ID. Refuses, and shows the difference,
+    when a file was edited after quantctl wrote it.
     """
 
     def choose(session: Session, operations: Sequence[Operation]) -> rollback.Goal:
         if not operations:
             _refuse_without_history(session)
-        return rollback.before(operations, operation) if operation else rollback.original(operations)
+        return rollback.before(operations, operation) if operation else rollback.original(operations, session.tree.root)
 
     _back.run(ctx, choose, force=force, nothing="nothing to restore: the tree has its original bytes")

@@ -4,84 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 
 import pytest
-from faults import STEPS, run_in_child
+from faults import STEPS
+from scenes import PREPARED, STRIDE, Scene, contents
 
-import quantctl.edit.insert  # noqa: F401  (loaded once here, not in each forked child)
 from quantctl.errors import QuantctlError
 from quantctl.git import GitError
-from quantctl.paths import state_dir
 from quantctl.state import FILES
 from quantctl.transaction import open_tree
-
-STRIDE = int(os.environ.get("QUANTCTL_FAULT_STRIDE", "11"))
-"""Every how many steps an operation is disturbed; `make faults` takes every one."""
-
-PREPARED = {
-    # name: commands that lead to the state before, the command under fault
-    "patch a stock tree": ([], ["patch"]),
-    "set a stock tree": ([], ["set", "--linear", "mxfp8", "--qk", "mxfp4"]),
-    "set a patched tree": ([["patch"]], ["set", "--linear", "mxfp8", "--qk", "mxfp4"]),
-    "restore": ([["set", "--mode", "mxfp8"]], ["restore"]),
-    "undo": ([["set", "--mode", "mxfp8"], ["set", "--mode", "hifp8"]], ["undo"]),
-}
-
-
-def contents(tree) -> dict[str, tuple[bytes, int]]:
-    paths = [tree.root / file for file in FILES if (tree.root / file).exists()]
-    return {str(path): (path.read_bytes(), path.stat().st_mode) for path in paths}
-
-
-class Scene:
-    """A tree before an operation."""
-
-    def __init__(self, tree, before, command):
-        self.tree, self.before, self.command = tree, before, command
-        self.stock = contents(tree)
-        self.kept = {tree.root: tree.root.with_name("kept tree"), state_dir(): tree.root.with_name("kept state")}
-
-    def run(self, command, at=0, act=None):
-        return run_in_child(["--megatron", str(self.tree.root), *command], at, act)
-
-    def reset(self):
-        """The tree and its history as they were when `outcome` kept them."""
-        for folder, kept in self.kept.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(kept, folder)
-
-    def outcome(self):
-        """The state before and the one after, undisturbed."""
-        for command in self.before:
-            assert self.run(command)[0] == 0
-        old = contents(self.tree)
-        for folder, kept in self.kept.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(folder, kept)
-        assert self.run(self.command)[0] == 0
-        new = contents(self.tree)
-        assert new != old
-        return old, new
-
-    def disturbed(self, act):
-        """Run the command once for each STRIDE-th of its steps, disturbed there: yields status and the step's name."""
-        for number in range(1, 1000, STRIDE):
-            self.reset()
-            status, step = self.run(self.command, number, act)
-            if not step:
-                assert status == 0
-                return
-            yield status, step
-
-    def operations(self):
-        """What the next command sees; opening the tree finishes what was killed."""
-        with open_tree(self.tree) as session:
-            return session.backup.operations()
-
-    def leftovers(self):
-        return [path for path in self.tree.root.rglob(".*") if path.is_file()]
 
 
 def _scenes(*names):
@@ -109,7 +41,8 @@ def test_killed_at_every_step(scene):
         assert scene.run(["restore"])[0] == 0
         assert contents(scene.tree) == scene.stock
     assert STRIDE > 1 or set(STEPS) == {step for _, step, _ in matrix}
-    assert {found for _, _, found in matrix} == {"old", "new"}
+    # only from the move of the ref on, in the last few steps, it is the new one
+    assert {found for _, _, found in matrix} >= {"old", "new"} - ({"new"} if STRIDE > 1 else set())
     print(f"\nSIGKILL during {' '.join(scene.command)}:")
     print("\n".join(f"  step {number:3}  {step:<7} -> {found} tree" for number, step, found in matrix))
 
@@ -144,8 +77,7 @@ def test_an_interrupt_leaves_the_old_tree_or_the_new_one(scene):
 def test_a_journal_whose_file_was_edited_is_not_overwritten(tree):
     scene = Scene(tree, [], ["set", "--linear", "mxfp8"])
     stock = contents(tree)
-    # the first rename is the journal's, the second one puts the first file in place
-    assert scene.run(scene.command, ("rename", 3), lambda _: os.kill(os.getpid(), signal.SIGKILL))[1] == "rename"
+    assert scene.run(scene.command, ("exchange", 2), lambda _: os.kill(os.getpid(), signal.SIGKILL))[1] == "exchange"
     changed = next(
         path for path in (tree.root / file for file in FILES) if contents(tree)[str(path)] != stock[str(path)]
     )

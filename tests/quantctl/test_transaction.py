@@ -7,8 +7,9 @@ import os
 
 import pytest
 
-from quantctl import files
+from quantctl import replace
 from quantctl.errors import QuantctlError
+from quantctl.recovery import recover
 from quantctl.state import FILES, plan, read_state
 from quantctl.transaction import Change, open_tree
 from quantctl.tree import Tree
@@ -29,13 +30,13 @@ def tree(stock_copy) -> Tree:
 
 
 def leftovers(tree: Tree) -> list[str]:
-    return [path.name for path in tree.core.rglob(".*.quantctl")]
+    return [path.name for path in tree.core.rglob(".*")]
 
 
-@pytest.mark.parametrize("step", ["stage", "commit"])
+@pytest.mark.parametrize("step", ["stage", "exchange"])
 @pytest.mark.parametrize("failing_call", [1, 2, 3])
 def test_failed_write_changes_nothing(tree, monkeypatch, step, failing_call):
-    before, calls, real = contents(tree), [], getattr(files, step)
+    before, calls, real = contents(tree), [], getattr(replace, step)
 
     def fail_once(path, *arguments):
         calls.append(path)
@@ -43,11 +44,11 @@ def test_failed_write_changes_nothing(tree, monkeypatch, step, failing_call):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return real(path, *arguments)
 
-    monkeypatch.setattr(files, step, fail_once)
+    monkeypatch.setattr(replace, step, fail_once)
     with open_tree(tree) as session:
         with pytest.raises(QuantctlError, match="No space left on device"):
             session.apply(changes_to(tree, {"qk": "mxfp8"}), "set", "quantctl set", {})
-        assert session.recover() is None
+        assert recover(tree, session.backup) is None
         assert session.backup.operations() == []
     assert contents(tree) == before
     assert leftovers(tree) == []

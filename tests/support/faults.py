@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import quantctl.replace
 from quantctl.git import Git
 
 STEPS = {
@@ -19,6 +20,7 @@ STEPS = {
     "owner": (os, "fchown"),
     "time": (os, "utime"),
     "rename": (os, "replace"),
+    "exchange": (quantctl.replace, "exchange"),
     "remove": (Path, "unlink"),
     "git": (Git, "run"),
 }

@@ -113,6 +113,30 @@ def test_a_patched_tree_without_history_says_so(quantctl, tree):
     assert "megatron-core==0.16.1" in done.err
 
 
+def test_a_patched_tree_of_unknown_origin_is_never_called_restored(quantctl, tree):
+    moved = tree.with_name("moved")
+    tree.rename(moved)
+    done = quantctl("--megatron", moved, "set", "--qk", "mxfp8")
+    assert done.status == 0
+    assert "quantctl restore will not know the stock bytes" in done.err
+    before = (moved / ATTENTION).read_bytes()
+    refused = quantctl("--megatron", moved, "restore")
+    assert refused.status == 2
+    assert f"the original bytes of {ATTENTION} are not known here" in refused.err
+    assert (moved / ATTENTION).read_bytes() == before
+    assert quantctl("--megatron", moved, "undo").status == 0
+    assert value_of(quantctl, moved) == "hifp8"
+
+
+def test_undo_says_what_comes_next(quantctl, tree):
+    first = quantctl("--megatron", tree, "undo")
+    assert "quantctl undo goes one further back" in first.err
+    redo = operations(quantctl, tree)[0]["id"][:10]
+    assert f"to redo it: quantctl restore --to {redo}" in first.err
+    assert quantctl("--megatron", tree, "restore", "--to", redo).status == 0
+    assert value_of(quantctl, tree) == "hifp8"
+
+
 def test_two_worktrees_have_their_own_histories(quantctl, checkout, git):
     first = checkout("0.16.1")
     second = first.with_name("second")
