@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,12 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path) -> Any:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(file))
     return tokenizer
+
+
+def write_config(folder: Path) -> None:
+    """tokenizer_config.json beside tokenizer.json: what transformers needs to load it, and Megatron-LM its end token.
+
+    Without it transformers 4 finds no class, and the tokenizers of Megatron-LM from 0.15 on have an `eos` of None.
+    """
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

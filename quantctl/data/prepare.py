@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl.data.bpe import train_bpe
+from quantctl.data.bpe import train_bpe, write_config
 from quantctl.data.encoder import (
     Encoded,
     Recipe,
@@ -210,9 +210,7 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
     draft = folder.with_name(f".{folder.name}.draft")
     draft.mkdir(parents=True, exist_ok=True)
     train_bpe(texts(), vocabulary, draft / "tokenizer.json")
-    (draft / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
-    )
+    write_config(draft)
     (draft / "trained.json").write_text(wanted)
     draft.rename(folder)
     return folder
