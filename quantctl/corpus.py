@@ -3,10 +3,10 @@
     python -m quantctl.corpus            build it once and print its folder
     python -m quantctl.corpus --where    print the folder, build nothing
 
-The folder holds tokenizer.json (byte-level BPE, `tokenizers`) with its tokenizer_config.json, and text_document.{bin,idx}
-(IndexedDataset, uint16, one document for each topic of Python's documentation, an end-of-document token after each).
-What is built depends on the text and the constants below only, so two machines with the same Python train on the same
-tokens.
+The folder holds tokenizer.json (byte-level BPE, `tokenizers`) with its tokenizer_config.json, and
+text_document.{bin,idx} (IndexedDataset, uint16, one document for each topic of Python's documentation, an
+end-of-document token after each). What is built depends on the text and the constants below only, so two machines with
+the same Python train on the same tokens.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantctl import modules
 from quantctl.files import write_new
 from quantctl.spec import NONE, SITES, canonical
 
@@ -42,6 +43,8 @@ class Proof:
     """Ranks that imported megatron.core from the staged tree."""
     unproven: list[str]
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
+    modules: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By site, summed over ranks: modules that there are, that ran, and that ran past the site's selector."""
 
 
 def clear(run_dir: Path) -> None:
@@ -92,6 +95,28 @@ def _sum(records: list[dict[str, Any]]) -> Calls:
     return total
 
 
+def _modules(records: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {}
+    for record in records:
+        for site, seen in record.get("modules", {}).items():
+            numbers = {"modules": seen["modules"], "ran": seen["ran"], "bypassed": len(seen["bypassed"])}
+            sums = total.setdefault(site, dict.fromkeys(numbers, 0))
+            for name, number in numbers.items():
+                sums[name] += number
+    return total
+
+
+def _bypassed(selectors: Mapping[str, str], records: list[dict[str, Any]], unproven: Collection[str]) -> list[str]:
+    """Modules that ran past a selector which is not none; ranks that said nothing of modules are not judged."""
+    found = []
+    for site in SITES:
+        wanted = canonical(selectors[site], site) if site not in unproven else NONE
+        if wanted != NONE:
+            ranks = {record["rank"]: record["modules"][site] for record in records if site in record.get("modules", {})}
+            found += modules.bypassed(site, wanted, ranks)
+    return found
+
+
 def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool, unproven: Collection[str]) -> list[str]:
     if not imported:
         return ["no process of the run imported megatron.core from the staged tree"]
@@ -115,10 +140,12 @@ def merge(
 ) -> Proof:
     """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json. `beside` are problems found elsewhere."""
     imports = _records(run_dir, "import-*.json")
-    calls = _sum(_records(run_dir, "rank*.json"))
-    problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
+    records = _records(run_dir, "rank*.json")
+    calls = _sum(records)
+    problems = _problems(selectors, calls, bool(imports), unproven)
+    problems += [*_bypassed(selectors, records, unproven), *beside]
     ranks = sorted({record["rank"] for record in imports})
-    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(records))
     write_new(run_dir / "proof.json", (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 

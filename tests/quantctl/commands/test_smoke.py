@@ -85,6 +85,36 @@ def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
     assert digest(tree) == before
 
 
+@pytest.mark.parametrize("release", ["0.10.0", "0.11.0"])
+def test_releases_that_lack_arguments(megatron_tree, quantctl, release):
+    done = quantctl("--megatron", megatron_tree(release), "smoke", "llama32-1b", "--linear", "mxfp8")
+    assert done.status == 0, done.err
+    assert "linear   mxfp8     mxfp8   16     16     16\n" in done.out
+
+
+def test_a_model_that_does_not_run_is_one_sentence(megatron_tree, quantctl):
+    """Experts of another width than the dense layers: GroupedMLP only, in 0.11."""
+    asked = ("--megatron", megatron_tree("0.11.0"), "smoke", "deepseek2_lite", "--linear", "mxfp8")
+    done = quantctl(*asked)
+    assert done.status == 2
+    assert "deepseek2_lite does not run on" in done.err
+    assert "AssertionError: Please use GroupedMLP or TEGroupedMLP" in done.err
+    assert "megatron/core/transformer/moe/experts.py:" in done.err
+    assert "Traceback" not in done.err
+    assert "Traceback" in quantctl(*asked, "--traceback").err
+
+
+def test_a_module_that_the_tree_needs(stock_copy, quantctl):
+    """The shape of 0.7 and 0.8: layers.py's neighbours import what setuptools once had."""
+    tree = stock_copy("0.16.1")
+    file = tree / "megatron/core/tensor_parallel/random.py"
+    file.write_text("import pkg_resources_of_old\n" + file.read_text())
+    done = quantctl("--megatron", tree, "smoke", "llama32-1b", "--linear", "mxfp8")
+    assert done.status == 2
+    assert "Traceback" not in done.err
+    assert "the tree needs pkg_resources_of_old, which is not installed" in done.err
+
+
 @pytest.mark.parametrize(
     ("selectors", "hits", "found"),
     [
@@ -97,7 +127,7 @@ def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
     ],
 )
 def test_what_is_a_finding(selectors, hits, found):
-    assert _problems(selectors, hits) == found
+    assert _problems(selectors, hits, {}) == found
 
 
 def test_equal_layers_share_a_line():
