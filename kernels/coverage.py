@@ -1,4 +1,4 @@
-"""Which modules of the model computed their products in the selectors' formats: the counts of hits.py, module by module.
+"""Which modules of a model computed their products in the selectors' formats: the counts of hits.py, one by one.
 
 A product does not know whose it is, so the modules are asked: at the first quantized product of a process every linear
 layer and core attention of Megatron's local layers gets a hook that acts once. In the module's next forward it looks
@@ -90,15 +90,19 @@ def _sites(module: Any, linear: tuple[type, ...], attention: tuple[type, ...]) -
     return ("qk", "pv") if issubclass(type(module), attention) else ()
 
 
+def _unwrapped(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
 def _named() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     """Name, module and its sites, of all models of the process."""
     linear, attention = _classes(_LINEAR), _classes(_ATTENTION)
     for root in _roots() if linear or attention else ():
         for name, module in root.named_modules():
             if sites := _sites(module, linear, attention):
-                while name.startswith(_WRAPPERS):
-                    name = name.partition(".")[2]
-                yield name, module, sites
+                yield _unwrapped(name), module, sites
 
 
 def begin() -> None:

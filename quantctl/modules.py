@@ -41,6 +41,6 @@ def bypassed(site: str, wanted: str, ranks: Mapping[int, Mapping[str, Any]]) -> 
         f" on rank {rank}" + (f" (and on {len(found) - 1} more)" if len(found) > 1 else "") if len(ranks) > 1 else ""
     )
     return [
-        f"{site} says {wanted}, but {len(seen['bypassed'])} of {seen['ran']} modules{where} computed it in another way: "
+        f"{site} says {wanted}, but {len(seen['bypassed'])} of {seen['ran']} modules{where} went another way: "
         + ", ".join(fold(seen["bypassed"]))
     ]

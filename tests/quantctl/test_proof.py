@@ -84,3 +84,19 @@ def test_a_forks_own_selector_is_said_to_be_unprovable(tmp_path):
     verdict = proof.merge(tmp_path, NONE | {"linear": "fork-format", "qk": "mxfp8"}, ["linear"])
     assert verdict.ok
     assert "linear: not provable, a fork's own selector decides it" in proof.lines(verdict)
+
+
+BYPASSED = {"modules": 4, "ran": 3, "bypassed": ["decoder.layers.0.mlp.linear_fc2"]}
+
+
+@pytest.mark.parametrize(("linear", "ok"), [("mxfp8", False), ("none", True)])
+def test_modules_that_ran_past_their_selector(tmp_path, linear, ok):
+    write(tmp_path, [{"linear": {"mxfp8": CALLS}} if linear == "mxfp8" else {}] * 2)
+    file = tmp_path / "proof" / "rank1-1.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"modules": {"linear": BYPASSED}}))
+    verdict = proof.merge(tmp_path, NONE | {"linear": linear})
+    assert verdict.ok == ok
+    assert verdict.modules == {"linear": {"modules": 4, "ran": 3, "bypassed": 1}}
+    assert ok or verdict.problems == [
+        "linear says mxfp8, but 1 of 3 modules went another way: decoder.layers.0.mlp.linear_fc2"
+    ]

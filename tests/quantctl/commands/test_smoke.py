@@ -47,6 +47,9 @@ def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl):
     specs = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
     for site, n in calls.items():
         assert found["hits"][site] == {specs[site]: dict.fromkeys(("fprop", "dgrad", "wgrad"), 3 * n)}, site
+    # experts that are computed together count as themselves
+    modules = {site: seen["ran"] for site, seen in found["modules"].items()}
+    assert modules == {"linear": sum(counts.values()) - 1, "lm_head": 1, "qk": 3, "pv": 3}
     assert len(found["losses"]) == 3
     assert found["losses"][1] < found["losses"][0]
     assert found["memory"]["peak resident bytes"] > 2**20
@@ -90,6 +93,43 @@ def test_releases_that_lack_arguments(megatron_tree, quantctl, release):
     done = quantctl("--megatron", megatron_tree(release), "smoke", "llama32-1b", "--linear", "mxfp8")
     assert done.status == 0, done.err
     assert "linear   mxfp8     mxfp8   16     16     16\n" in done.out
+
+
+# a fork's function of its own beside the stock one, in the way of row-parallel layers only
+OWN_LINEAR = """
+class OwnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, weight):
+        ctx.save_for_backward(input, weight)
+        return torch.matmul(input, weight.t())
+
+    @staticmethod
+    def backward(ctx, grad):
+        input, weight = ctx.saved_tensors
+        return torch.matmul(grad, weight), grad.flatten(0, -2).t().matmul(input.flatten(0, -2))
+
+
+class RowParallelLinear("""
+FORWARD = "    def _forward_impl(self, input, weight, *args, **kwargs):\n"
+
+
+def bypass_rows(tree: Path) -> None:
+    """In a patched tree."""
+    file = tree / "megatron/core/tensor_parallel/layers.py"
+    before, rows = file.read_text().split("\nclass RowParallelLinear(")
+    rows = rows.replace(FORWARD, FORWARD + "        return OwnLinear.apply(input, weight)\n", 1)
+    file.write_text(before + "\n" + OWN_LINEAR + rows)
+
+
+def test_modules_that_bypass_their_selector_are_named(stock_copy, quantctl):
+    tree = stock_copy("0.16.1")
+    assert quantctl("--megatron", tree, "set", "--linear", "mxfp8").status == 0
+    bypass_rows(tree)
+    done = quantctl("--megatron", tree, "smoke", "llama32-1b")
+    assert "linear   mxfp8     mxfp8   8      8      8\n" in done.out
+    names = "decoder.layers.0-3.mlp.linear_fc2, decoder.layers.0-3.self_attention.linear_proj"
+    assert f"problem: linear says mxfp8, but 8 of 16 modules went another way: {names}\n" in done.err
+    assert done.status == 1
 
 
 def test_a_model_that_does_not_run_is_one_sentence(megatron_tree, quantctl):
