@@ -139,7 +139,7 @@ def _lead(
     )
     ending = process.run(pointed, environment, run_dir, "log.txt", 0)
     others = proof.await_nodes(run_dir, nodes, ending.status)
-    verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes))
+    verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes), ending.status)
     finished = ending.status == 0 and verdict.ok and not ending.early
     manifest.end(end=_now(), exit_status=ending.status, proof=verdict.ok, stopped_early=ending.early, finished=finished)
     (run_dir / process.STOP).unlink(missing_ok=True)

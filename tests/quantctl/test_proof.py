@@ -96,7 +96,24 @@ def test_modules_that_ran_past_their_selector(tmp_path, linear, ok):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"modules": {"linear": BYPASSED}}))
     verdict = proof.merge(tmp_path, NONE | {"linear": linear})
     assert verdict.ok == ok
-    assert verdict.modules == {"linear": {"modules": 4, "ran": 3, "bypassed": 1}}
+    assert verdict.modules == {"linear": {"modules": 4, "ran": 3, "quantized": 2}}
     assert ok or verdict.problems == [
         "linear says mxfp8, but 1 of 3 modules went another way: decoder.layers.0.mlp.linear_fc2"
     ]
+
+
+FAILED = {
+    "before its first product": ([], "the command ended with exit status 1 before any product was counted"),
+    "before a product of this site": (
+        [{"qk": {"mxfp8": CALLS}}],
+        "linear should have run in mxfp8, but no such product was called; the command ended with exit status 1 before",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ranks", "reason"), FAILED.values(), ids=FAILED)
+def test_a_run_that_failed_has_one_reason(tmp_path, ranks, reason):
+    """Transformer Engine's layers are not it."""
+    write(tmp_path, ranks)
+    verdict = proof.merge(tmp_path, NONE | {"linear": "mxfp8", "qk": "mxfp8"}, status=1)
+    assert verdict.problems == [reason]
