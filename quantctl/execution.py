@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import quantctl.child
-from quantctl import output, process, proof, provenance
+from quantctl import output, process, proof, provenance, trainer
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.manifest import Manifest, with_defaults
@@ -92,6 +92,7 @@ def execute(
         selectors = with_defaults(read_state(staged).values())
         _say_selectors(staged, selectors)
         pointed = point_at_staged(command, tree.root, staged)
+        trainer.prepare(staged, pointed)
         environment = child_environment(tree.root, staged, run_dir, node)
         if node:
             return _join(staged, pointed, environment, run_dir, node)
