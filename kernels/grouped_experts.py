@@ -9,13 +9,13 @@ Each expert keeps its own weights as parameters; gradients, hooks on parameters 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantctl.kernels import stock_code
+from quantctl.kernels import coverage, stock_code
 from quantctl.kernels.grouped import grouped_linear
 from quantctl.kernels.groups import Groups
 from quantctl.patches.grouped_experts import PATCHES
@@ -38,7 +38,9 @@ class _Together(torch.nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         weights = [layer.weight for layer in self.layers]
-        return grouped_linear(hidden, weights, self.groups, self.spec, layers=self.layers), self.bias()
+        output = grouped_linear(hidden, weights, self.groups, self.spec, layers=self.layers)
+        coverage.together(self.layers)
+        return output, self.bias()
 
 
 class _TogetherWithoutBias(_Together):
@@ -113,15 +115,16 @@ def _gathers(hook: Any) -> bool:
     return getattr(hook, "__module__", None) == "megatron.core.distributed.distributed_data_parallel"
 
 
-def _has_hooks(modules: Iterable[torch.nn.Module]) -> bool:
+def _has_hooks(modules: Sequence[torch.nn.Module]) -> bool:
     kinds = ("_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    others = any(getattr(module, kind) for module in modules for kind in kinds)
-    return others or any(not _gathers(hook) for module in modules for hook in module._forward_pre_hooks.values())
+    after = (hook for module in modules for kind in kinds for hook in getattr(module, kind).values())
+    before = (hook for module in modules for hook in module._forward_pre_hooks.values())
+    return not all(map(coverage.is_ours, after)) or not all(_gathers(hook) or coverage.is_ours(hook) for hook in before)
 
 
 def _wait_for_parameters(experts: Sequence[Any]) -> None:
     """In the loop's order, which is that of the gathers on every rank."""
     for expert in experts:
         for module in (expert, expert.linear_fc1, expert.linear_fc2):
-            for hook in tuple(module._forward_pre_hooks.values()):
+            for hook in filter(_gathers, tuple(module._forward_pre_hooks.values())):
                 hook(module, ())

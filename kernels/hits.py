@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels import coverage
 
 INTERVAL = 10.0
 """Seconds between two writes."""
@@ -36,6 +37,8 @@ def count(site: str, product: str, spec: str) -> None:
     key = (site, spec, product)
     with _lock:
         _counts[key] = _counts.get(key, 0) + 1
+    if product == "fprop":
+        coverage.counted(site)
     if time.monotonic() >= _next_write:
         write()
 
@@ -67,7 +70,7 @@ def write() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         with os.fdopen(handle, "w") as file:
-            json.dump({"rank": rank, "pid": pid, "calls": snapshot()}, file)
+            json.dump({"rank": rank, "pid": pid, "calls": snapshot(), "modules": coverage.report()}, file)
         os.replace(temporary, target)
     except OSError as error:
         message = f"cannot write the hit counts to {target}: {error.strerror or error}"
@@ -87,6 +90,7 @@ def _forget_parent() -> None:
     global _lock, _next_write, _written
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
     _counts.clear()
+    coverage.forget()
     _next_write = 0.0
     _written = False
 

@@ -29,8 +29,8 @@ ATTENTION_PATCH = Patch(
     releases="0.10 - 0.19, main",
     mark=b"quantctl: multi-latent attention",
     edits=(
-        Edit(Kind.PARAMETER, "DotProductAttention.__init__", "", "k_channels: Optional[int] = None"),
-        Edit(Kind.PARAMETER, "DotProductAttention.__init__", "", "v_channels: Optional[int] = None"),
+        Edit(Kind.PARAMETER, "DotProductAttention.__init__", "", "k_channels: int | None = None"),
+        Edit(Kind.PARAMETER, "DotProductAttention.__init__", "", "v_channels: int | None = None"),
         Edit(
             Kind.AFTER,
             "DotProductAttention.__init__",

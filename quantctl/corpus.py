@@ -3,9 +3,10 @@
     python -m quantctl.corpus            build it once and print its folder
     python -m quantctl.corpus --where    print the folder, build nothing
 
-The folder holds tokenizer.json (byte-level BPE, `tokenizers`) and text_document.{bin,idx} (IndexedDataset, uint16,
-one document for each topic of Python's documentation, an end-of-document token after each). What is built depends on
-the text and the constants below only, so two machines with the same Python train on the same tokens.
+The folder holds tokenizer.json (byte-level BPE, `tokenizers`) with its tokenizer_config.json, and
+text_document.{bin,idx} (IndexedDataset, uint16, one document for each topic of Python's documentation, an
+end-of-document token after each). What is built depends on the text and the constants below only, so two machines with
+the same Python train on the same tokens.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from quantctl.exits import exit_with
 
 VOCABULARY = 2048
 PREFIX = "text_document"
-_LAYOUT = 1  # raise it when what is written changes, so that an older folder is not taken for the new one
-_FILES = ("tokenizer.json", f"{PREFIX}.bin", f"{PREFIX}.idx")
+_LAYOUT = 2  # raise it when what is written changes, so that an older folder is not taken for the new one
+_FILES = ("tokenizer.json", "tokenizer_config.json", f"{PREFIX}.bin", f"{PREFIX}.idx")
 
 
 def documents() -> list[str]:
@@ -50,13 +51,14 @@ def is_built(folder: Path) -> bool:
 
 
 def _write(texts: Sequence[str], folder: Path) -> None:
-    """tokenizer.json, and PREFIX.bin and .idx: each text as a document with the end-of-document token behind it."""
+    """The tokenizer, and PREFIX.bin and .idx: each text as a document with the end-of-document token behind it."""
     import numpy
 
-    from quantctl.data.bpe import train_bpe
+    from quantctl.data.bpe import train_bpe, write_config
     from quantctl.data.index import write_index
 
     tokenizer = train_bpe(texts, VOCABULARY, folder / "tokenizer.json")
+    write_config(folder)
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     ids = [numpy.array([*encoding.ids, end], dtype=numpy.uint16) for encoding in tokenizer.encode_batch(texts)]
     (folder / f"{PREFIX}.bin").write_bytes(numpy.concatenate(ids).tobytes())

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import quantctl.child
-from quantctl import attempts, output, process, proof, provenance, rundir, variables
+from quantctl import attempts, output, process, proof, provenance, rundir, trainer, variables
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.manifest import Manifest, with_defaults
@@ -85,6 +85,7 @@ def execute(
             selectors = with_defaults(read_state(staged).values())
             _say_selectors(staged, selectors)
             pointed = point_at_staged(command, tree.root, staged)
+            trainer.prepare(staged, pointed)
             environment = child_environment(tree.root, staged, run_dir, node)
             if node:
                 return _join(staged, pointed, environment, run_dir, node, lock)
@@ -136,7 +137,7 @@ def _lead(
     )
     ending = process.run(pointed, environment, run_dir, "log.txt", 0, attempts.mark(start), lock)
     others = proof.await_nodes(run_dir, nodes, ending.status)
-    verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes))
+    verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes), ending.status)
     finished = ending.status == 0 and verdict.ok and not ending.early
     manifest.end(end=_now(), exit_status=ending.status, proof=verdict.ok, stopped_early=ending.early, finished=finished)
     (run_dir / process.STOP).unlink(missing_ok=True)

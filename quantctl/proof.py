@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantctl import records
+from quantctl import modules, records
 from quantctl.files import write_new
 from quantctl.records import COUNT, TEXT, TRUTH, Each, Fields, Named
 from quantctl.spec import NONE, SITES, canonical
@@ -43,6 +43,8 @@ class Proof:
     """Ranks that imported megatron.core from the staged tree."""
     unproven: list[str]
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
+    modules: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By site, summed over ranks: modules that there are, that ran, and that ran in a format."""
 
 
 _RECORDS = ("import-*.json", "import-*.json.new", "rank*.json", ".rank*.json.*", "node*.json", ".node*.json.*")
@@ -109,33 +111,71 @@ def _sum(records: list[dict[str, Any]]) -> Calls:
     return total
 
 
-def _problems(selectors: Mapping[str, str], calls: Calls, imported: bool, unproven: Collection[str]) -> list[str]:
+def _modules(records: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {}
+    for record in records:
+        for site, seen in record.get("modules", {}).items():
+            quantized = seen["ran"] - len(seen["bypassed"])
+            numbers = {"modules": seen["modules"], "ran": seen["ran"], "quantized": quantized}
+            sums = total.setdefault(site, dict.fromkeys(numbers, 0))
+            for name, number in numbers.items():
+                sums[name] += number
+    return total
+
+
+def _bypassed(selectors: Mapping[str, str], records: list[dict[str, Any]], unproven: Collection[str]) -> list[str]:
+    """Modules that ran past a selector which is not none; ranks that said nothing of modules are not judged."""
+    found = []
+    for site in SITES:
+        wanted = canonical(selectors[site], site) if site not in unproven else NONE
+        if wanted != NONE:
+            ranks = {record["rank"]: record["modules"][site] for record in records if site in record.get("modules", {})}
+            found += modules.bypassed(site, wanted, ranks)
+    return found
+
+
+def _problems(
+    selectors: Mapping[str, str], calls: Calls, imported: bool, unproven: Collection[str], status: int
+) -> list[str]:
+    if status and not calls:  # what the products would have been is not known
+        return [f"the command ended with exit status {status} before any product was counted"]
     if not imported:
         return ["no process of the run imported megatron.core from the staged tree"]
     found = []
+    why = f"the command ended with exit status {status} before" if status else _BYPASS
     for site in SITES:
         if site in unproven:
             continue
         wanted = canonical(selectors[site], site)
         seen = calls.get(site, {})
         if wanted != NONE and not any(seen.get(wanted, {}).values()):
-            found.append(f"{site} should have run in {wanted}, but no such product was called; {_BYPASS}")
+            found.append(f"{site} should have run in {wanted}, but no such product was called; {why}")
         for other in seen.keys() - {wanted}:
             found.append(f"{site} ran in {other}, but its selector says {wanted}")
     if selectors.get("attention") == "fused" and not calls.get("attention", {}).get("fused"):
-        found.append(f"attention should have run fused, but no such call was made; {_BYPASS}")
+        found.append(f"attention should have run fused, but no such call was made; {why}")
     return found
 
 
 def merge(
-    run_dir: Path, selectors: Mapping[str, str], unproven: Collection[str] = (), beside: Collection[str] = ()
+    run_dir: Path,
+    selectors: Mapping[str, str],
+    unproven: Collection[str] = (),
+    beside: Collection[str] = (),
+    status: int = 0,
 ) -> Proof:
-    """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json. `beside` are problems found elsewhere."""
+    """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json.
+
+    `beside` are problems found elsewhere; `status` is the command's exit status: a run that failed may not have come to
+    its products.
+    """
     imports = _records(run_dir, "import-*.json")
-    calls = _sum(_records(run_dir, "rank*.json"))
-    problems = _problems(selectors, calls, bool(imports), unproven) + list(beside)
+    counted = _records(run_dir, "rank*.json")
+    calls = _sum(counted)
+    problems = _problems(selectors, calls, bool(imports), unproven, status)
+    problems += [*_bypassed(selectors, counted, unproven), *beside]
     ranks = sorted({record["rank"] for record in imports})
-    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven))
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(counted))
     write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import click
 
-from quantctl import output
+from quantctl import modules, output
 from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
+from quantctl.patches.patch import Patch
 from quantctl.script.models import MODELS
 from quantctl.selectors import SELECTORS
 from quantctl.spec import NONE, SITES, canonical
-from quantctl.state import TreeState, read_state
+from quantctl.state import read_state
 from quantctl.tree import Tree
 
 MEGABYTE = 2**20
@@ -50,40 +51,50 @@ def _environment(root: Path, device: str | None) -> dict[str, str]:
     return environment
 
 
-def _run_child(model: str, iterations: int, root: Path, device: str | None, state: TreeState) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "quantctl.smoke", model, "--iterations", str(iterations)]
-    command += ["--device", device] if device else []
+def _start(command: list[str], root: Path, device: str | None) -> dict[str, Any] | str:
+    """What the child found, or its error output when the model does not run."""
     # `-m` puts the current directory first on the path, so it must not be another tree
     done = subprocess.run(command, cwd=root, env=_environment(root, device), capture_output=True, text=True)
     if done.returncode == REFUSED:
         sys.stderr.write(done.stderr)
         raise click.exceptions.Exit(REFUSED)
-    if done.returncode == 0:
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        if not Path(result["imported_from"]).is_relative_to(root):
-            raise QuantctlError(
-                f"megatron.core was imported from {result['imported_from']}, not from {root}",
-                "take the other tree off PYTHONPATH",
-            )
-        return result
-    sys.stderr.write(done.stderr)
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1].strip()
-    missing = [f"  {patch.name}: {patch.why}" for patch in state.available() if not patch.required]
-    if missing:
+    if done.returncode:
+        return done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if not Path(result["imported_from"]).is_relative_to(root):
         raise QuantctlError(
-            "\n".join([f"the local layers of {root} cannot run {model}: {last}", "patches that it lacks:", *missing]),
+            f"megatron.core was imported from {result['imported_from']}, not from {root}",
+            "take the other tree off PYTHONPATH",
+        )
+    return result
+
+
+def _refusal(model: str, root: Path, missing: list[Patch], said: str, trace: bool) -> QuantctlError:
+    """Why the model does not run there: what was raised, and the patches that could help."""
+    if trace:
+        sys.stderr.write(said)
+    last = (said.strip().splitlines() or ["no message"])[-1].strip()
+    if missing:
+        lacking = [f"  {patch.name}: {patch.why}" for patch in missing]
+        return QuantctlError(
+            "\n".join([f"the local layers of {root} cannot run {model}: {last}", "patches that it lacks:", *lacking]),
             "insert them with `quantctl patch`, or let a copy have them: give --mode",
         )
-    raise QuantctlError(f"{model} does not run on {root}: {last}", "the whole message is above")
+    hint = "the whole message is above" if trace else "--traceback shows the whole message"
+    return QuantctlError(f"{model} does not run on {root}: {last}", hint)
 
 
-def _problems(selectors: Mapping[str, str], hits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Selectors without a product of theirs."""
+def _problems(
+    selectors: Mapping[str, str], hits: Mapping[str, Mapping[str, Any]], seen: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Selectors without a product of theirs, and modules that ran past theirs; `seen`: of the modules, by site."""
     found = []
     for site in SITES:
         wanted = canonical(selectors.get(site, NONE), site)
         if wanted != NONE and wanted not in hits.get(site, {}):
             found.append(f"{site} says {wanted}, and no such product ran")
+        elif wanted != NONE:
+            found += modules.bypassed(site, wanted, {0: seen.get(site, {})})
     return found
 
 
@@ -101,6 +112,9 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
     structure, losses = result["structure"], result["losses"]
     ((name, size),) = result["memory"].items()
     rows = [["model", f"{result['model']}, reduced: {result['parameters']:,} parameters on {result['device']}"]]
+    rows += [["left out", f"{', '.join(result['left_out'])}: megatron-core {result['megatron_core']} has none"]] * bool(
+        result["left_out"]
+    )
     rows += [["attention", f"layer {layers}  {text}"] for layers, text in _repeats(structure["attention"])]
     rows += [["MLP", f"layer {layers}  {text}"] for layers, text in _repeats(structure["mlp"])]
     rows += [["loss", "  ".join(f"{loss:.6f}" for loss in losses)]]
@@ -128,9 +142,16 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
     "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
+@click.option("--traceback", is_flag=True, help="Show where in its code a model that does not run was stopped.")
 @click.pass_context
 def command(
-    ctx: click.Context, model: str, mode: str | None, iterations: int, device: str | None, **specs: str | None
+    ctx: click.Context,
+    model: str,
+    mode: str | None,
+    iterations: int,
+    device: str | None,
+    traceback: bool,
+    **specs: str | None,
 ) -> None:
     """Build MODEL's reduced architecture from the tree in use, run it forward and backward, count its products.
 
@@ -142,9 +163,14 @@ def command(
     output.say(f"tree: {describe(tree)}")
     with _tree_to_run(tree, values) as root:
         state = read_state(root)
-        result = _run_child(model, iterations, root, device, state)
+        child = [sys.executable, "-W", "ignore", "-m", "quantctl.smoke", model, "--iterations", str(iterations)]
+        result = _start([*child, *(["--device", device] if device else [])], root, device)
+        if isinstance(result, str):
+            # a copy has all that fit
+            missing = [] if values else [patch for patch in state.available() if not patch.required]
+            raise _refusal(model, root, missing, result, traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
-    problems = _problems(selectors, result["hits"])
+    problems = _problems(selectors, result["hits"], result["modules"])
     if ctx.obj["json"]:
         output.data({"tree": tree.root, **result, "selectors": selectors, "problems": problems})
     else:

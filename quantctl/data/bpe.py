@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -56,3 +57,12 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path, cut: Counter[st
     tokenizer.train_from_iterator((piece for text in texts for piece in pieces(text, cut)), trainer)
     tokenizer.save(str(file))
     return tokenizer
+
+
+def write_config(folder: Path) -> None:
+    """tokenizer_config.json beside tokenizer.json: what transformers needs to load it, and Megatron-LM its end token.
+
+    Without it transformers 4 finds no class, and the tokenizers of Megatron-LM from 0.15 on have an `eos` of None.
+    """
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

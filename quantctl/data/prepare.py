@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl.data.bpe import LONGEST_WORD, train_bpe
+from quantctl.data.bpe import LONGEST_WORD, train_bpe, write_config
 from quantctl.data.encoder import (
     Encoded,
     Recipe,
@@ -251,9 +251,7 @@ def train_tokenizer(job: Job, vocabulary: int, sample_bytes: int, folder: Path) 
         if cut:
             words = f"{cut['words']:,} words of more than {LONGEST_WORD:,} characters"
             say(f"{words} were trained on in pieces of that length")
-        (draft / "tokenizer_config.json").write_text(
-            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}, indent=2) + "\n"
-        )
+        write_config(draft)
         (draft / "trained.json").write_text(wanted)
         draft.rename(folder)
     return folder

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantctl.lint import own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import EMBEDDED, GPT, OTHER, SWIFT, Command
 from quantctl.lint.world import Invocation
@@ -64,7 +65,11 @@ class Case:
     @cached_property
     def options(self) -> Mapping[str, Option]:
         """Of the parser that reads the command."""
-        return embedded_options() if self.command.program == EMBEDDED else table(self.setting.release)
+        if self.command.program == EMBEDDED:
+            return embedded_options()
+        if self.setting.root is not None and self.is_megatron:
+            return own_flags.options(self.setting.release, self.setting.root)
+        return table(self.setting.release)
 
     @cached_property
     def arguments(self) -> Arguments:

@@ -60,10 +60,13 @@ class Reduction:
 
         self.tensor_parallel = parallel_state.get_tensor_model_parallel_group()
         self.data_parallel = parallel_state.get_data_parallel_group()
-        self.expert_data_parallel = parallel_state.get_expert_data_parallel_group()
-        self.experts_of_a_model = parallel_state.get_expert_tensor_model_pipeline_parallel_group()
         first = self.tensor_parallel.rank() == 0
-        first_of_expert = parallel_state.get_expert_tensor_parallel_rank() == 0
+        first_of_expert = first
+        self.expert_data_parallel = self.experts_of_a_model = None
+        if any(is_expert(parameter) for _, parameter in named):  # up to 0.9 there are no such groups
+            self.expert_data_parallel = parallel_state.get_expert_data_parallel_group()
+            self.experts_of_a_model = parallel_state.get_expert_tensor_model_pipeline_parallel_group()
+            first_of_expert = parallel_state.get_expert_tensor_parallel_rank() == 0
         self.gradients = gradients
         self.partial: list[torch.Tensor] = []
         self.dense: list[torch.Tensor] = []
@@ -89,14 +92,17 @@ class Reduction:
         _sum(self.partial, self.tensor_parallel)
         if self.data_parallel.size() > 1:
             _sum(self.dense, self.data_parallel)
-            _sum(self.expert, self.expert_data_parallel)
+            if self.expert_data_parallel is not None:
+                _sum(self.expert, self.expert_data_parallel)
             torch._foreach_div_(self.gradients, self.data_parallel.size())
 
     def norm(self) -> float:
         """L2 norm of the whole model's gradient, after `reduce`. A collective call."""
         total = _squares(self.counted, self.gradients)
         dist.all_reduce(total, group=self.tensor_parallel)
-        if self.experts_of_a_model.size() > 1:  # else every weight is among the others
+        if (
+            self.experts_of_a_model is not None and self.experts_of_a_model.size() > 1
+        ):  # else every weight is among the others
             of_experts = _squares(self.counted_experts, self.gradients)
             dist.all_reduce(of_experts, group=self.experts_of_a_model)
             total += of_experts

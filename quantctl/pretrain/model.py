@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from quantctl.pretrain.flags import FLAGS
 from quantctl.pretrain.gradients import is_expert
+from quantctl.pretrain.release import keywords, normalization, require
+
+_FUSIONS = (
+    *("masked_softmax_fusion", "bias_activation_fusion", "bias_dropout_fusion", "apply_rope_fusion"),
+    *("gradient_accumulation_fusion", "persist_layer_norm"),
+)
 
 
-def _present(kind: type, **values: Any) -> dict[str, Any]:
-    """Those of the values whose fields this release has."""
-    fields = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in values.items() if name in fields}
+def _without(args: argparse.Namespace) -> dict[str, Any]:
+    """What a release does that lacks a parameter."""
+    return {
+        **{flag.dest: flag.default for flag in FLAGS.values()},
+        **dict.fromkeys(_FUSIONS, False),
+        "expert_tensor_parallel_size": args.tensor_model_parallel_size,
+        "moe_router_dtype": None if args.bf16 else args.moe_router_dtype,
+        "rope_scaling": False,
+        "rope_scaling_factor": 8.0 if args.use_rope_scaling else args.rope_scaling_factor,
+        # up to 0.11 the local layers read it from the configuration
+        "normalization": args.normalization,
+        # up to 0.13 it is also the length that YaRN extends, which has a field of its own later
+        "max_position_embeddings": args.max_position_embeddings,
+        "transformer_impl": "local",
+    }
 
 
-def _latent_attention(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+def _latent_attention(args: argparse.Namespace) -> dict[str, Any]:
     values = {
         name: getattr(args, name)
         for name in (
@@ -39,8 +56,7 @@ def _latent_attention(args: argparse.Namespace, kind: type) -> dict[str, Any]:
     }
     if args.rope_type is not None:
         values["rope_type"] = args.rope_type
-    # up to 0.13 this is also the length that YaRN extends, which has a field of its own later
-    return values | _present(kind, max_position_embeddings=args.max_position_embeddings)
+    return values | {"max_position_embeddings": args.max_position_embeddings}
 
 
 def _experts(args: argparse.Namespace) -> dict[str, Any]:
@@ -48,11 +64,16 @@ def _experts(args: argparse.Namespace) -> dict[str, Any]:
     return {"num_moe_experts": args.num_experts} | {name: getattr(args, name) for name in names}
 
 
-def transformer_config(args: argparse.Namespace, device: torch.device):
-    """The TransformerConfig that Megatron-LM derives from the same flags, with every fused kernel off."""
-    from megatron.core.transformer import MLATransformerConfig, TransformerConfig
+def transformer_config(args: argparse.Namespace, device: torch.device, left_out: list[str] | None = None):
+    """The TransformerConfig that Megatron-LM derives from the same flags, with every fused kernel off.
 
-    kind = MLATransformerConfig if args.multi_latent_attention else TransformerConfig
+    Raises QuantctlError for what this release cannot do; what `left_out` is: see `keywords`.
+    """
+    from megatron.core import transformer
+
+    kind = transformer.TransformerConfig
+    if args.multi_latent_attention:
+        kind = require(transformer, "MLATransformerConfig", "multi-latent attention")
     recompute: dict[str, Any] = {}
     if device.type == "cuda":  # recomputation restores CUDA generators; on a CPU it would change nothing but the time
         recompute = {
@@ -62,14 +83,14 @@ def transformer_config(args: argparse.Namespace, device: torch.device):
         }
         if args.recompute_modules:
             recompute["recompute_modules"] = args.recompute_modules
-    return kind(
+    wanted = dict(
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
         num_attention_heads=args.num_attention_heads,
         num_query_groups=args.num_query_groups,
         kv_channels=args.kv_channels,
-        normalization=args.normalization,
+        normalization=normalization(args.normalization, left_out),
         layernorm_epsilon=args.norm_epsilon,
         qk_layernorm=args.qk_layernorm,
         gated_linear_unit=args.swiglu,
@@ -90,17 +111,13 @@ def transformer_config(args: argparse.Namespace, device: torch.device):
         expert_tensor_parallel_size=args.expert_tensor_parallel_size,
         sequence_parallel=args.sequence_parallel,
         deterministic_mode=args.deterministic_mode,
-        persist_layer_norm=False,
-        masked_softmax_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
+        transformer_impl="local",
+        **dict.fromkeys(_FUSIONS, False),
         **recompute,
-        **(_latent_attention(args, kind) if args.multi_latent_attention else {}),
+        **(_latent_attention(args) if args.multi_latent_attention else {}),
         **(_experts(args) if args.num_experts is not None else {}),
-        **_present(kind, transformer_impl="local"),
     )
+    return kind(**keywords(kind, wanted, _without(args), left_out))
 
 
 def _layer_spec(args: argparse.Namespace, config: Any) -> Any:
@@ -108,14 +125,16 @@ def _layer_spec(args: argparse.Namespace, config: Any) -> Any:
     from megatron.core.models.gpt import gpt_layer_specs
 
     if args.num_experts is not None:
-        return gpt_layer_specs.get_gpt_decoder_block_spec(
-            config, use_transformer_engine=False, normalization=args.normalization
-        )
-    return gpt_layer_specs.get_gpt_layer_local_spec(
-        qk_layernorm=args.qk_layernorm,
-        normalization=args.normalization,
-        multi_latent_attention=args.multi_latent_attention,
-    )
+        block = require(gpt_layer_specs, "get_gpt_decoder_block_spec", "models in which only some layers have experts")
+        wanted: dict[str, Any] = {"use_transformer_engine": False, "normalization": args.normalization}
+        return block(config, **keywords(block, wanted, _without(args)))
+    local = gpt_layer_specs.get_gpt_layer_local_spec
+    wanted = {
+        "qk_layernorm": args.qk_layernorm,
+        "normalization": args.normalization,
+        "multi_latent_attention": args.multi_latent_attention,
+    }
+    return local(**keywords(local, wanted, _without(args)))
 
 
 @contextlib.contextmanager
@@ -141,27 +160,29 @@ def _experts_drawn_as_one() -> Iterator[None]:
         SequentialMLP.__init__ = stock
 
 
-def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Module:
+def build_model(args: argparse.Namespace, device: torch.device, left_out: list[str] | None = None) -> torch.nn.Module:
     """The model on `device`; needs torch's generator seeded and `args.padded_vocab_size` set.
 
-    Weights are drawn whole on the CPU and then split, so they do not depend on how many ranks share them.
+    Weights are drawn whole on the CPU and then split, so they do not depend on how many ranks share them. Raises
+    QuantctlError for what this release cannot do; what `left_out` is: see `keywords`.
     """
     from megatron.core.models.gpt import GPTModel
 
-    config = transformer_config(args, device)
+    config = transformer_config(args, device, left_out)
+    wanted = {
+        "config": config,
+        "transformer_layer_spec": _layer_spec(args, config),
+        "vocab_size": args.padded_vocab_size,
+        "max_sequence_length": args.max_position_embeddings,
+        "share_embeddings_and_output_weights": not args.untie_embeddings_and_output_weights,
+        "position_embedding_type": args.position_embedding_type,
+        "rotary_percent": args.rotary_percent,
+        "rotary_base": args.rotary_base,
+        "rope_scaling": args.use_rope_scaling,
+        "rope_scaling_factor": args.rope_scaling_factor,
+    }
     with _experts_drawn_as_one() if args.num_experts is not None else contextlib.nullcontext():
-        model = GPTModel(
-            config=config,
-            transformer_layer_spec=_layer_spec(args, config),
-            vocab_size=args.padded_vocab_size,
-            max_sequence_length=args.max_position_embeddings,
-            share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-            position_embedding_type=args.position_embedding_type,
-            rotary_percent=args.rotary_percent,
-            rotary_base=args.rotary_base,
-            rope_scaling=args.use_rope_scaling,
-            rope_scaling_factor=args.rope_scaling_factor,
-        )
+        model = GPTModel(**keywords(GPTModel, wanted, _without(args), left_out))
     # the norms are created in fp32; Megatron-LM's Float16Module casts the whole model
     model.to(device=device, dtype=config.params_dtype)
     return model

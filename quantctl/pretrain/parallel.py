@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 from quantctl.errors import QuantctlError
 from quantctl.pretrain import cpu
+from quantctl.pretrain.release import keywords
 
 
 def say(text: str) -> None:
@@ -88,8 +90,8 @@ def _seed(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
     else:
-        # the training tracker stores CUDA generators; this one's fork() leaves torch's CPU generator in charge
-        tensor_parallel.random.initialize_rng_tracker(inference_rng_tracker=True)
+        # the tracker switches between CUDA generators; torch's CPU generator stays in charge
+        tensor_parallel.random.get_cuda_rng_tracker().fork = lambda *_, **__: contextlib.nullcontext()
 
 
 def _refuse_on_cpu(args: argparse.Namespace) -> None:
@@ -129,12 +131,14 @@ def start(args: argparse.Namespace) -> torch.device:
         if args.num_experts is not None:
             cpu.stand_in_for_experts()
     _init_process_group(args, device)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=args.tensor_model_parallel_size,
-        expert_model_parallel_size=args.expert_model_parallel_size,
-        expert_tensor_parallel_size=args.expert_tensor_parallel_size,
-        distributed_timeout_minutes=args.distributed_timeout_minutes,
-    )
+    sizes = {
+        "tensor_model_parallel_size": args.tensor_model_parallel_size,
+        "expert_model_parallel_size": args.expert_model_parallel_size,
+        "expert_tensor_parallel_size": args.expert_tensor_parallel_size,
+        "distributed_timeout_minutes": args.distributed_timeout_minutes,
+    }
+    initialize = parallel_state.initialize_model_parallel
+    initialize(**keywords(initialize, sizes, {"expert_tensor_parallel_size": args.tensor_model_parallel_size}))
     _seed(args.seed, device)
     return device
 

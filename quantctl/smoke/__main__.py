@@ -81,30 +81,60 @@ def run(name: str, iterations: int) -> dict[str, Any]:
     """What was built, what it computed and what that took."""
     import megatron.core
 
+    from quantctl.kernels import coverage
     from quantctl.pretrain import parallel
     from quantctl.pretrain.model import build_model, parameter_count
     from quantctl.smoke.structure import describe
 
     args = arguments(name)
     device = parallel.start(args)
-    model = build_model(args, device)
+    left_out: list[str] = []
+    model = build_model(args, device, left_out)
+    coverage.begin()
     result = {
         "model": name,
         "megatron_core": megatron.core.__version__,
         "imported_from": megatron.core.__file__,
         "device": str(device),
+        "left_out": left_out,
         "parameters": parameter_count(model, args),
         "structure": describe(model),
         "losses": _steps(model, args, device, iterations),
         "hits": _hits(),
+        "modules": coverage.report(),
         "memory": _memory(device),
     }
     parallel.stop()
     return result
 
 
+_MODULES = {"pkg_resources": "setuptools<70"}
+"""What provides a module, where the name does not say it."""
+
+
+def _missing(error: ImportError) -> QuantctlError:
+    name = (error.name or "").partition(".")[0]
+    return QuantctlError(
+        f"the tree needs {name or 'a module'}, which is not installed: {error}",
+        f"pip install '{_MODULES.get(name, name)}'",
+    )
+
+
+def _said(error: Exception) -> str:
+    """One line: the error, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def _failed(error: Exception) -> int:
+    traceback.print_exception(error)
+    print(_said(error), file=sys.stderr)
+    return 1
+
+
 def main() -> int:
-    """0, or 1 when the tree's layers raise: their traceback is on stderr then, the error itself last."""
+    """0, or 1 when the tree's layers raise: their traceback is on stderr then, and a line about it last."""
     parser = argparse.ArgumentParser(prog="python -m quantctl.smoke", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--iterations", type=int, default=1)
@@ -115,9 +145,12 @@ def main() -> int:
         print(json.dumps(run(options.model, options.iterations)))
     except QuantctlError:
         raise
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except ImportError as error:
+        if not (error.name or "megatron").startswith("megatron"):
+            raise _missing(error) from error
+        return _failed(error)
+    except Exception as error:
+        return _failed(error)
     return 0
 
 

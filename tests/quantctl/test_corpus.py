@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,9 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_build_leaves_three_files_and_no_draft(built) -> None:
-    assert sorted(p.name for p in built.iterdir()) == ["text_document.bin", "text_document.idx", "tokenizer.json"]
+def test_a_build_leaves_these_files_and_no_draft(built) -> None:
+    tokenizer = ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(p.name for p in built.iterdir()) == ["text_document.bin", "text_document.idx", *tokenizer]
     assert [p.name for p in built.parent.iterdir()] == ["smoke"]
 
 
@@ -51,6 +53,20 @@ def test_the_dataset_holds_the_prose(built) -> None:
     for text, ids in zip(texts, dataset, strict=True):
         assert list(ids).index(end) == len(ids) - 1
         assert tokenizer.decode(ids[:-1].tolist()) == text
+
+
+def test_the_tokenizer_says_its_class_and_its_end(built) -> None:
+    from tokenizers import Tokenizer
+
+    config = json.loads((built / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert Tokenizer.from_file(str(built / "tokenizer.json")).token_to_id(config["eos_token"]) == 0
+
+
+def test_transformers_load_it(built) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(built))
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, len(tokenizer)) == ("<|endoftext|>", 0, corpus.VOCABULARY)
 
 
 def test_where_builds_nothing(tmp_path) -> None:

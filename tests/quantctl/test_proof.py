@@ -84,3 +84,36 @@ def test_a_forks_own_selector_is_said_to_be_unprovable(tmp_path):
     verdict = proof.merge(tmp_path, NONE | {"linear": "fork-format", "qk": "mxfp8"}, ["linear"])
     assert verdict.ok
     assert "linear: not provable, a fork's own selector decides it" in proof.lines(verdict)
+
+
+BYPASSED = {"modules": 4, "ran": 3, "bypassed": ["decoder.layers.0.mlp.linear_fc2"]}
+
+
+@pytest.mark.parametrize(("linear", "ok"), [("mxfp8", False), ("none", True)])
+def test_modules_that_ran_past_their_selector(tmp_path, linear, ok):
+    write(tmp_path, [{"linear": {"mxfp8": CALLS}} if linear == "mxfp8" else {}] * 2)
+    file = tmp_path / "proof" / "rank1-1.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"modules": {"linear": BYPASSED}}))
+    verdict = proof.merge(tmp_path, NONE | {"linear": linear})
+    assert verdict.ok == ok
+    assert verdict.modules == {"linear": {"modules": 4, "ran": 3, "quantized": 2}}
+    assert ok or verdict.problems == [
+        "linear says mxfp8, but 1 of 3 modules went another way: decoder.layers.0.mlp.linear_fc2"
+    ]
+
+
+FAILED = {
+    "before its first product": ([], "the command ended with exit status 1 before any product was counted"),
+    "before a product of this site": (
+        [{"qk": {"mxfp8": CALLS}}],
+        "linear should have run in mxfp8, but no such product was called; the command ended with exit status 1 before",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ranks", "reason"), FAILED.values(), ids=FAILED)
+def test_a_run_that_failed_has_one_reason(tmp_path, ranks, reason):
+    """Transformer Engine's layers are not it."""
+    write(tmp_path, ranks)
+    verdict = proof.merge(tmp_path, NONE | {"linear": "mxfp8", "qk": "mxfp8"}, status=1)
+    assert verdict.problems == [reason]

@@ -47,6 +47,9 @@ def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl):
     specs = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
     for site, n in calls.items():
         assert found["hits"][site] == {specs[site]: dict.fromkeys(("fprop", "dgrad", "wgrad"), 3 * n)}, site
+    # experts that are computed together count as themselves
+    modules = {site: seen["ran"] for site, seen in found["modules"].items()}
+    assert modules == {"linear": sum(counts.values()) - 1, "lm_head": 1, "qk": 3, "pv": 3}
     assert len(found["losses"]) == 3
     assert found["losses"][1] < found["losses"][0]
     assert found["memory"]["peak resident bytes"] > 2**20
@@ -85,6 +88,73 @@ def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
     assert digest(tree) == before
 
 
+@pytest.mark.parametrize("release", ["0.10.0", "0.11.0"])
+def test_releases_that_lack_arguments(megatron_tree, quantctl, release):
+    done = quantctl("--megatron", megatron_tree(release), "smoke", "llama32-1b", "--linear", "mxfp8")
+    assert done.status == 0, done.err
+    assert "linear   mxfp8     mxfp8   16     16     16\n" in done.out
+
+
+# a fork's function of its own beside the stock one, in the way of row-parallel layers only
+OWN_LINEAR = """
+class OwnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, weight):
+        ctx.save_for_backward(input, weight)
+        return torch.matmul(input, weight.t())
+
+    @staticmethod
+    def backward(ctx, grad):
+        input, weight = ctx.saved_tensors
+        return torch.matmul(grad, weight), grad.flatten(0, -2).t().matmul(input.flatten(0, -2))
+
+
+class RowParallelLinear("""
+FORWARD = "    def _forward_impl(self, input, weight, *args, **kwargs):\n"
+
+
+def bypass_rows(tree: Path) -> None:
+    """In a patched tree."""
+    file = tree / "megatron/core/tensor_parallel/layers.py"
+    before, rows = file.read_text().split("\nclass RowParallelLinear(")
+    rows = rows.replace(FORWARD, FORWARD + "        return OwnLinear.apply(input, weight)\n", 1)
+    file.write_text(before + "\n" + OWN_LINEAR + rows)
+
+
+def test_modules_that_bypass_their_selector_are_named(stock_copy, quantctl):
+    tree = stock_copy("0.16.1")
+    assert quantctl("--megatron", tree, "set", "--linear", "mxfp8").status == 0
+    bypass_rows(tree)
+    done = quantctl("--megatron", tree, "smoke", "llama32-1b")
+    assert "linear   mxfp8     mxfp8   8      8      8\n" in done.out
+    names = "decoder.layers.0-3.mlp.linear_fc2, decoder.layers.0-3.self_attention.linear_proj"
+    assert f"problem: linear says mxfp8, but 8 of 16 modules went another way: {names}\n" in done.err
+    assert done.status == 1
+
+
+def test_a_model_that_does_not_run_is_one_sentence(megatron_tree, quantctl):
+    """Experts of another width than the dense layers: GroupedMLP only, in 0.11."""
+    asked = ("--megatron", megatron_tree("0.11.0"), "smoke", "deepseek2_lite", "--linear", "mxfp8")
+    done = quantctl(*asked)
+    assert done.status == 2
+    assert "deepseek2_lite does not run on" in done.err
+    assert "AssertionError: Please use GroupedMLP or TEGroupedMLP" in done.err
+    assert "megatron/core/transformer/moe/experts.py:" in done.err
+    assert "Traceback" not in done.err
+    assert "Traceback" in quantctl(*asked, "--traceback").err
+
+
+def test_a_module_that_the_tree_needs(stock_copy, quantctl):
+    """The shape of 0.7 and 0.8: layers.py's neighbours import what setuptools once had."""
+    tree = stock_copy("0.16.1")
+    file = tree / "megatron/core/tensor_parallel/random.py"
+    file.write_text("import pkg_resources_of_old\n" + file.read_text())
+    done = quantctl("--megatron", tree, "smoke", "llama32-1b", "--linear", "mxfp8")
+    assert done.status == 2
+    assert "Traceback" not in done.err
+    assert "the tree needs pkg_resources_of_old, which is not installed" in done.err
+
+
 @pytest.mark.parametrize(
     ("selectors", "hits", "found"),
     [
@@ -97,7 +167,7 @@ def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
     ],
 )
 def test_what_is_a_finding(selectors, hits, found):
-    assert _problems(selectors, hits) == found
+    assert _problems(selectors, hits, {}) == found
 
 
 def test_equal_layers_share_a_line():
