@@ -1,0 +1,28 @@
+"""What a family of formats with blocks says to the kernels, each by an overload for its own tuple of numbers `e`.
+
+Amax and elements are fp32 magnitudes as int32 bits. `how` is a rule of rounding.py, `word` the element's noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_plain(amax: Any, e: Any) -> Any:
+    """Whether `prepare` and `quantize` serve a block of this amax; a few at the ends of the range they do not."""
+
+
+def prepare(amax: Any, e: Any) -> Any:
+    """Two fp32 numbers that `quantize` wants of a plain block."""
+
+
+def quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -> Any:
+    """An element of a plain block through the format and back, as fp32 bits."""
+
+
+def quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
+    """The same for any block, NaN and Inf included."""
+
+
+def stored(bits: Any, word: Any, e: Any) -> Any:
+    """The word of a result with the fp32 magnitude `bits`, of the dtype and sign of `word`."""

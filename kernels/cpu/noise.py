@@ -1,0 +1,62 @@
+"""Philox4x32-10 (philox.py has the source): the noise of a run of elements."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from quantctl.kernels import philox
+from quantctl.kernels.cpu.compiled import part
+
+_WORD = np.uint64(0xFFFFFFFF)
+_M0, _M1 = (np.uint64(word) for word in philox._MULTIPLIERS)
+_W0, _W1 = (np.uint64(word) for word in philox._WEYL)
+
+
+class Key(NamedTuple):
+    """A draw in 32-bit words."""
+
+    seed_low: Any
+    seed_high: Any
+    rank: Any
+    call_low: Any
+    call_high: Any
+
+
+def key(draw: philox.Draw) -> Key:
+    halves = (draw.seed & 0xFFFFFFFF, draw.seed >> 32 & 0xFFFFFFFF, draw.rank)
+    return Key(*map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF)))
+
+
+@part
+def four(counter: Any, key: Any) -> Any:
+    """The four words of a counter."""
+    c0, c1 = counter & _WORD, (counter >> np.uint64(32)) | (key.rank << np.uint64(16))
+    c2, c3 = key.call_low, key.call_high
+    k0, k1 = key.seed_low, key.seed_high
+    for _ in range(10):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1 = (p1 >> np.uint64(32)) ^ c1 ^ k0, p1 & _WORD
+        c2, c3 = (p0 >> np.uint64(32)) ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = (k0 + _W0) & _WORD, (k1 + _W1) & _WORD
+    return c0, c1, c2, c3
+
+
+@part
+def fill(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
+    """24-bit noise of the elements first, first + stride, ... into words [n, rounded up to fours]."""
+    if stride == 1 and first % 4 == 0:
+        for q in range((n + 3) // 4):
+            a, b, c, d = four(np.uint64(first // 4 + q), key)
+            words[4 * q] = np.int32(a >> np.uint64(8))
+            words[4 * q + 1] = np.int32(b >> np.uint64(8))
+            words[4 * q + 2] = np.int32(c >> np.uint64(8))
+            words[4 * q + 3] = np.int32(d >> np.uint64(8))
+    else:
+        for j in range(n):
+            index = first + j * stride
+            a, b, c, d = four(np.uint64(index // 4), key)
+            which = index % 4
+            word = a if which == 0 else b if which == 1 else c if which == 2 else d
+            words[j] = np.int32(word >> np.uint64(8))

@@ -1,0 +1,104 @@
+"""Blocks of NVFP4 on fp32 magnitudes; formats/nvfp4.py has the formulas, each operation rounded as there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+from numba.extending import overload
+
+from quantctl.kernels import mxfp4, mxfp8
+from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
+from quantctl.kernels.cpu.rounding import NEAREST, by_fraction, nearest
+from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
+
+_LARGEST, _SCALE_LARGEST = np.float32(mxfp4.E2M1.largest), np.float32(mxfp8.E4M3.largest)
+_LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)
+_SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
+_MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
+_ABOVE = np.int32((MANTISSA_BITS - mxfp4.E2M1.mantissa_bits) << MANTISSA_BITS)
+_SCALE_ABOVE = np.int32((MANTISSA_BITS - mxfp8.E4M3.mantissa_bits) << MANTISSA_BITS)
+
+
+class NVFP4Numbers(NamedTuple):
+    """The tensor scale both ways, and the dtype's largest number, fp32."""
+
+    encode: Any
+    decode: Any
+    dtype_largest: Any
+
+
+@part
+def block_scale(amax: Any, encode: Any) -> Any:
+    """b of a block whose largest magnitude has the fp32 bits `amax`, finite."""
+    scaled = min((as_float(amax) / _LARGEST) * encode, _SCALE_LARGEST)
+    return nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_ABOVE)
+
+
+def _is_ours(e: Any) -> bool:
+    return isinstance(e, types.BaseNamedTuple) and e.instance_class is NVFP4Numbers
+
+
+@overload(is_plain, jit_options=OVERLOAD)
+def _is_plain(amax: Any, e: Any) -> Any:
+    if not _is_ours(e):
+        return None
+
+    def finite(amax: Any, e: Any) -> Any:
+        return amax < np.int32(INFINITY)
+
+    return finite
+
+
+@overload(prepare, jit_options=OVERLOAD)
+def _prepare(amax: Any, e: Any) -> Any:
+    """1 / (b * s_dec), 0 for a block of zeros; and b."""
+    if not _is_ours(e):
+        return None
+
+    def block(amax: Any, e: Any) -> Any:
+        b = block_scale(amax, e.encode)
+        inverse = np.float32(1.0) / (b * e.decode) if b > np.float32(0.0) else np.float32(0.0)
+        return inverse, b
+
+    return block
+
+
+@overload(quantize, jit_options=OVERLOAD)
+def _quantize(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> Any:
+    if not _is_ours(e):
+        return None
+
+    def finite(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> Any:
+        y = as_bits(min(as_float(bits) * inverse, _LARGEST))
+        q = nearest(y, _LOWEST, _ABOVE) if how == NEAREST else by_fraction(y, _LOWEST, _MANTISSA, word, how)
+        return as_bits(min((min(q, _LARGEST) * b) * e.decode, e.dtype_largest))
+
+    return finite
+
+
+@overload(quantize_wide, jit_options=OVERLOAD)
+def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
+    if not _is_ours(e):
+        return None
+
+    def any_block(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
+        if amax >= np.int32(INFINITY):
+            return np.int32(0x7FC00000)
+        inverse, b = prepare(amax, e)
+        return quantize(bits, inverse, b, e, word, how)
+
+    return any_block
+
+
+@overload(stored, jit_options=OVERLOAD)
+def _stored(bits: Any, word: Any, e: Any) -> Any:
+    if not _is_ours(e):
+        return None
+
+    def to_nearest(bits: Any, word: Any, e: Any) -> Any:
+        return signed(rounded(bits, word), word)
+
+    return to_nearest

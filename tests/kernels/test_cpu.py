@@ -1,0 +1,168 @@
+"""The compiled CPU kernels equal the reference in every bit, NaN payloads aside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from quantctl.kernels import philox
+from quantctl.kernels.cpu import kept, qdq, threads
+from quantctl.kernels.quantize import quantize_dequantize_along
+from quantctl.spec import FORMATS, parse
+
+BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+DTYPES = list(BITS)
+GENERATOR = torch.Generator().manual_seed(11)
+
+
+def _every(name):
+    texts = [name + ":"]
+    for key, values in FORMATS[name].items():
+        if key != "bwd":
+            texts = [f"{text}{key}={value}," for text in texts for value in values]
+    return [text.rstrip(",:") for text in texts]
+
+
+SPECS = [text for name in FORMATS for text in _every(name)]
+
+
+def _random(shape):
+    return torch.randint(-(2**31), 2**31, shape, generator=GENERATOR).to(torch.int32)
+
+
+def _tensors(dtype):
+    """Every pattern of 16 bits or many of 32, whole and without NaN and Inf, and normal numbers of every size."""
+    if dtype == torch.float32:
+        patterns = _random((200, 300)).view(dtype)
+    else:
+        patterns = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+        patterns = patterns[torch.randperm(65536, generator=GENERATOR)].view(256, 256)
+    yield patterns
+    yield torch.where(patterns.isfinite(), patterns, 0)
+    for size in (1.0, 1e-4, 1e-30, 1e-38, 1e-41, 3e37):
+        yield (torch.randn(70, 300, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
+
+
+def same(a, b):
+    nan = a.isnan()
+    bits = [t.masked_fill(nan, 0).view(BITS[a.dtype]) for t in (a, b)]
+    return torch.equal(nan, b.isnan()) and torch.equal(*bits) and a.stride() == b.stride()
+
+
+def both(x, text, axes):
+    spec = parse(text)
+    draws = tuple(philox.Draw(5, 77 + i, 3) if spec.round == "stochastic" else None for i in range(len(axes)))
+    return quantize_dequantize_along(x, spec, axes, draws), qdq.quantize_dequantize(x, spec, axes, draws)
+
+
+@pytest.mark.parametrize("text", SPECS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_every_pattern(text, dtype):
+    for number, x in enumerate(_tensors(dtype)):
+        for axes in ((1,), (0,), (1, 0)):
+            expected, found = both(x, text, axes)
+            for a, b in zip(expected, found, strict=True):
+                assert same(a, b), (number, axes)
+
+
+SHAPES = {
+    "empty": torch.empty(0, 32),
+    "no columns": torch.empty(3, 0),
+    "one": torch.randn(1),
+    "a row": torch.randn(77),
+    "tails": torch.randn(33, 95),
+    "three": torch.randn(5, 40, 7),
+    "four": torch.randn(3, 4, 33, 5),
+    "transposed": torch.randn(65, 70).t(),
+    "a slice": torch.randn(64, 128)[:, 3:100],
+    "every second": torch.randn(64, 128)[:, ::2],
+    "expanded": torch.randn(1, 64).expand(40, 64),
+    "permuted": torch.randn(4, 33, 6).permute(2, 0, 1),
+    "offset": torch.randn(10, 64)[3:],
+    "size one": torch.randn(7, 1, 9),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic"])
+def test_shapes_and_strides(name, text):
+    x = SHAPES[name].to(torch.bfloat16)
+    for axes in [(axis,) for axis in range(x.dim())] + ([(x.dim() - 1, 0)] if x.dim() > 1 else []):
+        kept_bits = x.clone()
+        expected, found = both(x, text, axes)
+        assert all(map(same, expected, found)), axes
+        assert torch.equal(x, kept_bits)
+
+
+def test_several_threads_at_once(monkeypatch):
+    """Autograd calls from threads of its own; each call divides its work again."""
+    monkeypatch.setattr(threads, "SMALLEST_PIECE", 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    x = torch.randn(300, 300)
+    expected, _ = both(x, "mxfp8", (1, 0))
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: both(x, "mxfp8", (1, 0))[1], range(40)):
+            assert all(map(same, expected, found))
+
+
+def test_after_a_fork(monkeypatch):
+    monkeypatch.setattr(threads, "SMALLEST_PIECE", 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x = torch.randn(100, 100)
+    (expected,), (before,) = both(x, "mxfp8", (1,))
+    assert same(expected, before)
+    pid = os.fork()
+    if pid == 0:
+        (found,) = qdq.quantize_dequantize(x, parse("mxfp8"), (1,), (None,))
+        os._exit(0 if same(expected, found) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("text", ["mxfp8", "mxfp4", "nvfp4"])
+def test_subnormal_numbers_flushed(text):
+    """With torch.set_flush_denormal(True) normal numbers give the same bits as without."""
+    x = torch.randn(64, 64) * 2.0**-20
+    expected = quantize_dequantize_along(x, text, (1, 0))
+    torch.set_flush_denormal(True)
+    try:
+        _, found = both(x, text, (1, 0))
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(map(same, expected, found))
+
+
+PROGRAM = """
+import torch
+from quantctl.kernels.cpu import qdq
+from quantctl.spec import parse
+(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("mxfp8"), (1,), (None,))
+print(y[0, 0].item())
+"""
+
+
+def _program(cache):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+
+
+def test_kernels_are_kept(tmp_path):
+    """Compiled once; a damaged file is compiled anew, and a cache that is no folder is none."""
+    assert _program(tmp_path).stdout == "1.25\n"
+    (file,) = tmp_path.glob("quantctl/kernels/*/*")
+    content = file.read_bytes()
+    file.write_bytes(content[:-7])
+    assert _program(tmp_path).stdout == "1.25\n"
+    assert file.read_bytes()[32:] != content[32:-7]
+    (tmp_path / "file").write_text("")
+    done = _program(tmp_path / "file")
+    assert (done.returncode, done.stdout) == (0, "1.25\n"), done.stderr
+
+
+def test_the_folder_names_what_its_files_depend_on():
+    assert kept.folder().parent.name == "kernels"
+    assert kept.folder() == kept.folder()
