@@ -11,7 +11,7 @@ from typing import Any
 
 from quantctl import modules, records
 from quantctl.files import write_new
-from quantctl.records import COUNT, TEXT, TRUTH, Each, Fields, Named
+from quantctl.records import COUNT, TEXT, TRUTH, WHOLE, BadRecord, Each, Fields, Named, Shape
 from quantctl.spec import NONE, SITES, canonical
 
 Calls = dict[str, dict[str, dict[str, int]]]
@@ -79,7 +79,7 @@ def report_node(run_dir: Path, node: int, status: int, hashes: Mapping[str, str]
 def await_nodes(run_dir: Path, nodes: int, status: int) -> list[dict[str, Any]]:
     """What the other nodes reported, once all have or the patience is over."""
     deadline = time.monotonic() + _PATIENCE[status != 0]
-    while len(found := _records(run_dir, "node*.json")) < nodes - 1 and time.monotonic() < deadline:
+    while len(found := _records(run_dir, "node*.json", _REPORTED)[0]) < nodes - 1 and time.monotonic() < deadline:
         time.sleep(0.2)
     return found
 
@@ -96,8 +96,23 @@ def node_problems(reports: list[dict[str, Any]], nodes: int, hashes: Mapping[str
     return found
 
 
-def _records(run_dir: Path, pattern: str) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((run_dir / "proof").glob(pattern))]
+_IMPORTED = Fields({"rank": COUNT})
+_COUNTED = Fields(
+    {"rank": COUNT, "calls": Named(Named(Named(COUNT)))},
+    {"modules": Named(Fields({"modules": COUNT, "ran": COUNT, "bypassed": Each(TEXT)}))},
+)
+_REPORTED = Fields({"node": COUNT, "exit_status": WHOLE, "files": Named(TEXT)})
+
+
+def _records(run_dir: Path, pattern: str, shape: Shape) -> tuple[list[dict[str, Any]], list[str]]:
+    """What processes or nodes left, and what is wrong with the files that cannot be read."""
+    found, damaged = [], []
+    for path in sorted((run_dir / "proof").glob(pattern)):
+        try:
+            found.append(records.read(path, shape))
+        except BadRecord as error:
+            damaged.append(error.message)
+    return found, damaged
 
 
 def _sum(records: list[dict[str, Any]]) -> Calls:
@@ -114,7 +129,7 @@ def _sum(records: list[dict[str, Any]]) -> Calls:
 def _modules(records: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for record in records:
-        for site, seen in record.get("modules", {}).items():
+        for site, seen in (record.get("modules") or {}).items():
             quantized = seen["ran"] - len(seen["bypassed"])
             numbers = {"modules": seen["modules"], "ran": seen["ran"], "quantized": quantized}
             sums = total.setdefault(site, dict.fromkeys(numbers, 0))
@@ -129,7 +144,9 @@ def _bypassed(selectors: Mapping[str, str], records: list[dict[str, Any]], unpro
     for site in SITES:
         wanted = canonical(selectors[site], site) if site not in unproven else NONE
         if wanted != NONE:
-            ranks = {record["rank"]: record["modules"][site] for record in records if site in record.get("modules", {})}
+            ranks = {
+                record["rank"]: record["modules"][site] for record in records if site in (record.get("modules") or {})
+            }
             found += modules.bypassed(site, wanted, ranks)
     return found
 
@@ -169,11 +186,11 @@ def merge(
     `beside` are problems found elsewhere; `status` is the command's exit status: a run that failed may not have come to
     its products.
     """
-    imports = _records(run_dir, "import-*.json")
-    counted = _records(run_dir, "rank*.json")
+    imports, unread = _records(run_dir, "import-*.json", _IMPORTED)
+    counted, uncounted = _records(run_dir, "rank*.json", _COUNTED)
     calls = _sum(counted)
     problems = _problems(selectors, calls, bool(imports), unproven, status)
-    problems += [*_bypassed(selectors, counted, unproven), *beside]
+    problems += [*_bypassed(selectors, counted, unproven), *unread, *uncounted, *beside]
     ranks = sorted({record["rank"] for record in imports})
     proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(counted))
     write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())

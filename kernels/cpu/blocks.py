@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba.core import types
+
+
+def is_tuple_of(kind: type, e: Any) -> bool:
+    """Whether a numba type is that of the named tuple `kind`: what the overloads of a family choose by."""
+    return isinstance(e, types.BaseTuple) and getattr(e, "instance_class", None) is kind
+
 
 def is_plain(amax: Any, e: Any) -> Any:
     """Whether `prepare` and `quantize` serve a block of this amax; a few at the ends of the range they do not."""

@@ -6,11 +6,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import types
 from numba.extending import overload
 
 from quantctl.kernels import hifp8
-from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
 from quantctl.kernels.cpu.rounding import AWAY, bits_of
 from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
@@ -19,8 +18,7 @@ FIELD = np.int32(MANTISSA_BITS)
 _LARGEST, _OVERFLOW = (np.int32(np.float32(value).view(np.int32)) for value in (hifp8.LARGEST, hifp8.OVERFLOW))
 _SMALLEST = np.int32((BIAS + hifp8.MIN_EXPONENT) << MANTISSA_BITS)
 _TINY = np.int32((BIAS + hifp8.MIN_EXPONENT - 1) << MANTISSA_BITS)
-(_FULL, _), (_MIDDLE, _), (_LAST, _) = hifp8.MANTISSA_BITS_BY_EXPONENT
-_FULL, _MIDDLE, _LAST = np.int32(_FULL), np.int32(_MIDDLE), np.int32(_LAST)
+_FULL, _MIDDLE, _LAST = (np.int32(exponent) for exponent, _ in hifp8.MANTISSA_BITS_BY_EXPONENT)
 
 _PLAIN_SCALE = -100
 """Below this exponent of the tensor scale results come near fp32's subnormal numbers."""
@@ -87,7 +85,7 @@ def under(bits: Any, e: Any) -> Any:
 
 
 def _is_ours(e: Any) -> bool:
-    return isinstance(e, types.BaseNamedTuple) and e.instance_class is HiFloat8Numbers
+    return is_tuple_of(HiFloat8Numbers, e)
 
 
 @overload(is_plain, jit_options=OVERLOAD)

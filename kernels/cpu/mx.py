@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import types
 from numba.extending import overload
 
 from quantctl.kernels import mx
-from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, signed
 from quantctl.kernels.cpu.rounding import NEAREST, bits_of, by_fraction, nearest, wide
 from quantctl.kernels.elements import Element
@@ -39,7 +38,7 @@ def numbers(element: Element, scale: str, dtype_largest: float) -> MXNumbers:
 
 
 def _is_ours(e: Any) -> bool:
-    return isinstance(e, types.BaseNamedTuple) and e.instance_class is MXNumbers
+    return is_tuple_of(MXNumbers, e)
 
 
 @overload(is_plain, jit_options=OVERLOAD)
@@ -78,7 +77,7 @@ def _quantize(bits: Any, lowest: Any, limit: Any, e: Any, word: Any, how: Any) -
             value = nearest(bits, as_bits(lowest), np.int32((FIELD - e.mantissa_bits) << FIELD))
         else:
             value = by_fraction(bits, as_bits(lowest), np.int32(e.mantissa_bits << FIELD), word, how)
-        return as_bits(min(min(value, limit), np.float32(e.dtype_largest)))
+        return as_bits(min(value, limit, np.float32(e.dtype_largest)))
 
     return plain
 
@@ -96,7 +95,7 @@ def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
         scale = np.int32(((amax + e.rule) >> FIELD) - np.int32(BIAS) - e.max_exponent)
         scale = np.int32(min(max(scale, np.int32(-BIAS)), np.int32(BIAS)))
         value = wide(bits, np.int32(scale + e.min_exponent), e.mantissa_bits, word, how)
-        return bits_of(min(min(value, np.float64(e.largest) * 2.0 ** np.float64(scale)), e.dtype_largest))
+        return bits_of(min(value, np.float64(e.largest) * 2.0 ** np.float64(scale), e.dtype_largest))
 
     return any_block
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import types
 from numba.extending import overload
 
 from quantctl.kernels import mxfp4, mxfp8
-from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
 from quantctl.kernels.cpu.rounding import NEAREST, by_fraction, nearest
 from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
@@ -38,7 +37,7 @@ def block_scale(amax: Any, encode: Any) -> Any:
 
 
 def _is_ours(e: Any) -> bool:
-    return isinstance(e, types.BaseNamedTuple) and e.instance_class is NVFP4Numbers
+    return is_tuple_of(NVFP4Numbers, e)
 
 
 @overload(is_plain, jit_options=OVERLOAD)

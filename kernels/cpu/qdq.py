@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantctl.kernels import mx, nvfp4
+from quantctl.kernels import mx
 from quantctl.kernels.cpu import hifp8 as cpu_hifp8
 from quantctl.kernels.cpu import mx as cpu_mx
 from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -35,5 +36,5 @@ def in_pieces(work: Callable[[int, int], Result], units: int, elements: int) -> 
         return [work(0, units)]
     if _pool is None:
         _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="quantctl")
-    others = [_pool.submit(work, *piece) for piece in zip(edges[1:-1], edges[2:], strict=True)]
+    others = [_pool.submit(work, *piece) for piece in pairwise(edges[1:])]
     return [work(edges[0], edges[1]), *(other.result() for other in others)]

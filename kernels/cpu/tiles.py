@@ -67,7 +67,9 @@ def _rows(x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile
 
 
 @part
-def _columns(x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> None:
+def _columns(
+    x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any
+) -> None:  # fmt: skip
     """A tile in blocks along m, row by row: what a column's block has in common lies in the rows of `kept`."""
     batch, row, column = tile
     amax, firsts, seconds = kept
