@@ -12,7 +12,7 @@ from numba.core import types
 
 def is_tuple_of(kind: type, e: Any) -> bool:
     """Whether a numba type is that of the named tuple `kind`: what the overloads of a family choose by."""
-    return isinstance(e, types.BaseTuple) and getattr(e, "instance_class", None) is kind
+    return isinstance(e, types.Type) and getattr(e, "instance_class", None) is kind
 
 
 def is_plain(amax: Any, e: Any) -> Any:

@@ -32,9 +32,14 @@ class MXNumbers(NamedTuple):
 
 
 def numbers(element: Element, scale: str, dtype_largest: float) -> MXNumbers:
-    rule = mx.SCALE_RULES[scale](element)
-    exponents = (np.int32(e) for e in (rule, element.max_exponent, element.min_exponent, element.mantissa_bits))
-    return MXNumbers(*exponents, np.float32(element.largest), np.float64(dtype_largest))
+    return MXNumbers(
+        rule=np.int32(mx.SCALE_RULES[scale](element)),
+        max_exponent=np.int32(element.max_exponent),
+        min_exponent=np.int32(element.min_exponent),
+        mantissa_bits=np.int32(element.mantissa_bits),
+        largest=np.float32(element.largest),
+        dtype_largest=np.float64(dtype_largest),
+    )
 
 
 def _is_ours(e: Any) -> bool:
