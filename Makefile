@@ -9,7 +9,7 @@ TYPED := .cache/typed
 .PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
 
 run: $(STAMP)
-	$(BIN)/python -m quantctl.demo
+	$(BIN)/python -m quantctl.sweep.demo
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -28,7 +28,7 @@ faults: $(STAMP)
 
 # the published comparison: run what is missing, compare with docs/evidence; ARGS=--publish replaces it
 evidence: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m quantctl.evidence $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m quantctl.sweep.evidence $(ARGS)
 
 # how long the commands take
 bench: $(STAMP)

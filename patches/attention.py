@@ -6,8 +6,7 @@ quantctl.kernels.attention.
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Kind, Patch
-from quantctl.selectors import ATTENTION
+from quantctl.patches.patch import ATTENTION, Edit, Kind, Patch
 
 _HEADER = """
 # quantctl: number formats of the attention products; 'none' is the stock product.

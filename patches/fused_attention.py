@@ -8,8 +8,7 @@ It is a patch of its own, so that trees patched before there was this selector g
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Kind, Patch
-from quantctl.selectors import ATTENTION
+from quantctl.patches.patch import ATTENTION, Edit, Kind, Patch
 
 _HEADER = """
 # quantctl: how attention is computed; 'unfused' is the stock flow, 'auto' is 'fused' where that can be.

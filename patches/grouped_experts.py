@@ -10,8 +10,7 @@ From 0.12.1 on the routing weights are applied inside the experts, so there are 
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Kind, Patch
-from quantctl.selectors import LAYERS
+from quantctl.patches.patch import LAYERS, Edit, Kind, Patch
 
 FILE = "megatron/core/transformer/moe/experts.py"
 

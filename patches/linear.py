@@ -11,8 +11,7 @@ ColumnParallelLinear.forward, which looks at the tag that quantctl.patches.lm_he
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Either, Kind, Patch
-from quantctl.selectors import LAYERS
+from quantctl.patches.patch import LAYERS, Edit, Either, Kind, Patch
 
 _HEADER = """
 # quantctl: number formats of the linear layers' products; 'none' is the stock product.

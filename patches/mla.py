@@ -11,8 +11,7 @@ without --q-lora-rank (DeepSeek-V2-Lite) queries have none, and the resolver ref
 
 from __future__ import annotations
 
-from quantctl.patches.patch import Edit, Kind, Patch
-from quantctl.selectors import ATTENTION
+from quantctl.patches.patch import ATTENTION, Edit, Kind, Patch
 
 _HEAD_SIZES = """
 if k_channels is not None:

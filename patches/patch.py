@@ -1,13 +1,16 @@
 """What a patch is: plain data, so that listing and checking patches loads no syntax tree library.
 
 Patterns are Python statements compared by structure; names in capitals stand for any expression and may be used in the
-inserted code (see quantctl.edit.pattern). ORIGINAL_STATEMENT in inserted code is the statement that was matched.
+inserted code (see quantctl.tree.edit.pattern). ORIGINAL_STATEMENT in inserted code is the statement that was matched.
 """
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum
+
+LAYERS = "megatron/core/tensor_parallel/layers.py"
+ATTENTION = "megatron/core/transformer/dot_product_attention.py"
 
 
 class Kind(Enum):
@@ -77,7 +80,7 @@ class Patch:
     """A file of the tree and what it must hold: what the inserted code relies on."""
     leaves_out: tuple[tuple[str, str], ...] = ()
     """By file and function or class: code that does not run where the inserted code returns early. It is left out only
-    if it is a known release's own, with all that it uses of its file (quantctl.stock)."""
+    if it is a known release's own, with all that it uses of its file (quantctl.stock.releases)."""
     roles: tuple[str, ...] = ()
     """The selectors that it brings."""
     together: tuple[str, ...] = ()

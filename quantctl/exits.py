@@ -44,7 +44,7 @@ def exit_with(program: Callable[[], int | None]) -> NoReturn:
         status = REFUSED
     except Exception:
         traceback.print_exc()
-        from quantctl.masking import masked
+        from quantctl.outside.masking import masked
 
         said = " ".join(masked(sys.argv))
         _say(f"this is a bug in quantctl. Please report the lines above with the command: {said}")

@@ -9,6 +9,7 @@ nothing but the standard library: commands, generated scripts and training ranks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -24,6 +25,9 @@ def names_of(format_: str) -> tuple[str, ...]:
     """What a format is called, its own name first."""
     return (format_, *(alias for alias, name in ALIASES.items() if name == format_))
 
+
+ATTENTION_IMPLEMENTATIONS = ("unfused", "fused", "auto")
+"""How attention can be computed; the first is Megatron's own flow."""
 
 _ROUND = ("nearest", "stochastic", "away")
 _BWD = ("quantized", "dequantized", "high_precision")
@@ -118,3 +122,10 @@ def canonical(text: str, site: str = "linear") -> str:
     defaults = _defaults(spec.format, site)
     changed = [f"{key}={value}" for key, value in spec.options().items() if defaults[key] != value]
     return spec.format + (":" + ",".join(changed) if changed else "")
+
+
+def choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """`value` if it is one of the choices. Raises QuantctlError that lists them."""
+    if value not in choices:
+        raise QuantctlError(f"{name}: {value!r} is unknown", f"choose from: {', '.join(choices)}")
+    return value

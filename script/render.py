@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from quantctl.launch import slurm
 from quantctl.modes import SCRIPT_MODES, mode_selectors
 from quantctl.script import flags
 from quantctl.script.architecture import Architecture, Model, Recipe
@@ -110,15 +109,19 @@ def render(
     )
 
 
-def render_all(platform: str = DEFAULT_PLATFORM, sbatch: Sequence[str] | None = None) -> dict[Path, str]:
-    """Path under script/ -> text, for all 60; with sbatch's directives, `sbatch` last, unless that is None."""
+def render_all(
+    platform: str = DEFAULT_PLATFORM, directives: Callable[[str, int], Sequence[str]] | None = None
+) -> dict[Path, str]:
+    """Path under script/ -> text, for all 60. directives: from a training's name and its devices a node to the options
+    that stand in its script for sbatch; none where it is None.
+    """
     devices = next(iter(TRAINING_CONFIGS.values())).gpus_per_node
     scripts = {}
     for model in MODELS.values():
         for dataset in DATASETS.values():
             for mode in SCRIPT_MODES:
                 name = stem(model.name, dataset.name, mode)
-                directives = [] if sbatch is None else slurm.options(name, platform, devices, sbatch)
+                lines = [] if directives is None else directives(name, devices)
                 path = relative_path(model.name, dataset.name, mode)
-                scripts[path] = render(model, dataset, mode, platform, directives)
+                scripts[path] = render(model, dataset, mode, platform, lines)
     return scripts

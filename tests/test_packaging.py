@@ -60,7 +60,7 @@ def test_the_wheel_holds_scripts_and_template(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(name.endswith(".sh") for name in names) == 60
     assert "quantctl/script/template.sh.j2" in names
-    assert "quantctl/child/sitecustomize.py" in names
+    assert "quantctl/runs/child/sitecustomize.py" in names
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"quantctl"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.cli import COMMANDS
-from quantctl.evidence import DOCUMENTS, PUBLISHED, updated
+from quantctl.sweep.evidence import DOCUMENTS, PUBLISHED, updated
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))

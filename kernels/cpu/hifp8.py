@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from quantctl.kernels import hifp8
 from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
 from quantctl.kernels.cpu.rounding import AWAY, bits_of
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
+from quantctl.kernels.formats import hifp8
+from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 FIELD = np.int32(MANTISSA_BITS)
 _LARGEST, _OVERFLOW = (np.int32(np.float32(value).view(np.int32)) for value in (hifp8.LARGEST, hifp8.OVERFLOW))

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from quantctl.kernels import mx
 from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, signed
 from quantctl.kernels.cpu.rounding import NEAREST, bits_of, by_fraction, nearest, wide
-from quantctl.kernels.elements import Element
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
+from quantctl.kernels.formats import mx
+from quantctl.kernels.formats.elements import Element
+from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 FIRST_PLAIN, LAST_PLAIN = np.int32((BIAS - 60) << 23), np.int32((BIAS + 100) << 23)
 """Bits of the amax of blocks in which no operand of the fp32 arithmetic is subnormal or overflows."""

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from quantctl.kernels import mxfp4, mxfp8
 from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
 from quantctl.kernels.cpu.rounding import NEAREST, by_fraction, nearest
-from quantctl.kernels.rounding import BIAS, MANTISSA_BITS
+from quantctl.kernels.formats import mxfp4, mxfp8
+from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 _LARGEST, _SCALE_LARGEST = np.float32(mxfp4.E2M1.largest), np.float32(mxfp8.E4M3.largest)
 _LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantctl.kernels import mx
 from quantctl.kernels.cpu import hifp8 as cpu_hifp8
 from quantctl.kernels.cpu import mx as cpu_mx
 from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
@@ -18,10 +17,11 @@ from quantctl.kernels.cpu.compiled import flat
 from quantctl.kernels.cpu.noise import key
 from quantctl.kernels.cpu.rounding import RULES
 from quantctl.kernels.cpu.threads import in_pieces
+from quantctl.kernels.formats import mx
+from quantctl.kernels.formats.quantize import FORMATS
+from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import FORMATS
 from quantctl.kernels.strides import Matrices, matrices
-from quantctl.kernels.tensor_scale import factors, has_tensor_scale
 from quantctl.spec import FormatSpec
 
 

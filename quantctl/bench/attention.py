@@ -16,9 +16,9 @@ from quantctl.bench.machine import Setting
 from quantctl.bench.result import Failure, Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Stopwatch, Work, effort, failure_of, free_memory, measure, stopwatch
 from quantctl.bench.work import AttentionShape
-from quantctl.kernels.attention import pv as product_pv
-from quantctl.kernels.attention import qk as product_qk
-from quantctl.kernels.fused_attention import fused_attention
+from quantctl.kernels.products.attention import pv as product_pv
+from quantctl.kernels.products.attention import qk as product_qk
+from quantctl.kernels.products.fused_attention import fused_attention
 
 SHAPES = (AttentionShape(2048, 32, 8, 128), AttentionShape(8192, 32, 8, 128))
 REDUCED = (AttentionShape(256, 8, 2, 64), AttentionShape(512, 8, 2, 64))

@@ -20,10 +20,10 @@ from quantctl.bench.machine import Setting, environment
 from quantctl.bench.result import Failure, Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Stopwatch, Work, effort, failure_of, free_memory, measure, stopwatch
 from quantctl.bench.work import GroupedShape
-from quantctl.kernels import reuse
-from quantctl.kernels.grouped import grouped_linear
-from quantctl.kernels.grouped_gemm import rows_by_matrices
-from quantctl.kernels.groups import Groups
+from quantctl.kernels.products import reuse
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.grouped_gemm import rows_by_matrices
+from quantctl.kernels.products.groups import Groups
 
 PUBLISHED = {
     GroupedShape(4096, 64): (3.190, 6.363),

@@ -17,8 +17,8 @@ from quantctl.bench.machine import Setting, environment
 from quantctl.bench.result import Failure, Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Stopwatch, Work, effort, failure_of, free_memory, measure, stopwatch
 from quantctl.bench.work import LinearShape
-from quantctl.kernels import reuse
-from quantctl.kernels.linear import quantized_linear
+from quantctl.kernels.products import reuse
+from quantctl.kernels.products.linear import quantized_linear
 
 SHAPES: dict[LinearShape, tuple[str, float | None]] = {
     LinearShape(8192, 4096, 28672): ("Llama-8B gate and up", 1.00),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from quantctl.errors import QuantctlError
-from quantctl.variables import deciding
+from quantctl.runs.variables import deciding
 
 PACKAGES = ("quantctl", "torch", "triton", "torchao", "mx", "megatron-core")
 

@@ -17,7 +17,7 @@ from quantctl.bench.result import Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Work, effort, measure, stopwatch
 from quantctl.bench.work import qdq_bytes
 from quantctl.kernels.dispatch import use_triton
-from quantctl.kernels.quantize import quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.spec import parse
 
 SIZE, REDUCED = 8192, 1024

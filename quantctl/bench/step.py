@@ -17,9 +17,9 @@ from quantctl.bench.machine import Setting
 from quantctl.bench.result import Failure, Measured, Ratio, Row, Spread
 from quantctl.bench.timing import free_memory
 from quantctl.modes import SCRIPT_MODES
-from quantctl.runlog import Point, read_log
+from quantctl.runs.runlog import Point, read_log
 from quantctl.script.flags import LOCAL_LAYERS
-from quantctl.tree import Tree
+from quantctl.tree.tree import Tree
 
 STOCK, FUSED = "stock local bf16", "bf16"
 BEYOND = "memory beyond weights, gradients and optimizer"

@@ -9,7 +9,7 @@ from quantctl.spec import FormatSpec, parse
 
 def directions(spec: FormatSpec, axes: int) -> int:
     """How many results differ: without blocks and without draws both directions are one."""
-    from quantctl.kernels.quantize import FORMATS
+    from quantctl.kernels.formats.quantize import FORMATS
 
     return 1 if not FORMATS[spec.format].has_blocks and spec.round != "stochastic" else axes
 
@@ -19,7 +19,7 @@ def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2) -> tupl
 
     The sum is kernels/triton_qdq.bytes_moved. size: bytes an element, in and out. A tensor scale is one more read.
     """
-    from quantctl.kernels.tensor_scale import has_tensor_scale
+    from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 
     reads = 1 + has_tensor_scale(spec)
     return reads * elements * size, directions(spec, axes) * elements * size
@@ -48,7 +48,7 @@ class LinearShape(NamedTuple):
         """
         import torch
 
-        from quantctl.kernels.packed import Layout, nbytes
+        from quantctl.kernels.products.packed import Layout, nbytes
 
         parsed = parse(spec)
         packed = nbytes(Layout(parsed, 0, self.tokens, self.inputs, torch.bfloat16))
@@ -121,8 +121,8 @@ class GroupedShape(NamedTuple):
         """
         import torch
 
-        from quantctl.kernels.grouped_packed import layout_of
-        from quantctl.kernels.packed import nbytes
+        from quantctl.kernels.products.grouped_packed import layout_of
+        from quantctl.kernels.products.packed import nbytes
 
         parsed = parse(spec)
         inputs = self.rows * (self.hidden + self.intermediate)

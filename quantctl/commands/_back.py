@@ -8,12 +8,12 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import command_line, describe, tree_in_use, unified_diff
+from quantctl.history.record import Operation
+from quantctl.history.rollback import EditedSince, Goal, go_back, undo
+from quantctl.history.transaction import Session, open_tree
 from quantctl.patches.registry import PATCHES
-from quantctl.record import Operation
-from quantctl.rollback import EditedSince, Goal, go_back, undo
-from quantctl.state import PatchState, read_state
-from quantctl.transaction import Session, open_tree
-from quantctl.tree import Tree
+from quantctl.tree.state import PatchState, read_state
+from quantctl.tree.tree import Tree
 
 
 def run(

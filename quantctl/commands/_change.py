@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 
 import click
 
-from quantctl import fit, output
+from quantctl import output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
-from quantctl.recovery import read_consistent
-from quantctl.selectors import SELECTORS
-from quantctl.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
-from quantctl.transaction import Change, open_tree
-from quantctl.tree import Tree
+from quantctl.history.recovery import read_consistent
+from quantctl.history.transaction import Change, open_tree
+from quantctl.tree import fit
+from quantctl.tree.selectors import SELECTORS
+from quantctl.tree.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
+from quantctl.tree.tree import Tree
 
 
 def _changes(state: TreeState, values: Mapping[str, str], accept: Collection[str]) -> list[Change]:

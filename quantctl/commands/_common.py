@@ -12,12 +12,12 @@ import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
-from quantctl.masking import masked
+from quantctl.history.record import Operation
 from quantctl.modes import MODES, mode_selectors
-from quantctl.record import Operation
-from quantctl.selectors import SELECTORS
+from quantctl.outside.masking import masked
 from quantctl.spec import FORMATS
-from quantctl.tree import Tree, find_tree
+from quantctl.tree.selectors import SELECTORS
+from quantctl.tree.tree import Tree, find_tree
 
 _OPTION_HELP = f"Format spec, e.g. none, {', '.join(FORMATS)}, mxfp8:scale=floor."
 
@@ -65,7 +65,7 @@ def meant(role: str, value: str, tree: Tree | None = None) -> str:
     try:
         return SELECTORS[role].canonical(value)
     except QuantctlError as refusal:
-        from quantctl.state import read_state
+        from quantctl.tree.state import read_state
 
         words = read_state(tree.root).words(role) if tree is not None else set()
         if value in words:

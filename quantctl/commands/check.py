@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from quantctl import fit, output
+from quantctl import output
 from quantctl.commands._common import BehindDashes, accept_option, behind_dashes, describe, meant, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
-from quantctl.forks import NOTE, ForkSelector, canonical_or
-from quantctl.provenance import git_state
-from quantctl.recovery import read_consistent
-from quantctl.selectors import SELECTORS, known_value
-from quantctl.state import PatchState, TreeState, misfits
-from quantctl.tree import Tree
+from quantctl.history.recovery import read_consistent
+from quantctl.runs.provenance import git_state
+from quantctl.tree import fit
+from quantctl.tree.forks import NOTE, ForkSelector, canonical_or
+from quantctl.tree.selectors import SELECTORS, known_value
+from quantctl.tree.state import PatchState, TreeState, misfits
+from quantctl.tree.tree import Tree
 
 
 def _expected(text: str | None, tree: Tree) -> dict[str, str]:
@@ -177,8 +178,8 @@ def _who_rules(words: tuple[str, ...], tree: Tree, state: TreeState) -> dict[str
         return None
     from quantctl.lint.case import Setting
     from quantctl.lint.judge import judge_command
+    from quantctl.lint.megatron_flags import nearest
     from quantctl.lint.who import who_rules
-    from quantctl.megatron_flags import nearest
 
     judged = judge_command(words, Setting(nearest(tree.version()), tree.root, state))
     if judged is None:

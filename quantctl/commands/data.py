@@ -216,7 +216,7 @@ def prepare(
         raise QuantctlError("preparing data needs NumPy", "pip install 'quantctl[data]'") from error
     from quantctl.data.presets import PRESETS
     from quantctl.data.shards import SPLITS, find
-    from quantctl.provenance import package_versions
+    from quantctl.runs.provenance import package_versions
 
     if preset not in PRESETS:
         raise QuantctlError(f"unknown preset {preset!r}", f"choose from: {', '.join(PRESETS)}")

@@ -42,7 +42,7 @@ def command(
     manifest.json, log.txt and proof.json. Exit status: the command's own, or 1 when it succeeded without having used
     the formats that its selectors name.
     """
-    from quantctl import stage
+    from quantctl.runs import stage
 
     if prune:
         for path in stage.prune():
@@ -57,14 +57,14 @@ def command(
         raise QuantctlError("several nodes need one run directory", "give --run-dir, a path that all of them share")
     values = chosen_values(mode, specs)
     if stats is not None:
-        from quantctl.stats import VARIABLE, parse_wanted
+        from quantctl.kernels.measure.wanted import VARIABLE, parse_wanted
 
         parse_wanted(stats)
         os.environ[VARIABLE] = stats
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
-    from quantctl.execution import execute
     from quantctl.lint import unseen
+    from quantctl.runs.execution import execute
 
     unseen.refuse(arguments, tree, values)
     ctx.exit(execute(tree, values, arguments, run_dir, nodes, node_rank))

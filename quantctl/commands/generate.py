@@ -55,6 +55,7 @@ def command(
 
     Those of the installation know no launcher: for Slurm's directives or another platform name a folder with --output.
     """
+    from quantctl.launch import slurm
     from quantctl.script.render import FOLDER, render_all
 
     if (launcher, platform) != ("local", "cuda") and output is None:
@@ -62,7 +63,8 @@ def command(
     if sbatch and launcher != "slurm":
         raise QuantctlError("--sbatch is for Slurm", "add --launcher slurm")
     folder = output or FOLDER
-    wanted = render_all(platform, list(sbatch) if launcher == "slurm" else None)
+    by_slurm = (lambda name, devices: slurm.options(name, platform, devices, sbatch)) if launcher == "slurm" else None
+    wanted = render_all(platform, by_slurm)
     problems = _differences(folder, wanted)
     if check:
         for path, problem in problems.items():

@@ -13,7 +13,7 @@ import click
 from quantctl import output
 from quantctl.errors import QuantctlError
 from quantctl.output import printable, shortened
-from quantctl.records import BadRecord, open_regular
+from quantctl.outside.records import BadRecord, open_regular
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -134,8 +134,8 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     except ImportError as error:
         raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
 
-    from quantctl.kernels.quantize import DTYPES
-    from quantctl.kernels.statistics import for_json, measure
+    from quantctl.kernels.formats.quantize import DTYPES
+    from quantctl.kernels.measure.statistics import for_json, measure
 
     results: list[dict[str, Any]] = []
     for name, tensor in _chosen(_read(path), key, path).items():

@@ -146,7 +146,7 @@ def _start(ctx: click.Context, plan: Plan, dry: bool) -> None:
 
     chosen = _chosen(plan)
     if plan.stats is not None:
-        from quantctl.stats import parse_wanted
+        from quantctl.kernels.measure.wanted import parse_wanted
 
         parse_wanted(plan.stats)
     if wrong := [variable for variable in plan.variables if variable.find("=") < 1]:
@@ -176,10 +176,10 @@ def _unfit(plan: Plan) -> QuantctlError | None:
 
 
 def _run(plan: Plan, chosen: Mapping[str, str], meet: Rendezvous, batch: bool, words: Sequence[str]) -> None:
-    from quantctl import process
     from quantctl.launch import slurm
     from quantctl.launch.batch import Batch
-    from quantctl.manifest import is_finished, require_same_experiment
+    from quantctl.runs import process
+    from quantctl.runs.manifest import is_finished, require_same_experiment
 
     run_dir = Path(plan.run_dir)
     if os.environ.get("FORCE") != "1":

@@ -100,10 +100,10 @@ def _judge(
     """The training commands, and the scripts that were not read to their end."""
     from quantctl.lint.case import Setting
     from quantctl.lint.judge import judge, judge_command, read_script
-    from quantctl.megatron_flags import nearest
+    from quantctl.lint.megatron_flags import nearest
 
     if release is None:
-        from quantctl.state import read_state
+        from quantctl.tree.state import read_state
 
         tree = tree_in_use(ctx)
         if not quiet:
@@ -131,7 +131,7 @@ def _judge(
 
 
 def _known_release(text: str) -> str:
-    from quantctl.megatron_flags import MAIN, nearest, releases
+    from quantctl.lint.megatron_flags import MAIN, nearest, releases
 
     if text != MAIN and not text[:1].isdigit():
         raise QuantctlError(f"--release {text!r} is no release", f"choose from: {', '.join(releases())}")

@@ -8,9 +8,9 @@ from datetime import datetime
 import click
 
 from quantctl import output
-from quantctl.backup import backup_of
 from quantctl.commands._common import describe, tree_in_use
-from quantctl.record import Operation
+from quantctl.history.backup import backup_of
+from quantctl.history.record import Operation
 
 
 def _summary(operation: Operation) -> str:

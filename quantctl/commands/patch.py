@@ -10,11 +10,11 @@ from quantctl import output
 from quantctl.commands._change import change_tree
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.errors import QuantctlError
+from quantctl.history.recovery import read_consistent
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.recovery import read_consistent
-from quantctl.state import PatchState, misfits
-from quantctl.tree import Tree
+from quantctl.tree.state import PatchState, misfits
+from quantctl.tree.tree import Tree
 
 
 @dataclass(frozen=True)

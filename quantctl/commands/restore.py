@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from quantctl import rollback
 from quantctl.commands import _back
 from quantctl.errors import QuantctlError
-from quantctl.record import Operation
-from quantctl.state import PatchState, read_state
-from quantctl.transaction import Session
+from quantctl.history import rollback
+from quantctl.history.record import Operation
+from quantctl.history.transaction import Session
+from quantctl.tree.state import PatchState, read_state
 
 
 def _refuse_without_history(session: Session) -> None:

@@ -14,16 +14,17 @@ from typing import Any
 
 import click
 
-from quantctl import modules, output
+from quantctl import output
 from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
 from quantctl.patches.patch import Patch
+from quantctl.runs import modules
 from quantctl.script.models import MODELS
-from quantctl.selectors import SELECTORS
 from quantctl.spec import NONE, SITES, canonical
-from quantctl.state import read_state
-from quantctl.tree import Tree
+from quantctl.tree.selectors import SELECTORS
+from quantctl.tree.state import read_state
+from quantctl.tree.tree import Tree
 
 MEGABYTE = 2**20
 
@@ -34,7 +35,7 @@ def _tree_to_run(tree: Tree, values: Mapping[str, str]) -> Iterator[Path]:
     if not values:
         yield tree.root
         return
-    from quantctl.stage import staged_copy
+    from quantctl.runs.stage import staged_copy
 
     with staged_copy(tree, values) as staged:
         yield staged

@@ -91,8 +91,8 @@ def command(
 
     from quantctl.commands.run import SETTINGS
     from quantctl.modes import SCRIPT_MODES
-    from quantctl.privacy import as_private_as_tree_in_use
     from quantctl.report.write import require_matplotlib
+    from quantctl.runs.privacy import as_private_as_tree_in_use
     from quantctl.sweep.plan import tasks
     from quantctl.sweep.runner import Slot, State, run
     from quantctl.sweep.show import watching
@@ -101,7 +101,7 @@ def command(
     if (megatron := ctx.obj["megatron"]) is not None:
         settings["MEGATRON_LM_PATH"] = str(megatron)
     if stats is not None:
-        from quantctl.stats import parse_wanted
+        from quantctl.kernels.measure.wanted import parse_wanted
 
         parse_wanted(stats)
         settings["STATS"] = stats

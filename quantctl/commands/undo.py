@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from quantctl import rollback
 from quantctl.commands import _back
+from quantctl.history import rollback
 
 
 @click.command(short_help="take the last operation back")

@@ -39,7 +39,7 @@ class HuggingFace:
     megatron_type = "HuggingFaceTokenizer"
 
     def __init__(self, file: Path, special_tokens: bool) -> None:
-        from quantctl.pretrain.tokenizer import end_of_document, read_fast
+        from quantctl.data.tokenizer import end_of_document, read_fast
 
         self.fast = read_fast(file)
         self.vocab_size = max(self.fast.get_vocab(with_added_tokens=True).values()) + 1

@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.data.bpe import LONGEST_WORD, train_bpe, write_config
-from quantctl.data.encoder import (
-    Encoded,
-    Recipe,
-    Worker,
-    documents,
-    encode_in_process,
-    start_process,
-    tokenizer_file,
-)
+from quantctl.data.encoder import Encoded, Recipe, Worker, documents, encode_in_process, start_process, tokenizer_file
 from quantctl.data.output import Counts, Growing, put_in_place, read_json
 from quantctl.data.part import Target, forget, owned
 from quantctl.data.shards import WORDS, Batch, batches

@@ -11,8 +11,8 @@ from pathlib import Path
 from quantctl import output
 from quantctl.exits import FINE
 from quantctl.launch import slurm
-from quantctl.privacy import as_private_as_tree_in_use
-from quantctl.process import STOP
+from quantctl.runs.privacy import as_private_as_tree_in_use
+from quantctl.runs.process import STOP
 
 
 class Batch:

@@ -33,7 +33,7 @@ def add(
 ) -> None:
     """Put --data-path and the tokenizer's flags among a script's own, around its --num-workers and --split.
 
-    A smoke run that was given neither trains on the corpus that `quantctl.corpus` builds. Raises QuantctlError for what
+    A smoke run that was given neither trains on the corpus that `data.corpus` builds. Raises QuantctlError for what
     is not there.
     """
     own_data, own_tokenizer = among(called.trailing, *_OWN_DATA), among(called.trailing, *_OWN_TOKENIZER)
@@ -58,7 +58,7 @@ def add(
 
 def _corpus(python: str, dry: bool) -> str:
     """The folder of the stand-in; built by the Python that trains, whose packages make it, unless nothing is to run."""
-    command = [python, "-m", "quantctl.corpus", *(["--where"] if dry else [])]
+    command = [python, "-m", "quantctl.data.corpus", *(["--where"] if dry else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise QuantctlError(

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from quantctl.lint.megatron_flags import Option
 from quantctl.lint.world import MANY, UNKNOWN, known
-from quantctl.megatron_flags import Option
 
 _OPTION = re.compile(r"-{1,2}[A-Za-z][\w.-]*")
 

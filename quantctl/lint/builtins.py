@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known
-from quantctl.records import BadRecord, open_regular
+from quantctl.outside.records import BadRecord, open_regular
 
 if TYPE_CHECKING:
     from quantctl.lint.reader import Reader

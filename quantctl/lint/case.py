@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from quantctl.lint import own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import EMBEDDED, GPT, OTHER, SWIFT, Command
+from quantctl.lint.megatron_flags import MAIN, Option, releases, table
 from quantctl.lint.world import Invocation
-from quantctl.megatron_flags import MAIN, Option, releases, table
-from quantctl.numbers import real
+from quantctl.outside.numbers import real
 from quantctl.spec import NONE, SITES
 
 if TYPE_CHECKING:
     from quantctl.lint.shell import Script
-    from quantctl.state import PatchState, TreeState
+    from quantctl.tree.state import PatchState, TreeState
 
 LOCAL, TE = "local", "transformer_engine"
 # they bring more options, which no table knows
@@ -37,7 +37,7 @@ class Setting:
     """What is the same for every command of a call."""
 
     release: str
-    """Whose options count: one of quantctl.megatron_flags.releases()."""
+    """Whose options count: one of quantctl.lint.megatron_flags.releases()."""
     root: Path | None = None
     """The tree in use; None if another release was asked for."""
     state: TreeState | None = None
@@ -178,7 +178,7 @@ class Case:
 
         `quantctl exec` puts in what fits, so there only a patch that cannot be put in is lacking.
         """
-        from quantctl.state import PatchState
+        from quantctl.tree.state import PatchState
 
         if self.setting.state is None or self.command.opaque:
             return False if self.command.staged else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from quantctl.lint.world import MANY, known
 from quantctl.modes import MODES
-from quantctl.numbers import whole
+from quantctl.outside.numbers import whole
 from quantctl.spec import SITES
 
 GPT = "pretrain_gpt.py"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from quantctl.lint.words import Expander, source
 from quantctl.lint.world import UNKNOWN, World, known
-from quantctl.numbers import whole
+from quantctl.outside.numbers import whole
 
 if TYPE_CHECKING:
     from tree_sitter import Node

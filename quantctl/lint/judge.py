@@ -16,7 +16,7 @@ from quantctl.lint.rules import RULES
 from quantctl.lint.shell import Script
 from quantctl.lint.who import who_rules
 from quantctl.lint.world import Invocation, World
-from quantctl.records import BadRecord, open_regular
+from quantctl.outside.records import BadRecord, open_regular
 
 _LARGEST = 4 * 2**20
 """Bytes of a script."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from quantctl.megatron_flags import Option, table
+from quantctl.lint.megatron_flags import Option, table
 
 _ARGUMENTS = Path("megatron/training/arguments.py")
 _NOT_THE_TRAINER = {"tests", "test", "tools", "examples", "tasks", "docs", "scripts", "docker", "unit_tests"}

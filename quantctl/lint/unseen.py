@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from quantctl.errors import QuantctlError
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import case_of
+from quantctl.lint.megatron_flags import nearest
 from quantctl.lint.rules import RULES
-from quantctl.megatron_flags import nearest
-from quantctl.state import read_state
-from quantctl.tree import Tree
+from quantctl.tree.state import read_state
+from quantctl.tree.tree import Tree
 
 
 def refuse(command: Sequence[str], tree: Tree, selectors: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from quantctl.lint.world import MANY, UNKNOWN, Work, World, known
-from quantctl.numbers import whole
+from quantctl.outside.numbers import whole
 
 if TYPE_CHECKING:
     from tree_sitter import Node

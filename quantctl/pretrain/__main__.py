@@ -76,14 +76,14 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)
     version, folder = _import_megatron()
 
-    from quantctl.kernels import recorder
+    from quantctl.data.tokenizer import build_tokenizer
+    from quantctl.kernels.measure import recorder
     from quantctl.pretrain import checkpoint, parallel
     from quantctl.pretrain.data import build_datasets
     from quantctl.pretrain.loop import State, Trainer
     from quantctl.pretrain.model import build_model
     from quantctl.pretrain.optimizer import MasterAdamW
     from quantctl.pretrain.schedule import build_schedule
-    from quantctl.pretrain.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(args)
     device = parallel.start(args)

@@ -170,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
     _require(
         bool(args.data_path) != args.mock_data,
         "give --data-path or --mock-data, " + ("not both" if args.data_path else "neither was given"),
-        "a dataset to try: --data-path $(python -m quantctl.corpus)/text_document",
+        "a dataset to try: --data-path $(python -m quantctl.data.corpus)/text_document",
     )
     _require(
         _is_split(args.split),

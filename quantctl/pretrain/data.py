@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from quantctl.data.tokenizer import Tokenizer
 from quantctl.errors import QuantctlError
-from quantctl.pretrain.tokenizer import Tokenizer
 
 Batch = dict[str, torch.Tensor]
 

@@ -14,11 +14,11 @@ from statistics import fmean, median, stdev
 
 from quantctl.errors import QuantctlError
 from quantctl.modes import MODES
-from quantctl.proof import Calls
 from quantctl.report import heat
-from quantctl.report import recipe as recipes
 from quantctl.report.curve import tail_mean
 from quantctl.report.run import Run, Trouble
+from quantctl.runs import recipe as recipes
+from quantctl.runs.proof import Calls
 from quantctl.spec import SITES
 
 REFERENCE = "bf16"

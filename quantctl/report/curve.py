@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, median
 
-from quantctl.runlog import BATCH, FLOAT32, Point
+from quantctl.runs.runlog import BATCH, FLOAT32, Point
 
 TAIL = 0.25
 """Share of a run, at its end, over which losses and gaps are averaged."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.errors import QuantctlError
-from quantctl.records import BadRecord, open_regular
+from quantctl.outside.records import BadRecord, open_regular
 from quantctl.report.curve import Curve
-from quantctl.runlog import BATCH, LOSS, TIME, Point
+from quantctl.runs.runlog import BATCH, LOSS, TIME, Point
 
 # tag -> the name of the same thing in Megatron's log line
 _FIELDS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from quantctl.records import COUNT, NUMBER, WORD, BadRecord, Fields, is_json, open_regular, parse
+from quantctl.outside.records import COUNT, NUMBER, WORD, BadRecord, Fields, is_json, open_regular, parse
 from quantctl.report.pictures import LIGHT, Theme, as_png, as_svg, drawing
 
 

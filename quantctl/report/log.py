@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from quantctl.attempts import Follower
-from quantctl.numbers import DIGITS
-from quantctl.report import recipe as recipes
+from quantctl.outside.numbers import DIGITS
 from quantctl.report.curve import Curve
-from quantctl.runlog import NUMBER, PREFIX, follow, parse_line
+from quantctl.runs import recipe as recipes
+from quantctl.runs.attempts import Follower
+from quantctl.runs.runlog import NUMBER, PREFIX, follow, parse_line
 
 _VALUE = "| lm loss value: "
 _VALIDATION = re.compile(rf"validation\S{{0,100}} loss at (?:iteration )?({DIGITS})(?![0-9]| on test set)")

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from quantctl.modes import MODES
-from quantctl.numbers import real
 from quantctl.output import printable, shortened
-from quantctl.proof import Calls
-from quantctl.report import recipe as recipes
+from quantctl.outside.numbers import real
 from quantctl.report.curve import Curve, tail_mean
 from quantctl.report.heat import Row
+from quantctl.runs import recipe as recipes
+from quantctl.runs.proof import Calls
 from quantctl.spec import NONE, SITES
 
 _SKIPPED_SHARE = 0.5

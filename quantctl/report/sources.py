@@ -11,18 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from quantctl import manifest, proof
-from quantctl.attempts import joined
 from quantctl.errors import QuantctlError
-from quantctl.forks import canonical_or
-from quantctl.records import BadRecord
+from quantctl.outside.records import BadRecord
 from quantctl.report import heat
-from quantctl.report import recipe as recipes
 from quantctl.report.events import has_events, is_event_file, read_events
 from quantctl.report.log import Log, read, told_interval
 from quantctl.report.run import Run, Trouble, mark_course
-from quantctl.runlog import lines, points, sources
+from quantctl.runs import manifest, proof
+from quantctl.runs import recipe as recipes
+from quantctl.runs.attempts import joined
+from quantctl.runs.runlog import lines, points, sources
 from quantctl.spec import SITES
+from quantctl.tree.forks import canonical_or
 
 _LOGS = (".txt", ".log", ".out")
 _MANIFEST = "manifest.json"

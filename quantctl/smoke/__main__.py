@@ -19,8 +19,8 @@ SEQUENCES = 2
 
 def arguments(model: str) -> argparse.Namespace:
     """The flags of the model's smoke script, on a vocabulary of 2,048."""
+    from quantctl.data.tokenizer import build_tokenizer
     from quantctl.pretrain.arguments import parse
-    from quantctl.pretrain.tokenizer import build_tokenizer
     from quantctl.script import flags
     from quantctl.script.models import MODELS
 
@@ -73,7 +73,7 @@ def _steps(model: Any, args: argparse.Namespace, device: Any, iterations: int) -
 
 
 def _hits() -> dict[str, Any]:
-    kernels = sys.modules.get("quantctl.kernels.hits")  # a tree that quantizes nothing does not import it
+    kernels = sys.modules.get("quantctl.kernels.measure.hits")  # a tree that quantizes nothing does not import it
     return kernels.snapshot() if kernels else {}
 
 
@@ -81,7 +81,7 @@ def run(name: str, iterations: int) -> dict[str, Any]:
     """What was built, what it computed and what that took."""
     import megatron.core
 
-    from quantctl.kernels import coverage
+    from quantctl.kernels.measure import coverage
     from quantctl.pretrain import parallel
     from quantctl.pretrain.model import build_model, parameter_count
     from quantctl.smoke.structure import describe

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from quantctl import manifest
 from quantctl.errors import QuantctlError
 from quantctl.launch.scripts import environment, script_path
-from quantctl.masking import masked, masked_pairs
 from quantctl.modes import MODES, SCRIPT_MODES
-from quantctl.records import BadRecord
-from quantctl.selectors import SELECTORS
+from quantctl.outside.masking import masked, masked_pairs
+from quantctl.outside.records import BadRecord
+from quantctl.runs import manifest
 from quantctl.sweep import record
+from quantctl.tree.selectors import SELECTORS
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantctl import records
 from quantctl.errors import QuantctlError
 from quantctl.files import write_new
-from quantctl.records import TEXT, WHOLE, Each, Fields, Named
-from quantctl.report import recipe
+from quantctl.outside import records
+from quantctl.outside.records import TEXT, WHOLE, Each, Fields, Named
+from quantctl.runs import recipe
 
 NAME = "sweep.json"
 

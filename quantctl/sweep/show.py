@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from quantctl.runlog import Point
+from quantctl.runs.runlog import Point
 from quantctl.sweep.runner import Job, State
 
 _COLOURS = {State.FAILED: "bold red", State.RUNNING: "cyan", State.FINISHED: "green", State.FOUND: "green"}

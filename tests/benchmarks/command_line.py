@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from quantctl.tree import find_tree
+from quantctl.tree.tree import find_tree
 
 BASE = [sys.executable, "-c", "import click, libcst"]
 STAGE = (
-    "import sys; from pathlib import Path; from quantctl.stage import stage; from quantctl.tree import Tree; "
+    "import sys; from pathlib import Path; from quantctl.runs.stage import stage; from quantctl.tree.tree import Tree; "
     "stage(Tree(Path(sys.argv[1]), '--megatron'), {'linear': 'mxfp8'})"
 )
 

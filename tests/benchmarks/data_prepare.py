@@ -20,8 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from quantctl.corpus import documents
 from quantctl.data.bpe import train_bpe
+from quantctl.data.corpus import documents
 
 PROCESSES = (1, 2)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.state import FILES
-from quantctl.tree import Tree
+from quantctl.tree.state import FILES
+from quantctl.tree.tree import Tree
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 

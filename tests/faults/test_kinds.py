@@ -14,12 +14,12 @@ from collections import Counter
 import pytest
 from scenes import PREPARED, STRIDE, Scene, contents
 
-from quantctl import journal
 from quantctl.errors import QuantctlError
+from quantctl.history import journal
+from quantctl.history.recovery import read_consistent
+from quantctl.history.transaction import open_tree
 from quantctl.paths import state_dir
-from quantctl.recovery import read_consistent
-from quantctl.selectors import ATTENTION, LAYERS
-from quantctl.transaction import open_tree
+from quantctl.tree.selectors import ATTENTION, LAYERS
 
 WIDE = STRIDE if STRIDE == 1 else 3 * STRIDE
 """CI's stride here: these kinds share most of their steps with the matrix."""

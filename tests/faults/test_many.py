@@ -13,10 +13,10 @@ import time
 import pytest
 from faults import run_in_child
 
-from quantctl.recovery import read_consistent
+from quantctl.history.recovery import read_consistent
+from quantctl.history.transaction import open_tree
 from quantctl.spec import SITES
-from quantctl.state import read_state
-from quantctl.transaction import open_tree
+from quantctl.tree.state import read_state
 
 KILLS = int(os.environ.get("QUANTCTL_RANDOM_KILLS", "40"))
 """`make faults` takes 1,000."""

@@ -11,9 +11,9 @@ from faults import STEPS
 from scenes import PREPARED, STRIDE, Scene, contents
 
 from quantctl.errors import QuantctlError
-from quantctl.git import GitError
-from quantctl.state import FILES
-from quantctl.transaction import open_tree
+from quantctl.history.git import GitError
+from quantctl.history.transaction import open_tree
+from quantctl.tree.state import FILES
 
 
 def _scenes(*names):

@@ -13,8 +13,8 @@ import pytest
 from hostile import assert_civil, run_forked, warm
 from small import small_tree
 
-from quantctl.selectors import ATTENTION, LAYERS
-from quantctl.state import plan, read_state
+from quantctl.tree.selectors import ATTENTION, LAYERS
+from quantctl.tree.state import plan, read_state
 
 OWNER = 12345
 ROUND = (["set", "--linear", "mxfp8"], ["check"], ["log"], ["undo"], ["restore"])

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from hostile import assert_civil, run
 
-from quantctl.state import FILES
+from quantctl.tree.state import FILES
 
 STATE = {"blob": "0" * 40, "mode": 0o644}
 ENTRY = {"path": FILES[0], "before": STATE, "after": STATE}

@@ -9,8 +9,8 @@ import pytest
 from hostile import assert_civil, run_forked, warm
 from small import small_tree
 
-from quantctl.selectors import LAYERS
-from quantctl.state import plan, read_state
+from quantctl.tree.selectors import LAYERS
+from quantctl.tree.state import plan, read_state
 
 DEEP = "/".join(["d" * 200] * 12)
 PLACES = {

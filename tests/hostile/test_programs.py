@@ -8,7 +8,7 @@ import pytest
 from hostile import assert_civil, run_forked
 from small import small_tree
 
-from quantctl.selectors import ATTENTION, LAYERS
+from quantctl.tree.selectors import ATTENTION, LAYERS
 
 HOOKS = (
     *("reference-transaction", "post-index-change", "pre-commit", "commit-msg", "post-commit", "post-checkout"),
@@ -84,7 +84,7 @@ def armed(megatron_tree, tmp_path, git):
 
 def sign(root) -> None:
     """Give the newest commit of quantctl's history a signature that the configured program would be asked about."""
-    from quantctl.git import Git
+    from quantctl.history.git import Git
 
     git = Git(root)
     ref = git.text("for-each-ref", "--format=%(refname)", "refs/quantctl/main")
@@ -132,7 +132,7 @@ def test_no_program_of_the_repository_runs(armed, tmp_path):
 
 
 def test_changes_are_counted_without_filters(armed):
-    from quantctl.changes import changed_files
+    from quantctl.history.changes import changed_files
 
     root, marks = armed
     assert changed_files(root) == set()

@@ -20,9 +20,9 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton_source import source
 
-from quantctl.kernels import triton_flash
-from quantctl.kernels.triton_flash_backward import keys_kernel, queries_kernel
-from quantctl.kernels.triton_flash_forward import output_kernel, softmax_kernel
+from quantctl.kernels.triton import flash as triton_flash
+from quantctl.kernels.triton.flash_backward import keys_kernel, queries_kernel
+from quantctl.kernels.triton.flash_forward import output_kernel, softmax_kernel
 from quantctl.spec import parse
 
 SUSPECTS = re.compile(r"\b(?:fma|mad)\.\w*\.?f32|\.ftz\b|\bdiv\.(?:full|approx)|\b(?:rcp|ex2|lg2|sqrt)\.\S+")

@@ -14,7 +14,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton_source import VERSION, source
 
-from quantctl.kernels import triton_grouped, triton_grouped_packed, triton_packed, triton_qdq
+from quantctl.kernels.triton import grouped as triton_grouped
+from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
+from quantctl.kernels.triton import packed as triton_packed
+from quantctl.kernels.triton import qdq as triton_qdq
 from quantctl.spec import parse
 
 # fused multiply-add, subnormals flushed, approximate division and functions

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import attention, hits
+from quantctl.kernels.measure import hits
+from quantctl.kernels.products import attention
 
 FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp4", "nvfp4", "hifp8"]
 BWD = ["quantized", "dequantized", "high_precision"]

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from quantctl.bench.work import AttentionShape, GroupedShape, LinearShape, qdq_bytes
-from quantctl.kernels import hifp8, reuse, triton_packed, triton_qdq
-from quantctl.kernels.fused_attention import fused_attention
-from quantctl.kernels.grouped import grouped_linear
-from quantctl.kernels.grouped_packed import dequantize_rows, quantize_rows_packed
-from quantctl.kernels.groups import Groups
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.quantize import quantize_dequantize_along
+from quantctl.kernels.formats import hifp8
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
+from quantctl.kernels.products import reuse
+from quantctl.kernels.products.fused_attention import fused_attention
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_packed
+from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.linear import quantized_linear
+from quantctl.kernels.triton import packed as triton_packed
+from quantctl.kernels.triton import qdq as triton_qdq
 from quantctl.spec import parse
 
 # numpy, in which the interpreter computes, reports what IEEE 754 says about Inf and NaN

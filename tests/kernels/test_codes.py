@@ -14,10 +14,10 @@ from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.mx_tensor import to_mx
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import hifp8
-from quantctl.kernels.codes import GROUPS, decode, encode, pack, unpack
+from quantctl.kernels.formats import hifp8
+from quantctl.kernels.formats.codes import GROUPS, decode, encode, pack, unpack
+from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize
 
 # spec -> bits of a code, elements a block scale
 SPECS = {

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantctl.kernels import attention, hits
-from quantctl.kernels.grouped import grouped_linear
-from quantctl.kernels.groups import Groups
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure import hits
+from quantctl.kernels.products import attention
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.linear import quantized_linear
 
 ENDS = torch.tensor([20, 20, 33], dtype=torch.int32)
 

@@ -12,7 +12,7 @@ import torch
 
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import kept, qdq, threads
-from quantctl.kernels.quantize import quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.spec import FORMATS, parse
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

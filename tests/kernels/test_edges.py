@@ -16,15 +16,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.attention import pv, qk
-from quantctl.kernels.codes import decode, encode
-from quantctl.kernels.fused_attention import fused_attention
-from quantctl.kernels.grouped import grouped_linear
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.packed import dequantize, quantize_dequantize_packed
+from quantctl.kernels.formats.codes import decode, encode
+from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.measure.statistics import measure
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize, quantize_dequantize_along
-from quantctl.kernels.statistics import measure
+from quantctl.kernels.products.attention import pv, qk
+from quantctl.kernels.products.fused_attention import fused_attention
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.linear import quantized_linear
+from quantctl.kernels.products.packed import dequantize, quantize_dequantize_packed
 from quantctl.spec import parse
 
 SPECS = [
@@ -303,7 +303,7 @@ def test_nothing_kept_from_a_mode_reaches_a_real_step(first, same) -> None:
 def test_a_forked_worker_and_its_parent() -> None:
     program = (
         "import os, torch\n"
-        "from quantctl.kernels.quantize import quantize_dequantize as q\n"
+        "from quantctl.kernels.formats.quantize import quantize_dequantize as q\n"
         "x = torch.ones(4, 32)\n"
         "before = q(x, 'hifp8')\n"
         "child = os.fork()\n"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import attention, attention_dispatch, causal_mask, fused_attention, fused_pv, hits
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure import hits
+from quantctl.kernels.products import attention, attention_dispatch, causal_mask, fused_attention, fused_pv
 from quantctl.spec import parse
 
 exact = runpy.run_path(str(Path(__file__).parents[1] / "support" / "attention_bound.py"))["exact"]

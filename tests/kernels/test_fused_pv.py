@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import attention, codes, fused_pv, hits, philox
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels import philox
+from quantctl.kernels.formats import codes
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure import hits
+from quantctl.kernels.products import attention, fused_pv
 from quantctl.spec import parse
 
 DEVICE = os.environ.get("QUANTCTL_TEST_DEVICE", "cpu")
@@ -317,7 +320,7 @@ def test_one_dominant_key_under_the_floor_rule(implementation) -> None:
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_a_group_divided_among_programs(parts, implementation, monkeypatch) -> None:
     if implementation == "triton":
-        from quantctl.kernels import triton_flash
+        from quantctl.kernels.triton import flash as triton_flash
 
         monkeypatch.setattr(triton_flash, "PROGRAMS", parts)
         assert triton_flash._parts(1, 4, 1, 1) == parts

@@ -8,15 +8,17 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import grouped, hits, reuse, triton_grouped
-from quantctl.kernels.grouped import grouped_linear
-from quantctl.kernels.grouped_packed import dequantize_rows, quantize_rows_packed
-from quantctl.kernels.grouped_quantize import quantize_rows, quantize_stack
-from quantctl.kernels.groups import Groups
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.packed import nbytes, quantize_dequantize_packed
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure import hits
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.products import grouped, reuse
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_packed
+from quantctl.kernels.products.grouped_quantize import quantize_rows, quantize_stack
+from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.linear import quantized_linear
+from quantctl.kernels.products.packed import nbytes, quantize_dequantize_packed
+from quantctl.kernels.triton import grouped as triton_grouped
 from quantctl.spec import parse
 
 # numpy, in which Triton's interpreter computes, reports what IEEE 754 says about Inf and NaN

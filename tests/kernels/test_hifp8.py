@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantctl.kernels import hifp8
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats import hifp8
+from quantctl.kernels.formats.quantize import quantize_dequantize
 
 TABLE = [float(v) for v in json.loads((Path(__file__).parent / "data" / "hif8_table.json").read_text())["values"]]
 FINITE = np.unique([v for v in TABLE if np.isfinite(v)])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import hits, linear, reuse
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure import hits
+from quantctl.kernels.products import linear, reuse
+from quantctl.kernels.products.linear import quantized_linear
 
 FORMATS = ["mxfp8", "mxfp8:elem=e5m2,scale=floor", "mxfp6", "mxfp4", "mxfp4:scale=even", "nvfp4", "hifp8"]
 BWD = ["quantized", "dequantized", "high_precision"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantctl.kernels import mx, mxfp4, mxfp6, mxfp8
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats import mx, mxfp4, mxfp6, mxfp8
+from quantctl.kernels.formats.quantize import quantize_dequantize
 
 # name -> the element, its oracle, the beginning of a spec that takes it; a new MX format is new lines here
 TABLE = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
 
-from quantctl.kernels import nvfp4
-from quantctl.kernels.codes import encode, unpack
+from quantctl.kernels.formats import nvfp4
+from quantctl.kernels.formats.codes import encode, unpack
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.formats.rounding import finite_amax
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize
-from quantctl.kernels.rounding import finite_amax
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from quantctl.kernels import linear, packed
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.packed import Layout, dequantize, quantize_dequantize_packed
+from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.products import linear, packed
+from quantctl.kernels.products.linear import quantized_linear
+from quantctl.kernels.products.packed import Layout, dequantize, quantize_dequantize_packed
 from quantctl.spec import parse
 
 # numpy, in which Triton's interpreter computes, reports what IEEE 754 says about Inf and NaN
@@ -121,7 +121,7 @@ def test_sizes(spec, shape, axis, both) -> None:
     ],
 )
 def test_bytes_moved(spec, axis, pack, unpack) -> None:
-    from quantctl.kernels import triton_packed
+    from quantctl.kernels.triton import packed as triton_packed
 
     assert triton_packed.bytes_moved(Layout(parse(spec), axis, 64, 96, torch.bfloat16)) == (pack, unpack)
 

@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.formats.quantize import FORMATS, quantize_dequantize
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import FORMATS, quantize_dequantize
 from quantctl.spec import FORMATS as SPEC_FORMATS
 from quantctl.spec import parse
 

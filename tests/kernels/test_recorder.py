@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import recorder
-from quantctl.stats import parse_wanted
+from quantctl.kernels.measure import recorder
+from quantctl.kernels.measure.wanted import parse_wanted
 
 TRAINING = """
 import json, sys

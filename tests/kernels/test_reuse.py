@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import linear, quantize, reuse
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats import quantize
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.products import linear, reuse
+from quantctl.kernels.products.linear import quantized_linear
 from quantctl.spec import parse
 
 SPEC = parse("mxfp8")

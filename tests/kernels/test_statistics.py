@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from quantctl.kernels.quantize import quantize_dequantize
-from quantctl.kernels.statistics import measure
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.measure.statistics import measure
 
 SPECS = [
     "mxfp8",

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from quantctl.kernels import philox
+from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize
 
 SPECS = [
     "mxfp8:round=stochastic",

@@ -26,7 +26,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "tensor_parallel.py"
 WORLDS = (2, 4)

@@ -9,9 +9,9 @@ from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.mx_tensor import MXTensor, to_dtype, to_mx
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 
-from quantctl.kernels import mx, mxfp8
-from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.quantize import quantize_dequantize
+from quantctl.kernels.formats import mx, mxfp8
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.products.linear import quantized_linear
 
 RULES = {rule: ScaleCalculationMode[rule.upper()] for rule in ("rceil", "floor", "even", "ceil")}
 DTYPES = {

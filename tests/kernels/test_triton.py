@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels import triton_qdq
 from quantctl.kernels.dispatch import use_triton
+from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.quantize import quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.triton import qdq as triton_qdq
 from quantctl.spec import FORMATS, parse
 
 # numpy, in which the interpreter computes, reports what IEEE 754 says about Inf and NaN

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl import descent, process, proof
+from quantctl.runs import descent, process, proof
 
 from .conftest import read
 

@@ -20,7 +20,7 @@ import pytest
 import quantctl.script
 from quantctl.commands import launch
 from quantctl.launch.plan import Plan
-from quantctl.megatron_flags import Option, releases, table
+from quantctl.lint.megatron_flags import Option, releases, table
 from quantctl.modes import SCRIPT_MODES
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS

@@ -19,12 +19,12 @@ from functools import lru_cache
 
 import pytest
 
-from quantctl.edit.insert import insert
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Either, Kind, Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
-from quantctl.source import Source
+from quantctl.tree.edit.insert import insert
+from quantctl.tree.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
+from quantctl.tree.source import Source
 
 MUTANTS = int(os.environ.get("MUTANTS", "400"))
 FIRST_SEED = int(os.environ.get("FIRST_SEED", "0"))

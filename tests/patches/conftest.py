@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 STEP = Path(__file__).resolve().parents[1] / "support" / "gpt_step.py"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.edit.insert import AnchorError, insert
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.selectors import LAYERS, SELECTORS
-from quantctl.state import PatchState, plan, read_state
+from quantctl.tree.edit.insert import AnchorError, insert
+from quantctl.tree.selectors import LAYERS, SELECTORS
+from quantctl.tree.state import PatchState, plan, read_state
 
 RELEASES = ("0.12.3", "0.16.1")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.patches.registry import PATCHES
-from quantctl.state import PatchState, plan, read_state
+from quantctl.tree.state import PatchState, plan, read_state
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
 CASES = ("mla", "moe", "mtp", "mtp-tied")

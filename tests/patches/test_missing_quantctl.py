@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.selectors import SELECTORS
+from quantctl.tree.selectors import SELECTORS
 
 STEP = Path(__file__).resolve().parents[1] / "support" / "gpt_step.py"
 WITHOUT = """

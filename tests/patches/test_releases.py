@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import stock_table
 
-from quantctl.edit.insert import insert
 from quantctl.patches.registry import PATCHES
+from quantctl.tree.edit.insert import insert
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = (

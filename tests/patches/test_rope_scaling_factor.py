@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.edit.insert import insert
 from quantctl.patches.rope_scaling_factor import PATCHES
-from quantctl.state import PatchState, read_state
+from quantctl.tree.edit.insert import insert
+from quantctl.tree.state import PatchState, read_state
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "rope_factor.py"
 PLACES = {patch.name.partition(":")[2]: patch for patch in PATCHES}

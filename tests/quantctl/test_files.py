@@ -13,7 +13,7 @@ import pytest
 
 from quantctl import files
 from quantctl.errors import QuantctlError
-from quantctl.replace import Content, Replacement, clear, put, stage
+from quantctl.history.replace import Content, Replacement, clear, put, stage
 
 ACL, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJECT, USER, GROUP_OBJECT, MASK, OTHER = 0x01, 0x02, 0x04, 0x10, 0x20

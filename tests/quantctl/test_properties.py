@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from quantctl.errors import QuantctlError
-from quantctl.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
-from quantctl.source import Source
 from quantctl.spec import canonical
+from quantctl.tree.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
+from quantctl.tree.source import Source
 
 # database=None: what CI finds is printed with its bytes, and a second run must not depend on a first
 quick = settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import quantctl.replace
-from quantctl.git import Git
+import quantctl.history.replace
+from quantctl.history.git import Git
 
 STEPS = {
     "write": (os, "open"),
@@ -20,7 +20,7 @@ STEPS = {
     "owner": (os, "fchown"),
     "time": (os, "utime"),
     "rename": (os, "replace"),
-    "exchange": (quantctl.replace, "exchange"),
+    "exchange": (quantctl.history.replace, "exchange"),
     "remove": (Path, "unlink"),
     "git": (Git, "run"),
 }

@@ -81,7 +81,7 @@ def compute(impl, module, operands, rest, keywords, d_out):
 
 def reference(module, q, k, v, d_out):
     """Of a call with these operands, in float64, with quantized Q and K as the tree says."""
-    from quantctl.kernels.quantize import quantize_dequantize
+    from quantctl.kernels.formats.quantize import quantize_dequantize
     from quantctl.spec import parse
 
     spec = parse(tree().custom_quant_type_qk, "qk")

@@ -186,7 +186,7 @@ def compare(plain, received, axis):
         for operand, given in zip(ours, theirs, strict=True):
             counts["plain"] += torch.equal(operand, given)
             if text != "none":
-                from quantctl.kernels.quantize import quantize_dequantize
+                from quantctl.kernels.formats.quantize import quantize_dequantize
                 from quantctl.spec import parse
 
                 counts["quantized"] += torch.equal(quantize_dequantize(operand, parse(text, site), axis), given)
@@ -220,7 +220,7 @@ def difference(after, before):
 
 
 def hits():
-    kernels = sys.modules.get("quantctl.kernels.hits")
+    kernels = sys.modules.get("quantctl.kernels.measure.hits")
     return kernels.snapshot() if kernels else {}
 
 

@@ -86,8 +86,8 @@ def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | 
 @cache
 def warm() -> None:
     """Load here, once, what every fork would load, and remember what was inserted: parsing is most of the time."""
-    import quantctl.edit.insert as module
-    import quantctl.execution  # noqa: F401
+    import quantctl.runs.execution  # noqa: F401
+    import quantctl.tree.edit.insert as module
 
     real, known = module.insert, {}
 

@@ -214,7 +214,7 @@ def norms(options):
 
 
 def hits():
-    kernels = sys.modules.get("quantctl.kernels.hits")
+    kernels = sys.modules.get("quantctl.kernels.measure.hits")
     return kernels.snapshot() if kernels else {}
 
 

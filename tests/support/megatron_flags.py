@@ -1,6 +1,6 @@
-"""The options of a Megatron tree, from its live parser, in the form of quantctl/megatron_flags/<release>.json.
+"""The options of a Megatron tree, from its live parser, in the form of quantctl/lint/megatron_flags/<release>.json.
 
-    PYTHONPATH=TREE python tests/support/megatron_flags.py > quantctl/megatron_flags/RELEASE.json
+    PYTHONPATH=TREE python tests/support/megatron_flags.py > quantctl/lint/megatron_flags/RELEASE.json
 
 TREE holds megatron/training: a Megatron-LM checkout of any release, or an unpacked megatron-core wheel since 0.17.1.
 Parsers before 0.17 import six, einops, pydantic and tensorstore at the top of other modules.

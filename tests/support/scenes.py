@@ -7,10 +7,10 @@ import shutil
 
 from faults import run_in_child
 
-import quantctl.edit.insert  # noqa: F401  (loaded once here, not in each forked child)
+import quantctl.tree.edit.insert  # noqa: F401  (loaded once here, not in each forked child)
+from quantctl.history.transaction import open_tree
 from quantctl.paths import state_dir
-from quantctl.state import FILES
-from quantctl.transaction import open_tree
+from quantctl.tree.state import FILES
 
 STRIDE = int(os.environ.get("QUANTCTL_FAULT_STRIDE", "11"))
 """Every how many steps an operation is disturbed; `make faults` takes every one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from quantctl.state import FILES
+from quantctl.tree.state import FILES
 
 
 def small_tree(stock: Path, root: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import filelock
 
-from quantctl.stock import row
+from quantctl.stock.releases import row
 
 TABLE = Path(__file__).resolve().parents[2] / "patches" / "stock.json"
 

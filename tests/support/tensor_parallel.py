@@ -91,7 +91,7 @@ def main():
     folder = Path(sys.argv[1])
     import megatron.core.models.gpt  # noqa: F401, all that a rank would import
 
-    import quantctl.kernels.linear  # noqa: F401
+    import quantctl.kernels.products.linear  # noqa: F401
 
     fork = multiprocessing.get_context("fork")
     for world in (1, 2, 4):

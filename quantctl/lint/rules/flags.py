@@ -11,8 +11,8 @@ from pathlib import Path
 from quantctl.lint.arguments import Given, is_unknown
 from quantctl.lint.case import Case
 from quantctl.lint.command import EMBEDDED, GPT
+from quantctl.lint.megatron_flags import Option, holders, releases
 from quantctl.lint.rule import Hit, Rule, Severity
-from quantctl.megatron_flags import Option, holders, releases
 
 # pretrain_gpt.py takes these where NVIDIA ModelOpt is installed (megatron/post_training/arguments.py)
 _MODELOPT = ("--export-", "--modelopt-enabled", "--finetune-", "--teacher-model-config", "--enable-gpt-oss",
@@ -164,7 +164,7 @@ def _quotes(case: Case) -> Iterator[Hit]:
 
 
 _READ = "argparse without abbreviations: the parser stops before anything is built"
-_TABLES = "quantctl/megatron_flags, read from the live parsers"
+_TABLES = "quantctl/lint/megatron_flags, read from the live parsers"
 
 RULES = (
     Rule(

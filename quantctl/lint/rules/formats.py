@@ -10,7 +10,7 @@ from quantctl.lint.case import Case
 from quantctl.lint.command import SWIFT
 from quantctl.lint.rule import Hit, Rule, Severity
 from quantctl.lint.who import LAYERS, delivered
-from quantctl.numbers import whole
+from quantctl.outside.numbers import whole
 from quantctl.spec import FORMATS, parse
 
 # format -> values in a block; hifp8 has no blocks

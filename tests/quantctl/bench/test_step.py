@@ -13,9 +13,9 @@ import torch
 from quantctl.bench import measured, step
 from quantctl.bench.machine import Setting
 from quantctl.bench.result import Failure
-from quantctl.megatron_flags import releases, table
+from quantctl.lint.megatron_flags import releases, table
 from quantctl.pretrain.arguments import parse
-from quantctl.tree import Tree
+from quantctl.tree.tree import Tree
 
 CPU, CUDA = (Setting(torch.device(kind)) for kind in ("cpu", "cuda"))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.rundir import owned
-from quantctl.selectors import ATTENTION
+from quantctl.runs.rundir import owned
+from quantctl.tree.selectors import ATTENTION
 
 STEP = Path(__file__).resolve().parents[2] / "support" / "gpt_step.py"
 IMPORT_CORE = "import megatron.core; print(megatron.core.__file__)"

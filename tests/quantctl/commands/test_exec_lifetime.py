@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from quantctl import descent, process, proof, rundir
 from quantctl.errors import QuantctlError
-from quantctl.execution import child_environment
+from quantctl.runs import descent, process, proof, rundir
+from quantctl.runs.execution import child_environment
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from quantctl.selectors import ATTENTION, LAYERS
+from quantctl.tree.selectors import ATTENTION, LAYERS
 
 QK = ("none", "mxfp8", "mxfp4", "hifp8")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from quantctl.kernels.statistics import measure
+from quantctl.kernels.measure.statistics import measure
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from quantctl.edit.insert import insert
 from quantctl.patches.registry import PATCHES
-from quantctl.selectors import ATTENTION
-from quantctl.state import plan, read_state
+from quantctl.tree.edit.insert import insert
+from quantctl.tree.selectors import ATTENTION
+from quantctl.tree.state import plan, read_state
 
 REQUIRED = {"linear", "lm_head", "attention", "fused_attention"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.selectors import ATTENTION, LAYERS
+from quantctl.tree.selectors import ATTENTION, LAYERS
 
 TAG = "megatron/core/models/common/language_module/language_module.py"
 

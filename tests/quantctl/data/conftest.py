@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.corpus import documents
 from quantctl.data.bpe import train_bpe
+from quantctl.data.corpus import documents
 
 
 @pytest.fixture(scope="session")

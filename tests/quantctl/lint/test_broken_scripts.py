@@ -8,7 +8,7 @@ import pytest
 
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import judge_script
-from quantctl.state import read_state
+from quantctl.tree.state import read_state
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

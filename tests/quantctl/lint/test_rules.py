@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import judge_command, judge_script
+from quantctl.lint.megatron_flags import table
 from quantctl.lint.rules import RULES
-from quantctl.megatron_flags import table
 from quantctl.modes import mode_selectors
-from quantctl.state import read_state
+from quantctl.tree.state import read_state
 
 SIZES = (
     "--num-layers 4 --hidden-size 256 --num-attention-heads 4 --seq-length 512 --max-position-embeddings 512 "
@@ -235,7 +235,7 @@ def test_every_rule_is_tested():
 # patched in the tree itself, not by quantctl exec
 @pytest.mark.parametrize("rule", ["mla-local", "norm-sequence-parallel", "rope-factor-dropped"])
 def test_a_patched_tree_can_do_more(rule, megatron_tree, tmp_path):
-    from quantctl.state import PatchState
+    from quantctl.tree.state import PatchState
 
     root = megatron_tree("0.16.1")
     stock = read_state(root)

@@ -85,7 +85,7 @@ def train() -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def prose() -> str:
     """Flags for the smoke corpus."""
-    command = [sys.executable, "-m", "quantctl.corpus"]
+    command = [sys.executable, "-m", "quantctl.data.corpus"]
     folder = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout.strip()
     data = f"--data-path {folder}/text_document --split 950,50,0"
     return f"{data} --tokenizer-type HuggingFaceTokenizer --tokenizer-model {folder}"

@@ -95,7 +95,7 @@ def set_selectors(values) -> None:
 
 def watch(model):
     """What core attentions and routers saw: fills the dictionary that it returns."""
-    from quantctl.kernels.quantize import quantize_dequantize
+    from quantctl.kernels.formats.quantize import quantize_dequantize
     from quantctl.spec import parse as parse_spec
 
     seen = {"widths": [], "router_plain": [], "router_quantized": []}
@@ -126,7 +126,7 @@ def watch(model):
 
 
 def calls() -> dict:
-    kernels = sys.modules.get("quantctl.kernels.hits")
+    kernels = sys.modules.get("quantctl.kernels.measure.hits")
     return kernels.snapshot() if kernels else {}
 
 

@@ -6,13 +6,13 @@ import sys
 import numpy
 import torch
 
+from quantctl.data.tokenizer import build_tokenizer
 from quantctl.pretrain import parallel
 from quantctl.pretrain.arguments import parse
 from quantctl.pretrain.data import Samples, build_datasets
 from quantctl.pretrain.model import build_model
 from quantctl.pretrain.optimizer import MasterAdamW
 from quantctl.pretrain.schedule import build_schedule
-from quantctl.pretrain.tokenizer import build_tokenizer
 
 args = parse(sys.argv[1:])
 tokenizer = build_tokenizer(args)

@@ -60,7 +60,7 @@ REFUSALS = {
     "split of words": ("--split most,some,few", "--split most,some,few", "990,10,0"),
     "split in four": ("--split 1,2,3,4", "--split 1,2,3,4", "990,10,0"),
     "no training": ("--split 0,1,0", "--split 0,1,0", "990,10,0"),
-    "two sources": ("--data-path x", "not both", "quantctl.corpus"),
+    "two sources": ("--data-path x", "not both", "quantctl.data.corpus"),
     "save interval": ("--save-interval 5", "--save-interval without --save", "--save DIR"),
 }
 

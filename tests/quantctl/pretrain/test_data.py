@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+from quantctl.data.tokenizer import build_tokenizer
 from quantctl.errors import QuantctlError
 from quantctl.pretrain.data import _check_files, _check_split, sample_counts
-from quantctl.pretrain.tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Transformer Engine and Apex")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.pretrain import checkpoint
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 # Adam with epsilon 1 moves weights by lr x gradient and so does not amplify rounding, as lr x sign(gradient) does
 MODEL = (

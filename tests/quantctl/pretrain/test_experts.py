@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 STEPS = {
     "none": {},

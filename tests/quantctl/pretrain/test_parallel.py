@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from quantctl.patches.registry import PATCHES
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 PROBE = Path(__file__).with_name("probe_parallel.py")
 LAYOUTS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.pretrain import checkpoint
-from quantctl.state import plan, read_state
+from quantctl.tree.state import plan, read_state
 
 
 @pytest.fixture(scope="module")

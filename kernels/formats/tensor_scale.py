@@ -1,0 +1,26 @@
+"""The one scale of a whole tensor, beside or instead of its blocks': NVFP4 has it, HiFloat8 if its spec says so."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from quantctl.kernels.formats import hifp8, nvfp4
+from quantctl.spec import FormatSpec
+
+SCALED: dict[str, nvfp4.NVFP4 | hifp8.HiFloat8] = {"nvfp4": nvfp4.FORMAT, "hifp8": hifp8.FORMAT}
+"""The formats that can have one: their functions take the largest magnitudes from outside, too."""
+
+
+def has_tensor_scale(spec: FormatSpec) -> bool:
+    return spec.format == "nvfp4" or spec.scale == "tensor"
+
+
+def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
+    """What elements are multiplied by before rounding and after it, fp32 of amax's shape.
+
+    amax: fp32, the largest finite magnitude of each tensor.
+    """
+    if spec.format == "nvfp4":
+        return nvfp4.tensor_scales(amax)
+    scale = hifp8.tensor_scale(amax)
+    return scale.reciprocal(), scale

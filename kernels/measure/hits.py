@@ -1,0 +1,99 @@
+"""Counts every quantized product by site, spec and product: the evidence that a run used its formats.
+
+With QUANTCTL_RUN_DIR in the environment the process writes <it>/proof/rank<RANK>-<pid>.json: at the first count,
+then at most every INTERVAL seconds, and at exit. A process killed without notice loses that last interval.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from quantctl.errors import QuantctlError
+from quantctl.kernels.measure import coverage
+
+INTERVAL = 10.0
+"""Seconds between two writes."""
+
+Calls = dict[str, dict[str, dict[str, int]]]
+
+_lock = threading.Lock()  # autograd runs backward products in threads of its own
+_counts: dict[tuple[str, str, str], int] = {}
+_next_write = 0.0
+_written = False
+
+
+def count(site: str, product: str, spec: str) -> None:
+    """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`.
+
+    Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
+    """
+    key = (site, spec, product)
+    with _lock:
+        _counts[key] = _counts.get(key, 0) + 1
+    if product == "fprop":
+        coverage.counted(site)
+    if time.monotonic() >= _next_write:
+        write()
+
+
+def snapshot() -> Calls:
+    """This process's counts: {site: {spec: {product: calls}}}."""
+    with _lock:
+        counts = dict(_counts)
+    calls: Calls = {}
+    for (site, spec, product), n in sorted(counts.items()):
+        calls.setdefault(site, {}).setdefault(spec, {})[product] = n
+    return calls
+
+
+def write() -> None:
+    """Write the counts now, if there is a run directory. Atomic: a reader sees the old file or the new one.
+
+    Raises QuantctlError if the first write fails, while nothing is lost yet; a later failure (a full disk) is only
+    reported, because a training is worth more than its last counts.
+    """
+    global _next_write, _written
+    _next_write = time.monotonic() + INTERVAL
+    run_dir = os.environ.get("QUANTCTL_RUN_DIR")
+    if not run_dir:
+        return
+    rank, pid = int(os.environ.get("RANK", "0")), os.getpid()
+    target = Path(run_dir) / "proof" / f"rank{rank}-{pid}.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump({"rank": rank, "pid": pid, "calls": snapshot(), "modules": coverage.report()}, file)
+        os.replace(temporary, target)
+    except OSError as error:
+        message = f"cannot write the hit counts to {target}: {error.strerror or error}"
+        if not _written:
+            raise QuantctlError(message, "make QUANTCTL_RUN_DIR a directory this process can write to") from error
+        print(f"quantctl: {message}", file=sys.stderr)
+    _written = True
+
+
+def _write_at_exit() -> None:
+    if _counts:
+        write()
+
+
+def _forget_parent() -> None:
+    """A forked child counts for itself: what it inherited is in its parent's file."""
+    global _lock, _next_write, _written
+    _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
+    _counts.clear()
+    coverage.forget()
+    _next_write = 0.0
+    _written = False
+
+
+atexit.register(_write_at_exit)
+os.register_at_fork(after_in_child=_forget_parent)

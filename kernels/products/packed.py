@@ -1,0 +1,132 @@
+"""A tensor kept in its format: element codes and scales, a half to a quarter of the bytes of the bf16 values.
+
+This is how a layer keeps an operand of the forward for its weight gradient. `quantize_dequantize_packed` gives the
+operand of the forward product and what is to be kept from one read of the tensor, `dequantize` gives the values back,
+and they are those of quantize_dequantize in every bit.
+Unlike codes.Encoded, which has the quantized axis last as the formats' hardware reads it, the codes lie where the
+values lay: packing and unpacking write whole rows, along whichever axis the blocks are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quantctl.kernels import philox
+from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.formats.codes import GROUPS, pack, unpack
+from quantctl.kernels.formats.format import Codes
+from quantctl.kernels.formats.mx import BLOCK
+from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize
+from quantctl.kernels.formats.tensor_scale import has_tensor_scale
+from quantctl.kernels.products.groups import tiles
+from quantctl.spec import FormatSpec
+
+
+class Layout(NamedTuple):
+    """What the bytes of a packed matrix mean."""
+
+    spec: FormatSpec
+    axis: int
+    """0 or 1: the blocks go along the rows' numbers, or along the rows."""
+    rows: int
+    columns: int
+    dtype: torch.dtype
+    groups: int | None = None
+    """Rows in so many groups: blocks of axis 0 start anew at each, and each has a tensor scale (grouped_packed.py)."""
+
+
+class Packed(NamedTuple):
+    """The tensors of a packed matrix [rows, columns]."""
+
+    elements: Tensor
+    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three."""
+    block_scales: Tensor | None
+    """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8.
+
+    Blocks along groups of rows lie in tiles of 32 rows: each group starts one, and there are as many as there can be.
+    """
+    tensor_scale: Tensor | None
+    """fp32 [], or [groups]: the factor of the whole tensor or group; None where the format or the spec has none."""
+
+
+class Shapes(NamedTuple):
+    """Those of the tensors of a Packed."""
+
+    elements: tuple[int, ...]
+    block_scales: tuple[int, ...] | None
+    tensor_scale: tuple[int, ...] | None
+
+
+def shapes(layout: Layout) -> Shapes:
+    spec, axis, rows, columns, _, groups = layout
+    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
+    block, scales = FORMATS[spec.format].block, None
+    if block and axis == 0:
+        blocks = -(-rows // block) if groups is None else tiles(rows, groups, BLOCK) * (BLOCK // block)
+        scales = (blocks, columns)
+    elif block:
+        scales = (rows, -(-columns // block))
+    factors = () if groups is None else (groups,)
+    return Shapes((rows, -(-columns // count) * width), scales, factors if has_tensor_scale(spec) else None)
+
+
+def nbytes(layout: Layout) -> int:
+    """Bytes of the tensors of a packed matrix."""
+    sizes = zip(shapes(layout), (1, 1, 4), strict=True)
+    return sum(math.prod(shape) * size for shape, size in sizes if shape is not None)
+
+
+def is_recorded(ctx: Any) -> bool:
+    """Whether autograd records the forward of this context, so that something of it may be kept for a backward.
+
+    In evaluation it does not, nor in the first pass of recomputation: then there are no next functions. Under
+    torch.compile nothing is known of them, and the compiler decides what to keep.
+    """
+    return not torch.compiler.is_compiling() and getattr(ctx, "next_functions", None) != ()
+
+
+def quantize_dequantize_packed(
+    x: Tensor, spec: FormatSpec, axis: int, rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None)
+) -> tuple[Tensor, Packed, Layout]:
+    """quantize_dequantize(x, spec, 1), and x in codes in blocks along `axis`: x [rows, columns], contiguous.
+
+    rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
+    only the first counts. Where Triton computes, x is read once. Raises QuantctlError as quantize_dequantize does.
+    """
+    x = operand(x, spec)
+    draw = draw_for(spec, rngs[0])
+    packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
+    layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
+    if in_triton(x):
+        from quantctl.kernels.triton import packed as triton_packed
+
+        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
+    return quantize_dequantize(x, spec, 1, rng=draw), _pack(x, layout, packed_draw), layout
+
+
+def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
+    spec, axis = layout.spec, layout.axis
+    noise = None if draw is None else philox.uniform(x.shape, draw, x.device).movedim(axis, -1).contiguous()
+    format_ = FORMATS[spec.format]
+    codes = format_.encode(x.movedim(axis, -1).contiguous(), spec, noise)
+    elements = pack(codes.elements.movedim(-1, axis).contiguous(), format_.bits(spec))
+    scales = None if codes.block_scales is None else codes.block_scales.movedim(-1, axis).contiguous()
+    return Packed(elements, scales, codes.tensor_scale)
+
+
+def dequantize(packed: Packed, layout: Layout) -> Tensor:
+    """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
+    if in_triton(packed.elements):
+        from quantctl.kernels.triton import packed as triton_packed
+
+        return triton_packed.dequantize(packed, layout)
+    spec, axis = layout.spec, layout.axis
+    format_ = FORMATS[spec.format]
+    elements = unpack(packed.elements, format_.bits(spec), layout.columns).movedim(axis, -1)
+    scales = None if packed.block_scales is None else packed.block_scales.movedim(axis, -1)
+    values = format_.decode(Codes(elements, scales, packed.tensor_scale), spec, layout.dtype)
+    return values.movedim(-1, axis).contiguous()

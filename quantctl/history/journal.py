@@ -1,0 +1,118 @@
+"""The journal of the operation under way: what a later command needs to put the old files back.
+
+It lies in the tree, where everybody who changes the tree finds it, whatever his home or container. It never means that
+something is still to be done: an operation that the history does not name is taken back, one that it names is over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantctl import files
+from quantctl.errors import QuantctlError
+from quantctl.history.backup import Backup
+from quantctl.history.record import FileState, Operation, file_state, path_inside, text
+from quantctl.tree.tree import Tree
+
+_NAME = ".quantctl-journal.json"
+_LARGEST = 2**20
+"""Bytes that a journal can have."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the operation."""
+
+    path: str
+    before: FileState
+    after: FileState
+
+
+@dataclass(frozen=True)
+class Journal:
+    """An operation between its commit and the moment its files are cleared away."""
+
+    operation: str
+    repository: str
+    ref: str
+    """Of the history that the operation is for."""
+    token: str
+    """In the names of the files beside its own."""
+    files: tuple[Entry, ...]
+
+
+def path_of(tree: Tree) -> Path:
+    return tree.core / _NAME
+
+
+def _draft_of(tree: Tree) -> Path:
+    return tree.core / f"{_NAME}.new"
+
+
+def begin(tree: Tree, backup: Backup, operation: Operation) -> Journal:
+    """Write the journal, durably and whole; as private as the package."""
+    entries = tuple(Entry(record.path, record.before, record.after) for record in operation.files)
+    where = str(backup.repository.directory)
+    journal = Journal(operation.id, where, backup.ref, secrets.token_hex(4), entries)
+    draft, path = _draft_of(tree), path_of(tree)
+    mode = files.mode_of(tree.core / "__init__.py") & 0o666
+    with os.fdopen(files.create_new(draft, mode), "wb") as file:
+        file.write(json.dumps(asdict(journal), indent=1).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    files.sync(path.parent)
+    return journal
+
+
+def end(tree: Tree) -> None:
+    """Remove it, and what a killed `begin` left; only for who holds the tree."""
+    for path in (_draft_of(tree), path_of(tree)):
+        path.unlink(missing_ok=True)
+
+
+def present(tree: Tree) -> bool:
+    return os.path.lexists(path_of(tree))
+
+
+def read(tree: Tree) -> Journal | None:
+    """The journal of an operation that is under way or was killed, or None.
+
+    Raises QuantctlError when the file is something else.
+    """
+    path = path_of(tree)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("not a file")
+            return _parse(json.loads(file.read(_LARGEST)))
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise QuantctlError(
+            f"an operation of another user ({path.lstat().st_uid}) on {tree.root} is not over: {path} cannot be read",
+            "any quantctl command of that user that changes the tree ends it",
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise QuantctlError(
+            f"{path} is no journal of quantctl: {type(error).__name__}: {error}",
+            "look at the tree's files (quantctl check, git diff); when they are as you want them, remove it",
+        ) from error
+
+
+def _parse(data: dict[str, Any]) -> Journal:
+    entries = tuple(
+        Entry(path_inside(entry["path"]), file_state(entry["before"]), file_state(entry["after"]))
+        for entry in data["files"]
+    )
+    if not (token := text(data["token"])).isalnum():
+        raise ValueError(f"{token!r:.50} is no token")
+    operation, repository, ref = (text(data[name]) for name in ("operation", "repository", "ref"))
+    return Journal(operation, repository, ref, token, entries)
