@@ -76,8 +76,8 @@ def quantize_dequantize(
     if not x.numel():
         return outs
     format_ = FORMATS[spec.format]
-    launch = matrices(x, outs[0], axes)
-    if len(axes) == 2 and not (format_.has_blocks and _fits(launch)):
+    launch = matrices(x, outs[0], axes) if len(axes) == len(set(axes)) in (1, 2) else None
+    if len(axes) != 1 and not (format_.has_blocks and _fits(launch)):
         return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None or not _fits(launch):
         (result,) = quantize_dequantize(x.contiguous(), spec, axes, draws)

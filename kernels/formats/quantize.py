@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import in_cpu_kernels, in_triton
 from quantctl.kernels.formats import hifp8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.format import Format
 from quantctl.spec import FormatSpec, parse
@@ -78,7 +78,7 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
 def quantize_dequantize_along(
     x: Tensor, spec: FormatSpec | str, axes: tuple[int, ...], rngs: tuple[philox.Draw | None, ...] | None = None
 ) -> list[Tensor]:
-    """quantize_dequantize along each of the axes; where Triton computes, x is read once for two if strides allow.
+    """quantize_dequantize along each of the axes; where kernels compute, x is read once for two if strides allow.
 
     rngs: a draw for each axis; new ones, in this order, where none is given.
     """
@@ -93,6 +93,10 @@ def quantize_dequantize_along(
         return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
     if in_triton(x):
         return _triton(x, spec, axes, draws)
+    if in_cpu_kernels(x):
+        from quantctl.kernels.cpu import qdq
+
+        return qdq.quantize_dequantize(x, spec, axes, draws)
     return [
         format_.quantize_dequantize(x, spec, axis, None if draw is None else philox.uniform(x.shape, draw, x.device))
         for axis, draw in zip(axes, draws, strict=True)

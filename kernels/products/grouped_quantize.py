@@ -63,6 +63,8 @@ def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.D
         # the blocks' axis has one that counts within blocks behind it
         amax = amax.unsqueeze(-1) if in_tiles else amax
         result = SCALED[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise, amax)
+    elif draw is None:
+        (result,) = quantize_dequantize_along(tiled, spec, (axis,))
     else:
         result = FORMATS[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise)
     return result.index_select(0, groups.slots(BLOCK)) if in_tiles else result

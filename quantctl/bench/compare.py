@@ -37,7 +37,7 @@ def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str
 
     A comparison that fails is not an equal one: the reason comes with it.
     """
-    if not dispatch.use_triton(device):
+    if not (dispatch.use_triton(device) or dispatch.use_cpu(device)):
         return {}
     try:
         return {EQUAL: equals_reference(run)}

@@ -9,10 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import kept, qdq, threads
+from quantctl.kernels.dispatch import use_cpu
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
+from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products.linear import quantized_linear
 from quantctl.spec import FORMATS, parse
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
@@ -121,6 +126,40 @@ def test_after_a_fork(monkeypatch):
         (found,) = qdq.quantize_dequantize(x, parse("mxfp8"), (1,), (None,))
         os._exit(0 if same(expected, found) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _step(text, experts):
+    """Output and gradients of a linear layer, or of experts side by side, that draw the same numbers each time."""
+    torch.manual_seed(3)
+    x = torch.randn(70, 64, requires_grad=True)
+    weights = [torch.randn(48, 64, requires_grad=True) for _ in range(3 if experts else 1)]
+    y = grouped_linear(x, weights, [30, 0, 40], text) if experts else quantized_linear(x, weights[0], None, text)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(weight.grad for weight in weights)]
+
+
+@pytest.mark.parametrize("experts", [False, True], ids=["linear", "experts"])
+@pytest.mark.parametrize("text", ["mxfp8", "hifp8:scale=tensor", "mxfp4:round=stochastic", "mxfp8:bwd=dequantized"])
+def test_products_are_those_of_the_reference(text, experts, monkeypatch):
+    monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+    expected = _step(text, experts)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    assert all(map(torch.equal, _step(text, experts), expected))
+
+
+def test_what_cannot_be_forced_is_refused(monkeypatch):
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    with pytest.raises(QuantctlError, match="a tensor on cuda"):
+        use_cpu(torch.device("cuda"))
+    monkeypatch.setattr("quantctl.kernels.dispatch.HAS_NUMBA", False)
+    with pytest.raises(QuantctlError, match="numba is not installed"):
+        use_cpu(torch.device("cpu"))
+
+
+def test_a_fake_tensor_goes_through_the_reference(monkeypatch):
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    with FakeTensorMode():
+        assert quantize_dequantize_along(torch.empty(4, 32), "mxfp8", (1,))[0].shape == (4, 32)
 
 
 @pytest.mark.parametrize("text", ["mxfp8", "mxfp4", "nvfp4"])
