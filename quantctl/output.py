@@ -32,7 +32,10 @@ def shortened(text: str, most: int = 300) -> str:
 
 
 def columns(rows: Sequence[Sequence[object]], indent: str = "") -> str:
-    """Rows as left-aligned columns, two blanks apart."""
+    """Rows as left-aligned columns, two blanks apart.
+
+    Not rich's: importing it takes `check` a quarter of its time, and what is piped on is not to be fitted to a width.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,12 @@ def test_rooms_have_no_circle():
     for room, allowed in ARROWS.items():
         assert allowed <= seen, room
         seen.add(room)
+
+
+def test_modules_have_no_circle():
+    """Nor do modules import each other in a loop when they are loaded, or for their types."""
+    imports = {name: {target for target, inside in _imports(path) if not inside} for name, path in MODULES.items()}
+    TopologicalSorter(imports).prepare()
 
 
 @pytest.mark.parametrize("folder", ["quantctl", "kernels"])

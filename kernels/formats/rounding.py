@@ -60,11 +60,13 @@ def lower(product: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
     product.clamp_(-largest, largest)
     if dtype == torch.float16 or _is_zero(by):  # fp16 has no numbers for which a scale is low
         return product.to(dtype)
+    is_nan = product.isnan()
     bits, magnitude = product.view(torch.int32), product.abs()
     normal = magnitude.view(torch.int32) - (by << MANTISSA_BITS)
     # up to 2^-126, from where on `normal` is as large; for a subnormal it falls short
     units = magnitude.mul_((by > 0).float() * 2.0 ** (_UNITS - LOWER)).clamp_max_(1 << MANTISSA_BITS).round_().int()
-    return torch.maximum(normal, units).bitwise_or_(bits & SIGN).view(torch.float32).to(dtype)
+    whole = torch.maximum(normal, units).bitwise_or_(bits & SIGN).view(torch.float32)
+    return whole.masked_fill_(is_nan, torch.nan).to(dtype)
 
 
 def finite_amax(x: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def run(
                 for edit in refusal.edited:
                     output.say(unified_diff(edit.path, edit.ours, edit.theirs))
                 raise
-            further = operation is not None and undo(session.backup.operations()) is not None
+            now = [each for each in (operation, saved) if each is not None] + list(operations)
+            further = operation is not None and undo(now) is not None
     if saved is not None:
         for record in saved.files:
             output.say(f"kept: {session.backup.repository.shell('show', f'{saved.id}:after/{record.path}')}")

@@ -14,7 +14,7 @@ from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.history.recovery import read_consistent
 from quantctl.runs.provenance import git_state
-from quantctl.tree import fit
+from quantctl.tree import fit, verdict
 from quantctl.tree.forks import NOTE, ForkSelector, canonical_or
 from quantctl.tree.selectors import SELECTORS, known_value
 from quantctl.tree.state import PatchState, TreeState, misfits
@@ -55,7 +55,7 @@ def _problems(state: TreeState, expected: dict[str, str], accept: Collection[str
         found += _place_problems(" and ".join(other.roles), other)
     surveys = (*state.forks.values(), *state.elsewhere.values())
     found += [str(place) for fork in surveys for place in fork.unclear]
-    found += fit.problems(state, accept)
+    found += verdict.problems(state, accept)
     if _patched(state):
         found += _missing_patches(state)
     for role, wanted in expected.items():
@@ -103,7 +103,7 @@ def _notes(state: TreeState, problems: Collection[str]) -> list[str]:
     ]
     found += [
         f"{place} computes products that no selector decides: what reaches it stays as it is"
-        for place in dict.fromkeys(place for _, place in fit.bypasses(state))
+        for place in dict.fromkeys(place for _, place in fit.bypasses(state.sources, state.elsewhere))
         if not any(problem.startswith(str(place)) for problem in problems)
     ]
     return [NOTE, *found] if own or state.places else found

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known
 from quantctl.outside.records import BadRecord, open_regular
 
-if TYPE_CHECKING:
-    from quantctl.lint.reader import Reader
+
+class Reader(Protocol):
+    """Who reads the script, as far as its commands want something read."""
+
+    path: Path | None
+
+    def nested(self, text: str, world: World, depth: int) -> list[World]:
+        """The worlds after another text."""
+
 
 _SHELLS = ("bash", "sh", "zsh", "dash")
 # what these say before anything long has run makes no difference between two ways through a script

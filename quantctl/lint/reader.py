@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantctl.lint import conditions
+from quantctl.errors import QuantctlError
+from quantctl.lint import builtins, conditions
 from quantctl.lint.assignments import assign, declare, forget_assigned, local_names, restore, unset
 from quantctl.lint.words import Expander, source
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known, merged
@@ -44,17 +45,24 @@ class Place:
 
 @lru_cache(maxsize=1)
 def _grammar() -> Language:
-    import tree_sitter
-    import tree_sitter_bash
+    try:
+        import tree_sitter
+        import tree_sitter_bash
+    except ImportError as error:
+        raise QuantctlError(
+            f"scripts are read with tree-sitter, which is not installed ({error.name})",
+            "pip install 'quantctl[lint]'; `quantctl lint -- COMMAND` does without it",
+        ) from error
 
     return tree_sitter.Language(tree_sitter_bash.language())
 
 
 def parse(text: str) -> Node:
     """The syntax tree of a script."""
+    grammar = _grammar()
     import tree_sitter
 
-    return tree_sitter.Parser(_grammar()).parse(text.encode("utf-8", "replace")).root_node
+    return tree_sitter.Parser(grammar).parse(text.encode("utf-8", "replace")).root_node
 
 
 class Reader:
@@ -260,8 +268,6 @@ class Reader:
         return self._command(body, world, place, [word for words in targets for word in words])
 
     def _command(self, node: Node, world: World, place: Place, more: list[Node] | None = None) -> list[World]:
-        from quantctl.lint.builtins import run
-
         expander = Expander(world)
         prefix: dict[str, str] = {}
         for child in node.children:
@@ -289,7 +295,7 @@ class Reader:
             place.group,
             place.checked or ("errexit" in world.options and place.masked is None),
         )
-        return run(self, invocation, world, place.depth)
+        return builtins.run(self, invocation, world, place.depth)
 
     def _call(self, body: Node, arguments: tuple[str, ...], world: World, place: Place) -> list[World]:
         world.work.spend(_CALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from quantctl.errors import QuantctlError
 from quantctl.patches import fused_attention
@@ -13,10 +12,9 @@ from quantctl.spec import names_of
 from quantctl.stock.releases import Place, Reader, strange, undecided
 from quantctl.stock.unpatch import scopes_of
 from quantctl.tree.elsewhere import Replacement
+from quantctl.tree.forks import Survey
 from quantctl.tree.selectors import SELECTORS, fork_of
-
-if TYPE_CHECKING:
-    from quantctl.tree.state import TreeState
+from quantctl.tree.source import Source
 
 __all__ = ["TARGETS", "Reader"]
 
@@ -40,7 +38,7 @@ def accepted(name: str, accept: Collection[str]) -> bool:
     return name in accept or name.partition(".")[0] in accept
 
 
-def _of(patch: Patch, replaced: Iterable[Replacement], accept: Collection[str]) -> Replacement | None:
+def replacement_of(patch: Patch, replaced: Iterable[Replacement], accept: Collection[str]) -> Replacement | None:
     """The first replacement of what the patch changes: the function, or its class."""
     names = scopes_of(patch)
     names |= {name.partition(".")[0] for name in names}
@@ -58,7 +56,7 @@ def replaced(patch: Patch, places: Iterable[Replacement], accept: Collection[str
     """Why the patch would not take hold, or not be called as it is meant to be."""
     if not scopes_of(patch) <= TARGETS.keys():
         return None
-    place = _of(patch, places, accept)
+    place = replacement_of(patch, places, accept)
     what = "what quantctl inserts into it would not run, or be called with arguments that it does not take"
     return None if place is None else _refusal(place, what)
 
@@ -68,18 +66,20 @@ def refuse_replaced(
 ) -> None:
     """Raise QuantctlError if a selector that is asked for something is in a function that does not run."""
     for patch in applied:
-        if set(patch.roles) & set(asked) and (place := _of(patch, places, accept)):
+        if set(patch.roles) & set(asked) and (place := replacement_of(patch, places, accept)):
             raise _refusal(place, f"the selectors {', '.join(patch.roles)} would not be read")
 
 
-def bypasses(state: TreeState, after: Mapping[str, bytes] | None = None) -> list[tuple[tuple[str, ...], Place]]:
+def bypasses(
+    sources: Mapping[str, Source], surveys: Mapping[str, Survey], after: Mapping[str, bytes] | None = None
+) -> list[tuple[tuple[str, ...], Place]]:
     """Functions with matrix products in files that hold selectors, which no selector decides; and which would.
 
-    With `after` the files as they would be.
+    sources: the tree's files; surveys: a fork's selectors in files of its own. With `after` the files as they would be.
     """
     found: list[tuple[tuple[str, ...], Place]] = []
     for file in dict.fromkeys(selector.file for selector in SELECTORS.values()):
-        source = state.sources[file]
+        source = sources[file]
         raw = after[file] if after and file in after else source.raw
         patched = any(patch.mark in raw for patch in PATCHES if patch.file == file and patch.roles)
         fork = fork_of(source)
@@ -87,9 +87,9 @@ def bypasses(state: TreeState, after: Mapping[str, bytes] | None = None) -> list
             roles = tuple(role for role, selector in SELECTORS.items() if selector.file == file)
             here = undecided(source.module, file, fork.decided, patched=patched)
             found += [(roles, place) for place in here if fork or not place.own]
-    for file, survey in state.elsewhere.items():
+    for file, survey in surveys.items():
         roles = tuple({role: None for place in survey.selectors for role in place.roles})
-        here = undecided(state.sources[file].module, file, survey.decided, patched=False)
+        here = undecided(sources[file].module, file, survey.decided, patched=False)
         found += [(roles, place) for place in here if roles]
     return found
 
@@ -100,7 +100,7 @@ def refuse_bypassed(
     """Raise QuantctlError for functions that are not a release's own and compute beside what is asked for."""
     places = [p for roles, p in found if set(roles) & set(asked) and not p.own and not accepted(p.scope, accept)]
     if places:
-        names = " ".join(f"--accept-bypass {name}" for name in dict.fromkeys(_short(place) for place in places))
+        names = " ".join(f"--accept-bypass {name}" for name in dict.fromkeys(short(place) for place in places))
         raise QuantctlError(
             "no selector decides the matrix products of these functions, and what goes through them would stay as it "
             "is:\n" + "\n".join(f"  {place}" for place in places),
@@ -108,7 +108,7 @@ def refuse_bypassed(
         )
 
 
-def _short(place: Place) -> str:
+def short(place: Place) -> str:
     return place.scope.partition(".")[0]
 
 
@@ -124,21 +124,3 @@ def refuse_strange(read: Reader) -> None:
             f"{place} is no known release's own code, and fused attention would leave it out",
             "quantctl set --attention auto, which stays unfused there; or unfused",
         )
-
-
-def problems(state: TreeState, accept: Collection[str]) -> list[str]:
-    """What keeps the selectors of a tree from ruling its products, in words."""
-    asked = {role for role, value in state.values().items() if asks(role, value)}
-    found = [
-        f"{place} computes matrix products that no selector decides; --accept-bypass {_short(place)} if that is meant"
-        for roles, place in bypasses(state)
-        if asked & set(roles) and not place.own and not accepted(place.scope, accept)
-    ]
-    for patch in state.applied():
-        if patch.roles and (place := _of(patch, state.replaced, accept)):
-            found.append(f"{place}: the selectors {', '.join(patch.roles)} are not read there")
-    choice = state.selectors.get("attention")
-    if choice is not None and choice.value in ("fused", "auto") and (other := strange_attention(state.reader({}))):
-        does = "stays unfused" if choice.value == "auto" else "stops the run"
-        found.append(f"attention={choice.value} {does}: {other} is no known release's own code")
-    return found

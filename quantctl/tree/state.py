@@ -218,7 +218,7 @@ def plan(state: TreeState, values: Mapping[str, str], accept: Collection[str] = 
             f"the tree mentions {names} but does not assign it at the top level of its file",
             "take the remains of an earlier patch out of the file (git diff shows them), then run the command again",
         )
-    fit.refuse_bypassed(asked, fit.bypasses(state, after), accept)
+    fit.refuse_bypassed(asked, fit.bypasses(state.sources, state.elsewhere, after), accept)
     if values.get("attention") == "fused":
         fit.refuse_strange(state.reader(after))
     return {file: raw for file, raw in after.items() if raw != state.sources[file].raw}

@@ -26,9 +26,9 @@ VALUES = ("mxfp8", "mxfp4", "hifp8", "none")
 LOOP = """
 import sys
 from pathlib import Path
-from quantctl.state import read_state, plan
-from quantctl.transaction import Change, open_tree
-from quantctl.tree import Tree
+from quantctl.tree.state import read_state, plan
+from quantctl.history.transaction import Change, open_tree
+from quantctl.tree.tree import Tree
 
 tree, values, rounds = Tree(Path(sys.argv[1]), "--megatron"), sys.argv[2].split(","), int(sys.argv[3])
 for number in range(rounds):

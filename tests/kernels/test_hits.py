@@ -13,7 +13,7 @@ import pytest
 # counts 3 + 1 calls; {} is filled with what the process does then
 PROGRAM = """
 import os, sys, time, torch
-from quantctl.kernels import hits
+from quantctl.kernels.measure import hits
 from quantctl.kernels.linear import quantized_linear
 x, w = torch.ones(4, 32, requires_grad=True), torch.ones(8, 32, requires_grad=True)
 {}

@@ -19,7 +19,7 @@ TRAINING = """
 import json, sys
 import torch
 from quantctl.kernels.linear import quantized_linear
-from quantctl.kernels.statistics import measure
+from quantctl.kernels.measure.statistics import measure
 
 SPEC = "mxfp4"
 
@@ -172,7 +172,7 @@ def test_a_run_that_megatrons_trainer_resumed_goes_on_counting(monkeypatch) -> N
 EXPERTS = """
 import sys
 import torch
-from quantctl.kernels.grouped import grouped_linear
+from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.linear import quantized_linear
 
 WAY, SPEC, COUNTS = sys.argv[1], sys.argv[2], [3, 0, 5]

@@ -167,7 +167,7 @@ def test_a_slot_of_a_sweep_has_its_devices_on_either_platform(monkeypatch, tmp_p
         raise QuantctlError("seen")
 
     monkeypatch.setattr(runner, "run", run)
-    words = [*SWEEP, "--output", str(tmp_path), "--devices", "0,1", "--devices", "2"]
+    words = [*SWEEP, "--training-config", "smoke", "--output", str(tmp_path), "--devices", "0,1", "--devices", "2"]
     click.testing.CliRunner().invoke(cli, words)
     assert seen == [
         {"CUDA_VISIBLE_DEVICES": "0,1", "ASCEND_RT_VISIBLE_DEVICES": "0,1", "GPUS_PER_NODE": "2"},

@@ -33,6 +33,16 @@ class Ended:
     """Largest resident size, bytes."""
 
 
+def _resident(pid: int) -> int:
+    """The largest resident size of a process so far, bytes; what wait4 gives counts the one that started it, too."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = [line for line in text.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0].split()[1]) * 1024 if found else 0
+
+
 def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ended:
     """Run `quantctl ARGUMENTS` in `cwd`; killed, with what it started, after SECONDS."""
     with tempfile.TemporaryFile() as feed, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -48,8 +58,10 @@ def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = 
             stderr=err,
             start_new_session=True,
         )
+        peak = 0
         while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            peak = max(peak, _resident(process.pid))
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
                 break
             if time.monotonic() - start > SECONDS:
@@ -61,7 +73,7 @@ def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = 
         for file in (out, err):
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
-    return Ended(process.returncode, *said, seconds, usage.ru_maxrss * 1024)
+    return Ended(process.returncode, *said, seconds, peak)
 
 
 def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None) -> Ended:

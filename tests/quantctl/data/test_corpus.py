@@ -79,7 +79,7 @@ def test_where_builds_nothing(tmp_path) -> None:
 
 def test_where_is_light() -> None:
     code = (
-        "import sys; from quantctl import corpus; corpus.main(['--where']);"
+        "import sys; from quantctl.data import corpus; corpus.main(['--where']);"
         "print([m for m in ('torch', 'numpy', 'megatron', 'tokenizers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from quantctl.errors import QuantctlError
 from quantctl.patches import fused_attention, grouped_experts
 from quantctl.patches.registry import PATCHES
 from quantctl.stock import releases as stock
-from quantctl.tree import fit
+from quantctl.tree import fit, verdict
 from quantctl.tree.edit.insert import AnchorError
 from quantctl.tree.selectors import ATTENTION, LAYERS
 from quantctl.tree.state import FILES, PatchState, plan, read_state
@@ -157,7 +157,7 @@ def test_an_edit_of_a_patched_tree_is_found(small_tree):
     root = small_tree()
     write(root, plan(read_state(root), {"attention": "auto", "linear": "mxfp8"}))
     state = read_state(root)
-    assert fit.problems(state, ()) == []
+    assert verdict.problems(state, ()) == []
     assert all(stock.strange(patch, state.reader({})) is None for patch in PATCHES if patch.leaves_out)
     path = root / ATTENTION
     for old, new in (
@@ -170,7 +170,7 @@ def test_an_edit_of_a_patched_tree_is_found(small_tree):
         patched = path.read_text()
         assert patched.count(old) == 1
         path.write_text(patched.replace(old, new))
-        (problem,) = fit.problems(read_state(root), ())
+        (problem,) = verdict.problems(read_state(root), ())
         assert problem.startswith(f"attention=auto stays unfused: {ATTENTION}:")
         path.write_text(patched)
 
@@ -214,9 +214,9 @@ def test_a_second_linear_function_is_named_and_refused(small_tree, stock_text):
     assert f"{LAYERS}:755: OwnLinear.forward" in refusal.value.message
     assert "--accept-bypass OwnLinear" in str(refusal.value.hint)
     write(root, plan(state, {"linear": "mxfp8"}, ["OwnLinear"]))
-    (problem,) = fit.problems(read_state(root), ())
-    assert "OwnLinear.forward computes matrix products that no selector decides" in problem
-    assert fit.problems(read_state(root), ["OwnLinear.forward"]) == []
+    (problem,) = verdict.problems(read_state(root), ())
+    assert "OwnLinear.forward computes products that no selector decides" in problem
+    assert verdict.problems(read_state(root), ["OwnLinear.forward"]) == []
 
 
 @pytest.mark.parametrize("release", ["0.10.0", "0.12.3", "0.14.0", "0.16.1", "0.18.2", "0.19.0", "main"])
@@ -273,8 +273,8 @@ def test_what_is_replaced_at_run_time_is_not_patched(small_tree):
     assert LAYERS not in after
     assert b"custom_quant_type_qk = 'mxfp8'" in after[ATTENTION]
     write(root, plan(state, {"linear": "mxfp8"}, [LINEAR]))
-    assert any("mine/adaptor.py:1" in problem for problem in fit.problems(read_state(root), ()))
-    assert fit.problems(read_state(root), [LINEAR]) == []
+    assert any("mine/adaptor.py:1" in problem for problem in verdict.problems(read_state(root), ()))
+    assert verdict.problems(read_state(root), [LINEAR]) == []
 
 
 # -- selectors in other files -----------------------------------------------------------------------------------------
