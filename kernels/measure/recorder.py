@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from quantctl.files import no_link
 from quantctl.kernels.measure.statistics import Measured, for_json, measure
 from quantctl.kernels.measure.wanted import VARIABLE, Wanted, parse_wanted
 from quantctl.spec import FormatSpec, canonical
@@ -214,7 +215,7 @@ def write() -> None:
     target = folder / f"rank{int(os.environ.get('RANK', '0'))}.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with target.open("a") as file:
+        with open(target, "a", opener=no_link) as file:
             for (where, product, operand), (result, spec, iteration) in measured.items():
                 figures = result.read()
                 row = {"iteration": iteration, **vars(where), "product": product, "operand": operand, "spec": spec}

@@ -11,6 +11,7 @@ import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
+from quantctl.files import write_new
 from quantctl.output import printable
 from quantctl.report.compare import REFERENCE, compare
 from quantctl.report.export import as_csv
@@ -68,7 +69,7 @@ def write(
         for name in charts.PICTURES:
             charts.png(name, comparison, folder / f"{name}.png")
         for name, text in (("html", html(comparison, title)), ("csv", as_csv(comparison)), ("json", data)):
-            (folder / f"report.{name}").write_text(text, "utf-8", "backslashreplace")
+            write_new(folder / f"report.{name}", text.encode("utf-8", "backslashreplace"))
         output.say(f"written: {folder}/report.html, .csv, .json, " + ", ".join(f"{n}.png" for n in charts.PICTURES))
     if as_json:
         click.echo(data, nl=False)

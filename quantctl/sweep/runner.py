@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from quantctl.files import no_link
 from quantctl.runs.runlog import Point, read_log
 from quantctl.sweep import record
 from quantctl.sweep.plan import Task
@@ -65,7 +66,7 @@ class Job:
         record.write(self.task.run_dir, self.task.experiment)
         self.slot, self.state, self.started = slot, State.RUNNING, time.monotonic()
         # an earlier attempt's output stays: a run that this one collides with may still be writing it
-        with (self.task.run_dir / OUTPUT).open("ab") as output:
+        with open(self.task.run_dir / OUTPUT, "ab", opener=no_link) as output:
             # a process group of its own: this program says when it is to end
             self.process = subprocess.Popen(
                 self.task.command,

@@ -51,7 +51,7 @@ class _StagedMegatron:
         place = {name: int(os.environ.get(variable, "0")) for name, variable in _PLACE.items()}
         record = {"pid": os.getpid(), "start": _started(), **place, "megatron_core": origin}
         path = os.path.join(folder, f"import-{place['rank']}-{os.getpid()}-{place['node']}.json")
-        with open(path + ".new", "w") as file:
+        with open(path + ".new", "w", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
             json.dump(record, file)
         os.replace(path + ".new", path)
         self._hold(place["node"])
