@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import quantctl.kernels
+from quantctl.kernels.formats import rounding
 from quantctl.pretrain import parallel
 from quantctl.pretrain.arguments import parse
 from quantctl.pretrain.balance import scale_gradients
@@ -36,6 +37,8 @@ MODEL = (
 )
 VOCABULARY = 128
 KERNELS = str(Path(next(iter(quantctl.kernels.__path__))))
+# only on a CPU, where that is cheap, the reference looks whether a scale is low; this is to see what a device sees
+rounding._is_zero = lambda by: False
 
 # operations whose output shape depends on values, or that bring a value to Python
 DEPENDENT = {
