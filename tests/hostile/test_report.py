@@ -258,9 +258,9 @@ def test_names_and_words_reach_the_page_as_they_are(tmp_path):
 
 
 LOGS = {  # what a log alone holds, beside a good curve
-    "a bar of 1 MB": "iteration 1/ 2 |" + " lm loss: |" * 90_000,
-    "names of 1 MB": "iteration 1/ 2 | " + "a (" * 300_000,
-    "a number of 1 MB": "iteration 1/ 2 | lm loss: " + "1" * 10**6 + " |",
+    "a bar of 1 MB": "iteration 2/ 40 |" + " lm loss: |" * 90_000,
+    "names of 1 MB": "iteration 2/ 40 | " + "a (" * 300_000,
+    "a number of 1 MB": "iteration 2/ 40 | lm loss: " + "1" * 10**6 + " |",
     "validations of 1 MB": "validation loss at iteration 1 " * 40_000,
     "one word of 1 MB": "validation" * 100_000,
     "memory of 1 MB": "memory (MB) | max " * 60_000,

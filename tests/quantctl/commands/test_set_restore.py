@@ -185,7 +185,7 @@ def test_one_unpatchable_file_leaves_all_alone(quantctl, stock_copy):
     attention = tree / ATTENTION
     attention.write_text(attention.read_text().replace("torch.bmm(", "torch.matmul("))
     before = {path: (tree / path).read_bytes() for path in (LAYERS, ATTENTION, TAG)}
-    done = quantctl("--megatron", tree, "set", "--linear", "mxfp8")
+    done = quantctl("--megatron", tree, "set", "--linear", "mxfp8", "--pv", "mxfp8")
     assert done.status == 2
     assert "context = torch.bmm(P, V)" in done.err
     assert {path: (tree / path).read_bytes() for path in before} == before
