@@ -76,7 +76,10 @@ def _scontrol(*arguments: str) -> str:
 
 
 def first_host(node_list: str) -> str:
-    """The host that rank 0 runs on, of a list such as gpu[03-04,07]; containers often lack scontrol."""
+    """The host that rank 0 runs on, of a list such as gpu[03-04,07]; containers often lack scontrol.
+
+    Slurm's own program expands lists; without it the first name is all that is wanted, which takes no library.
+    """
     if shutil.which("scontrol") is None:
         hosts = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", node_list).split(",")
     else:

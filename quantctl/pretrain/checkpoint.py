@@ -5,6 +5,7 @@
     DIR/latest_checkpointed_iteration.txt              names the iteration, written last
 
 A save fills a hidden folder, renames it, and then replaces the tracker file.
+megatron.core.dist_checkpointing synchronizes with CUDA when it saves and exchanges shards there when it loads.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
                               that it is shared by, so its gradient is already summed over them: the sum over this
                               group, divided by the number of data-parallel ranks, is again the mean
 
-Source: megatron/core/distributed, finalize_model_grads.py and distributed_data_parallel.py.
+Source: megatron/core/distributed, finalize_model_grads.py and distributed_data_parallel.py, whose buffers are
+allocated on CUDA and nowhere else, so that they cannot be called here.
 """
 
 from __future__ import annotations

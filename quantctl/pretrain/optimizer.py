@@ -2,7 +2,7 @@
 
 AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101; torch.optim's, which
 Megatron-LM uses where neither Apex nor Transformer Engine is installed. Clipping: Pascanu et al., arXiv 1211.5063,
-with Megatron-LM's coefficient max_norm / (norm + 1e-6).
+with Megatron-LM's coefficient max_norm / (norm + 1e-6). megatron.core.optimizer sums norms and inf checks on CUDA only.
 """
 
 from __future__ import annotations
