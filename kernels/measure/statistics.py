@@ -25,6 +25,7 @@ from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mxfp8 import E4M3
 from quantctl.kernels.formats.quantize import FORMATS, axis_of, operand
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
+from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.spec import FormatSpec, parse
 
 _EXPONENTS = 256
@@ -78,7 +79,8 @@ def _largest_code(spec: FormatSpec) -> int:
     count = 1 << format_.bits(spec)
     blocks = -(-count // format_.block) if format_.block else 0
     with _disable_current_modes():  # it is looked at here, and kept
-        scales = torch.full((blocks,), 0x38, dtype=torch.uint8, device="cpu") if blocks else None
+        unit = 0x38 if has_tensor_scale(spec) else BIAS  # 1 in E4M3, which NVFP4's block scales are, and in E8M0
+        scales = torch.full((blocks,), unit, dtype=torch.uint8, device="cpu") if blocks else None
         one = torch.ones((), dtype=torch.float32, device="cpu")
         codes = Codes(torch.arange(count, dtype=torch.uint8, device="cpu"), scales, one)
         values = format_.decode(codes, spec, torch.float32)

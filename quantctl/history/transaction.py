@@ -93,10 +93,9 @@ class Session:
         except BaseException as error:
             if not (asked and self._is_published(operation, error)):
                 self._take_back(operation, items, error)
-        for item in items:
-            with suppress(OSError):
+        with suppress(OSError):  # what stays does no harm: the journal names an operation that the history has,
+            for item in items:  # and whoever changes the tree next clears its files away
                 replace.clear(item)
-        with suppress(OSError):  # one that stays does no harm: it names an operation that the history has
             journal.end(self.tree)
 
     def _is_published(self, operation: Operation, error: BaseException) -> bool:
