@@ -24,7 +24,6 @@ BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.in
 
 INFINITY = 0x7F800000
 """Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
-EXPONENT_ONE = 1 << 23
 HALF_BIAS = 112 << 23
 """What the exponent field of fp32 has more than that of fp16, as bits."""
 HALF_FIRST = 113 << 23
