@@ -18,7 +18,7 @@ from quantctl.paths import digest
 from quantctl.tree.elsewhere import selectors_in
 from quantctl.tree.forks import PREFIX
 from quantctl.tree.selectors import OURS, SELECTORS, rewrite, rewrite_places
-from quantctl.tree.source import Source
+from quantctl.tree.source import source_of
 from quantctl.tree.state import FILES
 from quantctl.tree.tree import Tree
 
@@ -89,9 +89,9 @@ def code_digest(root: Path) -> str:
         if name in of_selectors:
             # a fork's file that quantctl cannot set says the same in every run
             with contextlib.suppress(QuantctlError):
-                raw = rewrite(Source(raw, name), defaults)
+                raw = rewrite(source_of(raw, name), defaults)
         elif PREFIX.encode() in raw:
             with contextlib.suppress(QuantctlError):
-                raw = rewrite_places(Source(raw, name), selectors_in(Source(raw, name), OURS), defaults)
+                raw = rewrite_places(source_of(raw, name), selectors_in(source_of(raw, name), OURS), defaults)
         parts += [name, raw]
     return digest(*parts)

@@ -61,15 +61,15 @@ def named(node: ast.AST) -> str | None:
     return _product(node, _NAMED) if key_of(node) else None
 
 
-def products_in(function: ast.AST) -> list[ast.expr]:
-    """The expressions in it that compute a matrix product."""
-    found: list[ast.expr] = []
+def products_in(function: ast.AST) -> list[ast.expr | ast.stmt]:
+    """The expressions in it that compute a matrix product, and `@=`."""
+    found: list[ast.expr | ast.stmt] = []
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
             if COMPUTES.fullmatch(name or ""):
                 found.append(node)
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        elif isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
             found.append(node)
     return found
 

@@ -8,6 +8,7 @@ Inserting selectors into stock files is quantctl.tree.edit's work; finding those
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from quantctl.errors import QuantctlError
 from quantctl.patches.patch import ATTENTION, LAYERS
 from quantctl.spec import ATTENTION_IMPLEMENTATIONS, NONE, canonical, choice
 from quantctl.tree.forks import ForkSelector, Survey, canonical_or, survey
-from quantctl.tree.source import Literal, Source
+from quantctl.tree.source import Literal, Source, source_of
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,20 @@ def fork_of(source: Source) -> Survey:
     return found.beside(min(patched)) if patched else found
 
 
-def locate(source: Source) -> dict[str, Located]:
+@lru_cache(maxsize=32)
+def locate(source: Source) -> Mapping[str, Located]:
     """The selectors in one file by role; empty for a stock file.
 
     Raises QuantctlError when one of quantctl's own is assigned twice or is no plain string.
     """
     if not any(mark in source.raw for mark in MARKS):
         return {}
-    found = {}
+    found: dict[str, Located] = {}
+    uses = Counter(
+        node.id
+        for node in ast.walk(source.module)
+        if isinstance(node, ast.Name) and node.id in OURS and isinstance(node.ctx, ast.Load)
+    )
     for selector in SELECTORS.values():
         values = _assignments(source.module, selector.variable)
         if not values:
@@ -158,16 +165,12 @@ def locate(source: Source) -> dict[str, Located]:
                 f"{source.name}:{value.lineno}: {selector.variable} is not a plain string",
                 f"write it as {selector.variable} = {selector.default!r}",
             )
-        uses = sum(
-            isinstance(node, ast.Name) and node.id == selector.variable and isinstance(node.ctx, ast.Load)
-            for node in ast.walk(source.module)
-        )
-        found[selector.role] = Located(selector.role, (source.literal(value),), uses)
+        found[selector.role] = Located(selector.role, (source.literal(value),), uses[selector.variable])
     fork = fork_of(source)
     for role in {place.role for place in fork.selectors}:
         places = tuple(place for place in fork.selectors if place.role == role)
-        uses = min(place.uses for place in places)
-        found[role] = Located(role, tuple(place.literal for place in places), uses, places)
+        read = min(place.uses for place in places)
+        found[role] = Located(role, tuple(place.literal for place in places), read, places)
     return found
 
 
@@ -202,7 +205,7 @@ def rewrite(source: Source, values: dict[str, str]) -> bytes:
         if literal.value != new
     ]
     raw = _with_literals(source, edits)
-    verify(Source(raw, source.name), wanted)
+    verify(source_of(raw, source.name), wanted)
     return raw
 
 
@@ -234,7 +237,7 @@ def rewrite_places(source: Source, found: Survey, values: Mapping[str, str]) -> 
     if edits and found.unclear:
         raise QuantctlError(str(found.unclear[0]), "give every product an assignment of its own; nothing was changed")
     raw = _with_literals(source, edits)
-    Source(raw, source.name).compile()
+    source_of(raw, source.name).compile()
     return raw
 
 

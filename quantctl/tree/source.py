@@ -7,7 +7,7 @@ import io
 import re
 import tokenize
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from quantctl.errors import QuantctlError
 
@@ -118,3 +118,9 @@ class Source:
                 "save the file as UTF-8 with ordinary newlines",
             )
         return Literal(str(node.value), node.lineno, start, end)
+
+
+@lru_cache(maxsize=32)
+def source_of(raw: bytes, name: str) -> Source:
+    """The file, parsed once for all who ask about the same bytes: before a change, in its plan, and behind it."""
+    return Source(raw, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -16,7 +16,7 @@ from quantctl.tree import elsewhere, fit
 from quantctl.tree.elsewhere import Replacement
 from quantctl.tree.forks import PREFIX, ForkSelector, Survey
 from quantctl.tree.selectors import MARKS, OURS, SELECTORS, Located, fork_of, locate, rewrite, rewrite_places
-from quantctl.tree.source import Source
+from quantctl.tree.source import Source, source_of
 
 FILES = tuple(dict.fromkeys(patch.file for patch in PATCHES))
 """The files that quantctl reads and writes; those that only optional patches want may be absent from a tree."""
@@ -126,7 +126,7 @@ def _patch_state(patch: Patch, raw: bytes | None, root: Path) -> PatchState:
 def read_state(root: Path) -> TreeState:
     """Read the files of the tree at `root`. Raises QuantctlError when a required one is missing, or one unreadable."""
     content = {file: _read(root, file) for file in FILES}
-    sources = {file: Source(raw, file) for file, raw in content.items() if raw is not None}
+    sources = {file: source_of(raw, file) for file, raw in content.items() if raw is not None}
     selectors: dict[str, Located] = {}
     for source in sources.values():
         selectors |= locate(source)
@@ -135,7 +135,7 @@ def read_state(root: Path) -> TreeState:
     suspects: dict[str, bytes] = {}
     for file, raw in elsewhere.read_all(root):
         if PREFIX.encode() in raw and file not in _HOMES:
-            source = sources.get(file) or Source(raw, file)
+            source = sources.get(file) or source_of(raw, file)
             if found := elsewhere.selectors_in(source, OURS):
                 sources[file], others[file] = source, found
         if not file.startswith("megatron/core/") and elsewhere.suspicious(raw):
@@ -164,26 +164,39 @@ def _left_to_fork(patch: Patch, forks: Mapping[str, Survey], decided: set[str]) 
 
 def _insert_available(state: TreeState, accept: Collection[str]) -> tuple[dict[str, bytes], dict[str, QuantctlError]]:
     """All files with the available patches in, and by name why those that do not fit were left out."""
-    available = state.available()
-    misfits = {
-        patch.name: error for patch in available if (error := fit.replaced(patch, state.replaced, accept)) is not None
+    unfit = {
+        patch.name: error
+        for patch in state.available()
+        if (error := fit.replaced(patch, state.replaced, accept)) is not None
     }
     while True:
+        known = len(unfit)
         after = {file: source.raw for file, source in state.sources.items()}
-        before = len(misfits)
-        for patch in available:
-            missing = next((name for name in patch.together if name in misfits), None)
-            if patch.name not in misfits and missing is not None:
-                misfits[patch.name] = misfits[missing]
-            elif patch.name not in misfits:
-                from quantctl.tree.edit.insert import insert
+        for file in dict.fromkeys(patch.file for patch in state.available()):
+            after[file] = _insert([patch for patch in state.available() if patch.file == file], after[file], unfit)
+        if len(unfit) == known or not any(unfit.keys() & set(patch.together) for patch in state.available()):
+            return after, unfit
 
-                try:
-                    after[patch.file] = insert(after[patch.file], patch.file, patch.edits, patch.header)
-                except QuantctlError as error:
-                    misfits[patch.name] = error
-        if len(misfits) == before or not any(misfits.keys() & set(patch.together) for patch in available):
-            return after, misfits
+
+def _insert(patches: Sequence[Patch], raw: bytes, unfit: dict[str, QuantctlError]) -> bytes:
+    """The file of these patches with those in that fit; why others do not is added to `unfit`."""
+    from quantctl.tree.edit.insert import Draft
+
+    draft = Draft(raw, patches[0].file)
+    wanted = [patch for patch in patches if patch.name not in unfit]
+    for patch in wanted:
+        missing = next((name for name in patch.together if name in unfit), None)
+        try:
+            if missing is not None:
+                raise unfit[missing]
+            draft.add(patch.edits, patch.header)
+        except QuantctlError as error:
+            unfit[patch.name] = error
+    try:
+        return draft.result()
+    except QuantctlError as error:  # together they are no Python
+        unfit |= {patch.name: unfit.get(patch.name, error) for patch in wanted}
+        return raw
 
 
 def misfits(state: TreeState, accept: Collection[str] = ()) -> dict[str, QuantctlError]:
@@ -203,10 +216,10 @@ def plan(state: TreeState, values: Mapping[str, str], accept: Collection[str] = 
     _refuse_misfits(state, asked if values else None, unfit)
     fit.refuse_replaced(asked, state.applied(), state.replaced, accept)
     for file in _HOMES:
-        after[file] = rewrite(Source(after[file], file), dict(values))
+        after[file] = rewrite(source_of(after[file], file), dict(values))
     for file, survey in state.elsewhere.items():
-        after[file] = rewrite_places(Source(after[file], file), survey, values)
-    found = {role for file in _HOMES for role in locate(Source(after[file], file))}
+        after[file] = rewrite_places(source_of(after[file], file), survey, values)
+    found = {role for file in _HOMES for role in locate(source_of(after[file], file))}
     found |= {role for place in state.places for role in place.roles}
     _refuse_what_forks_lack(state, values, found)
     left_out = {role for patch in PATCHES if patch.name in unfit for role in patch.roles}
@@ -272,4 +285,4 @@ def is_untouched(file: str, raw: bytes) -> bool:
 
 def holds_patches(file: str, raw: bytes) -> bool:
     """Whether a file holds code that quantctl inserted; a fork's own selectors are none."""
-    return any(p.mark in raw for p in PATCHES if p.file == file) and not fork_of(Source(raw, file))
+    return any(p.mark in raw for p in PATCHES if p.file == file) and not fork_of(source_of(raw, file))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import libcst as cst
 
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Edit, Either
+from quantctl.stock.unpatch import functions_of
+from quantctl.tree.edit.changes import CHANGES
 from quantctl.tree.edit.nearest import nearest
-from quantctl.tree.edit.visitors import VISITORS
-from quantctl.tree.source import Source
+from quantctl.tree.source import Source, source_of
 
 
 class AnchorError(QuantctlError):
@@ -52,116 +54,129 @@ def _parse(text: str, file: str) -> cst.Module:
     return module
 
 
-class _InScope(cst.CSTTransformer):
-    """Applies a visitor to the functions of one dotted name and leaves everything else alone."""
+@dataclass(frozen=True)
+class _Function:
+    """One function of a file as a syntax tree of its own, under a class of one line where it is indented."""
 
-    def __init__(self, edit: Edit, module: cst.Module) -> None:
-        super().__init__()
-        self.scope = edit.scope.split(".")
-        self.visitor = VISITORS[edit.kind](edit, module)
-        self.path: list[str] = []
-        self.functions = 0
+    module: cst.Module
+    node: cst.FunctionDef
 
-    def visit_ClassDef(self, node: cst.ClassDef) -> bool:
-        self.path.append(node.name.value)
-        return self.path == self.scope[: len(self.path)]
+    @classmethod
+    def of(cls, text: str, file: str) -> _Function:
+        indented = text[:1].isspace()
+        module = _parse(_ABOVE + text if indented else text, file)
+        (outer,) = module.body
+        return cls(module, cast(cst.FunctionDef, outer.body.body[0] if isinstance(outer, cst.ClassDef) else outer))
 
-    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
-        self.path.pop()
-        return updated_node
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> bool:
-        return False
-
-    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> bool:
-        return False
-
-    def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
-        if [*self.path, original_node.name.value] != self.scope:
-            return updated_node
-        self.functions += 1
-        return cast(cst.FunctionDef, updated_node.visit(self.visitor))
+    @property
+    def text(self) -> str:
+        (outer,) = self.module.body
+        if not isinstance(outer, cst.ClassDef):
+            return self.module.with_changes(body=[self.node]).code
+        below = outer.with_changes(body=outer.body.with_changes(body=[self.node]))
+        return self.module.with_changes(body=[below]).code.removeprefix(_ABOVE)
 
 
-def _apply(module: cst.Module, edit: Edit, file: str) -> cst.Module:
-    scope = _InScope(edit, module)
-    changed = module.visit(scope)
-    if scope.functions != 1:
-        raise AnchorError(file, f"function `{edit.scope}`", (1,), scope.functions, (edit,))
-    if scope.visitor.matches not in edit.count:
-        raise AnchorError(file, str(edit), edit.count, scope.visitor.matches, (edit,))
-    return changed
+_ABOVE = "class _:\n"
+
+Functions = dict[int, _Function]
+"""By the number of the function in the file."""
 
 
-def _apply_one_of(module: cst.Module, choice: Either, file: str) -> cst.Module:
-    fitting: list[cst.Module] = []
-    refusals: list[AnchorError] = []
-    for edit in choice.edits:
+class Draft:
+    """A file that takes the edits of one patch after another, each patch whole or not at all.
+
+    `file` appears in errors. Only the functions that edits name are taken apart, once each.
+    """
+
+    def __init__(self, raw: bytes, file: str) -> None:
+        self._source = source_of(raw, file)
+        self._there = list(functions_of(self._source.module))
+        self._edited: Functions = {}
+        self._headers: list[str] = []
+
+    def add(self, edits: Sequence[Edit | Either], header: str = "") -> None:
+        """Make all edits and put `header` (comment lines, then assignments) below the imports.
+
+        Raises AnchorError when an anchor does not match as often as expected, and QuantctlError when what is to be
+        edited does not round-trip; the draft stays what it was then.
+        """
+        edited = dict(self._edited)
         try:
-            fitting.append(_apply(module, edit, file))
+            for edit in edits:
+                apply = self._apply_one_of if isinstance(edit, Either) else self._apply
+                edited |= apply(edited, edit)
+            if header:
+                self._end_of_imports()
         except AnchorError as refusal:
-            refusals.append(refusal)
-    if len({refusal.anchor for refusal in refusals}) == 1 < len(refusals):
-        raise refusals[0]  # none of them finds the function
-    found = len(fitting) + sum(refusal.found for refusal in refusals)
-    if found != 1:
-        raise AnchorError(file, str(choice), (1,), found, choice.edits)
-    return fitting[0]
+            raise refusal.with_line(self._source) from None
+        self._edited = edited
+        self._headers += [header] if header else []
 
+    def result(self) -> bytes:
+        """The file with everything in. Raises QuantctlError if the interpreter would not take it."""
+        raw = self._source.raw
+        for number in sorted(self._edited, reverse=True):
+            start, end = self._source.lines_of(self._there[number][1])
+            code = self._edited[number].text
+            if not raw[start:end].endswith((b"\n", b"\r")):
+                code = code.rstrip("\r\n")
+            raw = raw[:start] + code.encode(self._source.encoding) + raw[end:]
+        if self._headers:
+            end = self._end_of_imports()
+            newline = next((ending for ending in (b"\r\n", b"\n", b"\r") if raw[:end].endswith(ending)), b"")
+            # each stands right below the imports, and what was there before it moves down
+            for header in self._headers:
+                inserted = ["", *textwrap.dedent(header).strip("\n").splitlines(), ""]
+                raw = raw[:end] + (newline or b"\n").join(line.encode() for line in inserted) + raw[end:]
+        source_of(raw, self._source.name).compile()
+        return raw
 
-def _with_edits(source: Source, edits: Sequence[Edit | Either]) -> bytes:
-    """The file with all edits made. Only the top-level functions and classes that they name are taken apart."""
-    names = {edit.scope.partition(".")[0] for choice in edits for edit in _alternatives(choice)}
-    spans = [
-        source.lines_of(node)
-        for node in source.module.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names
-    ]
-    module = _parse("".join(source.text(*span) for span in spans), source.name)
-    for edit in edits:
-        if isinstance(edit, Either):
-            module = _apply_one_of(module, edit, source.name)
-        else:
-            module = _apply(module, edit, source.name)
-    raw = source.raw
-    for (start, end), node in reversed(list(zip(spans, module.body, strict=True))):
-        code = module.code_for_node(node)
-        if not source.raw[start:end].endswith((b"\n", b"\r")):
-            code = code.rstrip("\r\n")
-        raw = raw[:start] + code.encode(source.encoding) + raw[end:]
-    return raw
+    def _apply(self, edited: Functions, edit: Edit) -> Functions:
+        """The function that the edit names, as it makes it."""
+        found = [number for number, (scope, _) in enumerate(self._there) if scope == edit.scope]
+        if len(found) != 1:
+            raise AnchorError(self._source.name, f"function `{edit.scope}`", (1,), len(found), (edit,))
+        (number,) = found
+        function = edited.get(number) or self._taken_apart(number)
+        change = CHANGES[edit.kind](edit, function.module)
+        node = change.of(function.node)
+        if change.matches not in edit.count:
+            raise AnchorError(self._source.name, str(edit), edit.count, change.matches, (edit,))
+        return {number: _Function(function.module, node)}
 
+    def _apply_one_of(self, edited: Functions, choice: Either) -> Functions:
+        fitting: list[Functions] = []
+        refusals: list[AnchorError] = []
+        for edit in choice.edits:
+            try:
+                fitting.append(self._apply(edited, edit))
+            except AnchorError as refusal:
+                refusals.append(refusal)
+        if len({refusal.anchor for refusal in refusals}) == 1 < len(refusals):
+            raise refusals[0]  # none of them finds the function
+        found = len(fitting) + sum(refusal.found for refusal in refusals)
+        if found != 1:
+            raise AnchorError(self._source.name, str(choice), (1,), found, choice.edits)
+        return fitting[0]
 
-def _alternatives(choice: Edit | Either) -> tuple[Edit, ...]:
-    return choice.edits if isinstance(choice, Either) else (choice,)
+    def _taken_apart(self, number: int) -> _Function:
+        text = self._source.text(*self._source.lines_of(self._there[number][1]))
+        return _Function.of(text, self._source.name)
 
-
-def _add_header(source: Source, header: str) -> bytes:
-    """Put `header` behind the last import of the block at the top of the file."""
-    imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in source.module.body]
-    if True not in imports:
-        raise AnchorError(source.name, "an import at the top of the file", (1,), 0)
-    first = imports.index(True)
-    last = imports.index(False, first) - 1 if False in imports[first:] else len(imports) - 1
-    _, end = source.lines_of(source.module.body[last])
-    line = source.raw[:end]
-    newline = next((ending for ending in (b"\r\n", b"\n", b"\r") if line.endswith(ending)), b"")
-    inserted = ["", *textwrap.dedent(header).strip("\n").splitlines(), ""]
-    return line + (newline or b"\n").join(text.encode() for text in inserted) + source.raw[end:]
+    def _end_of_imports(self) -> int:
+        """Where the block of imports at the top of the file ends."""
+        body = self._source.module.body
+        imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+        if True not in imports:
+            raise AnchorError(self._source.name, "an import at the top of the file", (1,), 0)
+        first = imports.index(True)
+        last = imports.index(False, first) - 1 if False in imports[first:] else len(imports) - 1
+        return self._source.lines_of(body[last])[1]
 
 
 def insert(raw: bytes, file: str, edits: Sequence[Edit | Either], header: str = "") -> bytes:
-    """The file with all edits made and `header` (comment lines, then assignments) below its imports.
-
-    `file` appears in errors. Raises AnchorError when an anchor does not match as often as expected, and QuantctlError
-    when what is to be edited does not round-trip.
-    """
-    source = Source(raw, file)
-    try:
-        changed = _with_edits(source, edits)
-    except AnchorError as refusal:
-        raise refusal.with_line(source) from None
-    if header:
-        changed = _add_header(Source(changed, file), header)
-    Source(changed, file).compile()
-    return changed
+    """The file with the edits and the header of one patch: `Draft`, for those that insert nothing else."""
+    draft = Draft(raw, file)
+    draft.add(edits, header)
+    return draft.result()

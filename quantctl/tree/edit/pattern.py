@@ -30,6 +30,9 @@ def code_of(node: cst.CSTNode) -> str:
 
 def match(pattern: str, statement: cst.SimpleStatementLine) -> Bindings | None:
     """The bindings under which `statement` has the structure of `pattern`, or None."""
+    wanted = _parse(pattern)
+    if len(statement.body) != 1 or type(statement.body[0]).__name__ != type(wanted).__name__:
+        return None  # both libraries call a kind of statement the same, and most are of another kind
     candidate = _parse(textwrap.dedent(code_of(statement)).strip())
     bindings: Bindings = {}
-    return bindings if candidate is not None and unify(_parse(pattern), candidate, bindings) else None
+    return bindings if candidate is not None and unify(wanted, candidate, bindings) else None

@@ -1,19 +1,21 @@
-"""How each kind of edit changes a function: one visitor a kind."""
+"""How each kind of edit changes a function: one class a kind."""
 
 from __future__ import annotations
 
+import ast
+import math
 from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
 
 from quantctl.patches.patch import Edit, Kind
-from quantctl.stock.products import COMPUTES
+from quantctl.stock.products import key_of, products_in
 from quantctl.tree.edit.code import append, build
 from quantctl.tree.edit.pattern import Bindings, code_of, match
 
 
-class Visitor(cst.CSTTransformer):
+class Change:
     """Changes one function and counts the places where its anchor matched."""
 
     def __init__(self, edit: Edit, module: cst.Module) -> None:
@@ -21,6 +23,17 @@ class Visitor(cst.CSTTransformer):
         self.edit = edit
         self.module = module
         self.matches = 0
+
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
+        """The function as the edit makes it."""
+        raise NotImplementedError
+
+
+class Visitor(Change, cst.CSTTransformer):
+    """Changes places inside the function."""
+
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
+        return cast(cst.FunctionDef, function.visit(self))
 
 
 class Replace(Visitor):
@@ -50,29 +63,10 @@ class After(Replace):
         return [statement, *build(self.edit.code, bindings, statement, self.module)]
 
 
-class _Function(Visitor):
-    """Changes the function itself, not those defined inside it."""
-
-    def __init__(self, edit: Edit, module: cst.Module) -> None:
-        super().__init__(edit, module)
-        self.depth = 0
-
-    def change(self, function: cst.FunctionDef) -> cst.FunctionDef:
-        raise NotImplementedError
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> bool:
-        self.depth += 1
-        return self.depth == 1
-
-    def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
-        self.depth -= 1
-        return updated_node if self.depth else self.change(updated_node)
-
-
-class First(_Function):
+class First(Change):
     """Insert `code` as the first statement, behind the docstring."""
 
-    def change(self, function: cst.FunctionDef) -> cst.FunctionDef:
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
         block = cast(cst.IndentedBlock, function.body)
         start = 0 if function.get_docstring() is None else 1
         neighbour = cast(cst.SimpleStatementLine, block.body[0])
@@ -81,10 +75,10 @@ class First(_Function):
         return function.with_changes(body=block.with_changes(body=[*block.body[:start], *new, *block.body[start:]]))
 
 
-class Parameter(_Function):
+class Parameter(Change):
     """Add the parameter `code` behind the last positional one."""
 
-    def change(self, function: cst.FunctionDef) -> cst.FunctionDef:
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
         parameters = function.params
         if parameters.star_kwarg or parameters.kwonly_params or not parameters.params:
             return function
@@ -128,26 +122,26 @@ class Argument(Visitor):
         return updated_node.with_changes(args=append(updated_node.args, new))
 
 
-class Products(Visitor):
+class Products(Change):
     """Count the matrix products, in front of the call of `anchor` if there is one: a fork may have more than stock."""
 
-    def __init__(self, edit: Edit, module: cst.Module) -> None:
-        super().__init__(edit, module)
-        self.passed = False
-
-    def visit_Call(self, node: cst.Call) -> None:
-        name = code_of(node.func).rpartition(".")[2]
-        self.passed |= name == self.edit.anchor
-        self.matches += not self.passed and COMPUTES.fullmatch(name) is not None
-
-    def visit_MatrixMultiply(self, node: cst.MatrixMultiply) -> None:
-        self.matches += not self.passed
-
-    def visit_MatrixMultiplyAssign(self, node: cst.MatrixMultiplyAssign) -> None:
-        self.matches += not self.passed
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
+        code = ast.parse(code_of(function))
+        stops = [place for node in ast.walk(code) if (place := _called(node, self.edit.anchor))]
+        before = min(stops, default=(math.inf, 0))
+        self.matches += sum((node.lineno, node.col_offset) < before for node in products_in(code))
+        return function
 
 
-VISITORS: dict[Kind, type[Visitor]] = {
+def _called(node: ast.AST, name: str) -> tuple[float, int] | None:
+    """Where the node stands if it calls what bears that name, or an attribute of that name."""
+    if not isinstance(node, ast.Call):
+        return None
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
+    return (node.lineno, node.col_offset) if called == name else None
+
+
+CHANGES: dict[Kind, type[Change]] = {
     Kind.REPLACE: Replace,
     Kind.AFTER: After,
     Kind.FIRST: First,
