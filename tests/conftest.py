@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +19,9 @@ import filelock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "support"))
+from command_server import Server  # noqa: E402
+
 CACHE = ROOT / ".cache"
 PYTHON_OF_WHEEL = dict.fromkeys(("0.17.1", "0.18.2", "0.19.0"), "3.12")
 """Later releases have no wheels for 3.11, earlier ones none for 3.12. They are unpacked to be read, patched and put on
@@ -96,23 +102,32 @@ class Result:
 
 
 @pytest.fixture(scope="session")
-def quantctl() -> Callable[..., Result]:
+def command_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts commands in processes of their own that need not load quantctl first."""
+    server = Server(tmp_path_factory.mktemp("commands") / "socket")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def quantctl(command_server: Server) -> Callable[..., Result]:
     """Run the command line in a process of its own: quantctl("check", cwd=tree, env={...})."""
 
     def run(*arguments: object, cwd: Path = ROOT, env: dict[str, str] | None = None) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "quantctl.cli", *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
+            files = (nothing, out, err)
+            started = command_server.start([*map(str, arguments)], cwd, {**os.environ, **(env or {})}, files)
+            status = started.wait()
+            said = []
+            for file in (out, err):
+                file.seek(0)
+                said.append(io.TextIOWrapper(file).read())
+        return Result(status, *said)
 
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def git() -> Callable[..., str]:
     """Plain git for arranging and inspecting repositories: git(folder, "status")."""
 
@@ -124,16 +139,29 @@ def git() -> Callable[..., str]:
     return run
 
 
-@pytest.fixture
-def checkout(stock_copy: Callable[[str], Path], git: Callable[..., str]) -> Callable[[str], Path]:
-    """Function from a release to a git checkout made of it."""
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory, git: Callable[..., str]) -> Callable[[str], Path]:
+    """Function from a release to a git checkout made of it, shared by all tests: to be copied."""
 
+    @functools.cache
     def make(version: str) -> Path:
-        tree = stock_copy(version)
+        tree = tmp_path_factory.mktemp("committed") / version
+        shutil.copytree(_unpacked(version), tree, ignore=shutil.ignore_patterns(".git"))
         (tree / ".gitignore").write_text("__pycache__/\n")
         git(tree, "init", "--quiet", "--initial-branch=main")
         git(tree, "add", "-A")
         git(tree, "commit", "--quiet", "-m", "stock")
+        git(tree, "gc", "--quiet")
         return tree
 
     return make
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, committed: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Function from a release to a git checkout of the test's own."""
+
+    def copy(version: str) -> Path:
+        return Path(shutil.copytree(committed(version), tmp_path / f"megatron-{version}"))
+
+    return copy

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small import small_tree
 
 from quantctl.tree.tree import Tree
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+MEMORY = Path("/dev/shm")
+NEEDED = 200 * 2**20
 
 
 @pytest.fixture
-def tree(megatron_tree, tmp_path) -> Tree:
-    """The files of a stock 0.16.1 that quantctl looks at."""
-    from small import small_tree
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in memory where there is some: an operation mostly waits for its fsyncs."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < NEEDED:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="quantctl-", ignore_cleanup_errors=True) as name:
+        monkeypatch.setenv("XDG_STATE_HOME", f"{name}/state")
+        yield Path(name).resolve()
 
-    return Tree(small_tree(megatron_tree("0.16.1"), tmp_path / "tree").resolve(), "--megatron")
+
+@pytest.fixture
+def tree(megatron_tree, folder) -> Tree:
+    """The files of a stock 0.16.1 that quantctl looks at."""
+    return Tree(small_tree(megatron_tree("0.16.1"), folder / "tree"), "--megatron")

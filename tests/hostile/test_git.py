@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hostile import assert_civil, run_forked, warm
+from hostile import assert_civil, run_forked
+from remembered import remember_insertion
 from small import small_tree
 
 from quantctl.tree.selectors import ATTENTION, LAYERS
@@ -29,7 +30,7 @@ def root(megatron_tree, tmp_path, git, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    warm()
+    remember_insertion()
     plan(read_state(megatron_tree("0.16.1")), {"linear": "mxfp8"})  # remembered for the forks
     root = small_tree(megatron_tree("0.16.1"), tmp_path / "tree")
     make_checkout(git, root)

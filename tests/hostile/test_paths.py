@@ -6,7 +6,8 @@ import json
 import os
 
 import pytest
-from hostile import assert_civil, run_forked, warm
+from hostile import assert_civil, run_forked
+from remembered import remember_insertion
 from small import small_tree
 
 from quantctl.tree.selectors import LAYERS
@@ -79,7 +80,7 @@ def stock(megatron_tree, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     # what the disk keeps is no matter here, and waiting for it is most of the time
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    warm()
+    remember_insertion()
     state = read_state(megatron_tree("0.16.1"))
     plan(state, {"linear": "mxfp8"})  # remembered for the forks
     return megatron_tree("0.16.1")

@@ -14,7 +14,6 @@ import pytest
 
 from quantctl.tree.state import plan, read_state
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 STEP = Path(__file__).resolve().parents[1] / "support" / "gpt_step.py"
 
 

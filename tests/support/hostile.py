@@ -10,9 +10,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NoReturn
+
+from remembered import remember_insertion
 
 SECONDS = 10.0
 """A hostile input takes no command longer than this."""
@@ -78,7 +79,7 @@ def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = 
 
 def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
     """The same in a fork of this process, which has its modules already: for long tables. Memory is not measured."""
-    warm()
+    remember_insertion()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
         if (pid := os.fork()) == 0:
@@ -93,23 +94,6 @@ def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | 
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
     return Ended(os.waitstatus_to_exitcode(ended[1]), *said, seconds, 0)
-
-
-@cache
-def warm() -> None:
-    """Load here, once, what every fork would load, and remember what was inserted: parsing is most of the time."""
-    import quantctl.runs.execution  # noqa: F401
-    import quantctl.tree.edit.insert as module
-
-    real, known = module.insert, {}
-
-    def insert(raw: bytes, file: str, edits: object, header: object) -> bytes:
-        key = (raw, file, id(edits))
-        if key not in known:
-            known[key] = real(raw, file, edits, header)
-        return known[key]
-
-    module.insert = insert
 
 
 def _be_quantctl(arguments: Sequence[object], cwd: Path, env: Mapping[str, str], out: int, err: int) -> NoReturn:

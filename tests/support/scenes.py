@@ -6,11 +6,11 @@ import os
 import shutil
 
 from faults import run_in_child
+from remembered import remember_insertion
 
-import quantctl.tree.edit.insert  # noqa: F401  (loaded once here, not in each forked child)
 from quantctl.history.transaction import open_tree
 from quantctl.paths import state_dir
-from quantctl.tree.state import FILES
+from quantctl.tree.state import FILES, plan, read_state
 
 STRIDE = int(os.environ.get("QUANTCTL_FAULT_STRIDE", "11"))
 """Every how many steps an operation is disturbed; `make faults` takes every one."""
@@ -35,8 +35,16 @@ class Scene:
 
     def __init__(self, tree, before, command):
         self.tree, self.before, self.command = tree, before, command
+        self._prepare()
         self.stock = contents(tree)
         self.kept = {tree.root: tree.root.with_name("kept tree"), state_dir(): tree.root.with_name("kept state")}
+
+    def _prepare(self):
+        """Plan here what the forks will plan: they take over what this process remembers."""
+        remember_insertion()
+        state = read_state(self.tree.root)
+        for values in ({}, {"linear": "mxfp8", "qk": "mxfp4"}):
+            plan(state, values)
 
     def run(self, command, at=0, act=None):
         return run_in_child(["--megatron", str(self.tree.root), *command], at, act)
