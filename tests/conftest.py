@@ -84,6 +84,11 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     patch = pytest.MonkeyPatch()
     for name in ("STATE", "CACHE"):
         patch.setenv(f"XDG_{name}_HOME", str(base / name.lower()))
+    # compiled kernels are named after their sources: what one test compiled all may use
+    kernels = base / "cache" / "quantctl" / "kernels"
+    kernels.parent.mkdir(parents=True)
+    (CACHE / "kernels").mkdir(parents=True, exist_ok=True)
+    kernels.symlink_to(CACHE / "kernels")
     # bytecode in the shared trees saves every test a second
     for name in ("MEGATRON_LM_PATH", "PYTHONPATH", "QUANTCTL_RUN_DIR", "PYTHONDONTWRITEBYTECODE"):
         patch.delenv(name, raising=False)
