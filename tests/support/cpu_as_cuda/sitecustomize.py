@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import types
+import typing
 
 
 def _is_cuda(torch, value):
@@ -102,13 +103,20 @@ def _install_groups(torch):
     distributed.barrier = through(distributed.barrier, "device_ids")
 
 
+def _refuse(*_, **__):
+    raise RuntimeError("nothing is compiled for CUDA here")
+
+
 if "LOCAL_RANK" in os.environ:
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    if not hasattr(typing, "override"):  # Megatron-LM's main is written for Python 3.12
+        typing.override = lambda method: method
     import torch
     import torch.distributed
     import torch.overrides
     import torch.utils.cpp_extension
 
+    torch.utils.cpp_extension.load_inline = _refuse
     torch.utils.cpp_extension.CUDA_HOME = os.path.dirname(os.path.abspath(__file__))
     _install_device(torch)
     _install_cuda(torch)
