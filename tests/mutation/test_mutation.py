@@ -27,7 +27,7 @@ from quantctl.tree.edit.insert import insert
 from quantctl.tree.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
 from quantctl.tree.source import Source
 
-MUTANTS = int(os.environ.get("MUTANTS", "400"))
+MUTANTS = int(os.environ.get("MUTANTS", "350"))
 FIRST_SEED = int(os.environ.get("FIRST_SEED", "0"))
 CHUNKS = min(MUTANTS, 20)
 RELEASES = ("0.12.3", "0.16.1", "0.19.0")
