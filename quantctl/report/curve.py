@@ -10,12 +10,10 @@ from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, median
 
-from quantctl.runs.runlog import BATCH, FLOAT32, Point
+from quantctl.runs.runlog import BATCH, FLOAT32, TIME, Point, Step
 
 TAIL = 0.25
 """Share of a run, at its end, over which losses and gaps are averaged."""
-
-_TAKEN, _SKIPPED, _DIVERGED = range(3)
 
 
 @dataclass
@@ -25,7 +23,7 @@ class Curve:
     iterations: array[int] = field(default_factory=lambda: array("q"))
     _losses: array[float] = field(default_factory=lambda: array("d"))
     _times: array[float] = field(default_factory=lambda: array("d"))
-    _kinds: bytearray = field(default_factory=bytearray)
+    _steps: bytearray = field(default_factory=bytearray)
     total: int = 0
     """Iterations that the run is meant to have, as the last line says."""
     batch: float = math.nan
@@ -47,16 +45,17 @@ class Curve:
 
     def add(self, point: Point) -> None:
         """The next point as it was written; `close` follows the last one."""
-        if self.iterations and point.iteration <= self.iterations[-1]:
+        iteration, self.total, fields = point
+        loss, step = point.loss_and_step
+        iterations = self.iterations
+        if iterations and iteration <= iterations[-1]:
             self.repeats = True
-        self.iterations.append(point.iteration)
-        loss = point.loss
+        iterations.append(iteration)
         # no sum of the others overflows
         self._losses.append(loss if abs(loss) <= FLOAT32 else math.nan)
-        self._times.append(point.milliseconds)
-        # without a loss, and no harm done: skipped
-        self._kinds.append(_DIVERGED if point.is_diverged else _TAKEN if loss == loss else _SKIPPED)
-        self.total, self.batch = point.total, point.fields.get(BATCH, math.nan)
+        self._steps.append(step)
+        self._times.append(fields.get(TIME, math.nan))
+        self.batch = fields.get(BATCH, math.nan)
 
     def close(self) -> None:
         """Put repeated iterations in order."""
@@ -67,7 +66,7 @@ class Curve:
         self.iterations = array("q", (self.iterations[at] for at in places))
         self._losses = array("d", (self._losses[at] for at in places))
         self._times = array("d", (self._times[at] for at in places))
-        self._kinds = bytearray(self._kinds[at] for at in places)
+        self._steps = bytearray(self._steps[at] for at in places)
 
     @property
     def last(self) -> int | None:
@@ -77,20 +76,20 @@ class Curve:
     @cached_property
     def losses(self) -> dict[int, float]:
         """By iteration; without those that the loss scaler skipped."""
-        rows = zip(self.iterations, self._losses, self._kinds, strict=True)
-        return {iteration: loss for iteration, loss, kind in rows if kind != _SKIPPED}
+        rows, skipped = zip(self.iterations, self._losses, self._steps, strict=True), Step.SKIPPED
+        return {iteration: loss for iteration, loss, step in rows if step != skipped}
 
     @property
     def first_diverged(self) -> int | None:
-        at = self._kinds.find(_DIVERGED)
+        at = self._steps.find(Step.DIVERGED)
         return None if at < 0 else self.iterations[at]
 
     @property
     def milliseconds(self) -> float:
         """Median time of an iteration, the first line left out (it holds the start-up); NaN if it was not recorded."""
         first = min(1, len(self) - 1)
-        rows = zip(self._times[first:], self._kinds[first:], strict=True)
-        return median([time for time, kind in rows if kind != _SKIPPED and math.isfinite(time)] or [math.nan])
+        rows, skipped = zip(self._times[first:], self._steps[first:], strict=True), Step.SKIPPED
+        return median([time for time, step in rows if step != skipped and math.isfinite(time)] or [math.nan])
 
     @property
     def interval(self) -> int:
@@ -99,8 +98,8 @@ class Curve:
 
     def skipped(self, share: float) -> tuple[int, int]:
         """How many of the logged iterations in this share at the end the loss scaler skipped, and how many they are."""
-        kinds = self._kinds[len(self) - math.ceil(share * len(self)) :]
-        return kinds.count(_SKIPPED), len(kinds)
+        steps = self._steps[len(self) - math.ceil(share * len(self)) :]
+        return steps.count(Step.SKIPPED), len(steps)
 
 
 def tail_mean(values: dict[int, float]) -> float:

@@ -11,7 +11,7 @@ from quantctl.outside.numbers import DIGITS
 from quantctl.report.curve import Curve
 from quantctl.runs import recipe as recipes
 from quantctl.runs.attempts import Follower
-from quantctl.runs.runlog import NUMBER, PREFIX, follow, parse_line
+from quantctl.runs.runlog import NUMBER, PREFIX, Point, follow
 
 _VALUE = "| lm loss value: "
 _VALIDATION = re.compile(rf"validation\S{{0,100}} loss at (?:iteration )?({DIGITS})(?![0-9]| on test set)")
@@ -58,12 +58,20 @@ class Log:
         """
         return bool(self.starts or not told) and self.first == 1 and not self.trained_before
 
-    def take(self, line: str) -> None:
-        """Read one line."""
-        if "iteration" in line:
-            self._iteration(line)
+    def take(self, line: str, point: Point | None) -> None:
+        """Read one line and the point that it reports."""
+        if point is None:
+            self._told(line)
+        else:
+            self.curve.add(point)
+            if self.first is None:
+                self.first = point.iteration
+        if _VALUE in line:
+            self._validation(line)
         if _BEHIND_MEMORY in line and (found := _PEAK.search(line, line.index(_BEHIND_MEMORY))):
             self.memory = max(self.memory or 0.0, float(found[1]) * 2**20)
+
+    def _told(self, line: str) -> None:
         if " ..." in line and (pair := recipes.dumped(line)):
             self.recipe[pair[0]] = pair[1]
         self.interval = told_interval(line) or self.interval
@@ -71,13 +79,9 @@ class Log:
             self.starts += 1
             self.trained_before, self.first = bool(self.curve), None
 
-    def _iteration(self, line: str) -> None:
-        if (point := parse_line(line)) is not None:
-            self.curve.add(point)
-            self.first = point.iteration if self.first is None else self.first
+    def _validation(self, line: str) -> None:
         # of a line's parts, each ends in front of a loss
-        heads = line.split(_VALUE) if _VALUE in line and "validation" in line else []
-        for head, behind in pairwise(heads):
+        for head, behind in pairwise(line.split(_VALUE)):
             places, loss = list(_VALIDATION.finditer(head)), _LOSS.match(behind)
             if places and loss:
                 self.validation[int(places[-1][1])] = float(loss[1])

@@ -16,7 +16,6 @@ _MARK = re.compile(r"-{4} quantctl: an attempt begins, \S+ -{4}")
 _RANDOM = "will not load any checkpoints and will start "
 _STARTS = (_RANDOM, "loading checkpoint from ", "- arguments -")
 """What rank 0 says before it trains: Megatron-LM its arguments, always; the embedded trainer what --load found."""
-_START = re.compile("|".join(map(re.escape, _STARTS)))
 
 
 def mark(time: str) -> str:
@@ -46,9 +45,9 @@ class Follower:
         """Whether an attempt begins with this line, so that what follows it may turn out to be all that counts."""
         marked = line.startswith("---- quantctl") and _MARK.fullmatch(line.rstrip()) is not None
         self.is_marked = self.is_marked or marked
-        if not marked and not _START.search(line):
-            return False
         found = next((text for text in _STARTS if text in line), "")
+        if not marked and not found:
+            return False
         divides = marked or self._logged
         if divides:
             self._logged = self._random = False

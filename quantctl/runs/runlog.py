@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -25,15 +26,24 @@ _POINT = re.compile(rf"iteration(?<!\witeration)\s+({DIGITS})/\s*({DIGITS}) \|")
 LOSS, TIME, BATCH = "lm loss", "elapsed time per iteration (ms)", "global batch size"
 SKIPPED, NOT_FINITE = "number of skipped iterations", "number of nan iterations"
 _NAMES = "|".join(map(re.escape, (LOSS, TIME, BATCH, SKIPPED, NOT_FINITE)))
-# what stands behind the last bar was cut, or is another rank's
-_FIELD = re.compile(rf"\|\s*({_NAMES}):\s+({NUMBER}|nan|inf)\s(?=\|)")
+# what stands behind the last bar was cut, or is another rank's; of these characters, float() takes what NUMBER says
+_FIELD = re.compile(rf"\|\s*({_NAMES}):\s+([-+0-9.eE]+|nan|inf)\s(?=\|)")
+_NUMBER = re.compile(f"{NUMBER}|nan|inf")
 _OF_NODE = re.compile(r"log-node([0-9]{1,9})\.txt")
 _LARGEST = 8 * 2**30
 """Bytes of a log; one of a million iterations has 0.3 GB."""
 _LONGEST_LINE = 2**14
 """Characters; what is longer is taken for several lines."""
+_AT_ONCE = 2**18
+"""Characters."""
 FLOAT32 = 3.4028234663852886e38
 """The largest number of the type that Megatron sums losses in."""
+
+
+class Step(IntEnum):
+    """What became of the steps of a log interval."""
+
+    TAKEN, SKIPPED, DIVERGED = range(3)
 
 
 class Point(NamedTuple):
@@ -46,28 +56,33 @@ class Point(NamedTuple):
     """What the line reports of the above, under Megatron's names."""
 
     @property
-    def loss(self) -> float:
-        """nats a token, averaged over the steps of the log interval that were taken.
+    def loss_and_step(self) -> tuple[float, Step]:
+        """nats a token, averaged over the steps of the log interval that were taken, and what became of them.
 
         NaN where Megatron leaves it out: it diverged, or no step was taken (from 0.17.1 on, that is written as 0).
+        SKIPPED is when the loss scaler of fp16 skipped all of them: there is no loss, and no harm done. DIVERGED is
+        when one had no finite loss; none that float32 does not hold is one.
         """
-        return self.fields.get(LOSS) or (math.nan if self._stood_still else self.fields.get(LOSS, math.nan))
+        fields = self.fields
+        loss, broken = fields.get(LOSS), fields.get(NOT_FINITE, 0.0)
+        if not loss:
+            is_skipped = fields.get(SKIPPED, 0.0) > 0
+            loss = math.nan if loss is None or is_skipped else loss
+            if is_skipped and not broken:
+                return loss, Step.SKIPPED
+        return loss, Step.DIVERGED if broken > 0 or not abs(loss) <= FLOAT32 else Step.TAKEN
 
     @property
-    def _stood_still(self) -> bool:
-        return not self.fields.get(LOSS) and self.fields.get(SKIPPED, 0) > 0
+    def loss(self) -> float:
+        return self.loss_and_step[0]
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the loss scaler of fp16 skipped all steps of the log interval: there is no loss, and no harm done."""
-        return self._stood_still and not self.fields.get(NOT_FINITE)
+        return self.loss_and_step[1] is Step.SKIPPED
 
     @property
     def is_diverged(self) -> bool:
-        """Whether a step had no finite loss; none that float32 does not hold is one."""
-        if self.fields.get(NOT_FINITE, 0) > 0:
-            return True
-        return not abs(self.loss) <= FLOAT32 and not self.is_skipped
+        return self.loss_and_step[1] is Step.DIVERGED
 
     @property
     def milliseconds(self) -> float:
@@ -76,10 +91,13 @@ class Point(NamedTuple):
 
 def parse_line(line: str) -> Point | None:
     """The point a line reports; None for any other line. Linear in the line's length."""
-    found = _POINT.search(line)
-    if found is None:
+    if "iteration" not in line or (found := _POINT.search(line)) is None:
         return None
-    fields = {name: float(value) for name, value in _FIELD.findall(line, found.end() - 1)}
+    pairs = _FIELD.findall(line, found.end() - 1)
+    try:
+        fields = {name: float(value) for name, value in pairs}
+    except ValueError:
+        fields = {name: float(value) for name, value in pairs if _NUMBER.fullmatch(value)}
     return Point(int(found[1]), int(found[2]), fields)
 
 
@@ -99,15 +117,26 @@ def lines(path: Path) -> Iterator[str]:
     Raises BadRecord for what is no regular file.
     """
     with io.TextIOWrapper(open_regular(path, _LARGEST), "utf-8", "replace") as file:
-        while line := file.readline(_LONGEST_LINE):
-            yield line.rstrip("\n")
+        rest = ""
+        while text := file.read(_AT_ONCE):
+            *whole, rest = (rest + text).split("\n")
+            for line in whole:
+                yield from (line,) if len(line) <= _LONGEST_LINE else _pieces(line)
+            *pieces, rest = _pieces(rest)
+            yield from pieces
+        if rest:
+            yield rest
+
+
+def _pieces(line: str) -> list[str]:
+    return [line[at : at + _LONGEST_LINE] for at in range(0, len(line) or 1, _LONGEST_LINE)]
 
 
 def points(paths: Iterable[Path]) -> Iterator[Point]:
     """The points of logs in the order they were written: a resumed run repeats iterations."""
     for path in paths:
         for line in lines(path):
-            if "iteration" in line and (point := parse_line(line)) is not None:
+            if (point := parse_line(line)) is not None:
                 yield point
 
 
@@ -117,9 +146,9 @@ def latest(points: Iterable[Point]) -> list[Point]:
 
 
 class Reader(Protocol):
-    """What is told lines."""
+    """What is told lines, each with the point that it reports."""
 
-    def take(self, line: str) -> None: ...
+    def take(self, line: str, point: Point | None) -> None: ...
 
 
 Told = TypeVar("Told", bound=Reader)
@@ -134,15 +163,16 @@ def follow(lines: Iterable[str], new: Callable[[], Told]) -> tuple[Told, Followe
     # told what an attempt says before its first iteration, in case that it begins anew; None behind that
     beginning: Told | None = reader
     for line in lines:
-        if follower.divides(line):
-            beginning = new()
-        elif "iteration" in line and (found := _POINT.search(line)):
-            if follower.begins(int(found[1])):
+        point = parse_line(line)
+        if point is not None:
+            if follower.begins(point.iteration):
                 reader = new() if beginning is None else beginning
             beginning = None
-        reader.take(line)
+        elif follower.divides(line):
+            beginning = new()
+        reader.take(line, point)
         if beginning is not None and beginning is not reader:
-            beginning.take(line)
+            beginning.take(line, point)
     return reader, follower
 
 
@@ -155,8 +185,8 @@ class _Points:
     def __init__(self) -> None:
         self.found: list[Point] = []
 
-    def take(self, line: str) -> None:
-        if "iteration" in line and (point := parse_line(line)) is not None:
+    def take(self, line: str, point: Point | None) -> None:
+        if point is not None:
             self.found.append(point)
 
 

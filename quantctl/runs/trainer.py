@@ -45,9 +45,8 @@ def _needed(staged: Path, command: Sequence[str]) -> Iterator[str]:
         yield "transformers"
 
 
-def _check_packages(staged: Path, command: Sequence[str]) -> None:
+def _check_packages(staged: Path, command: Sequence[str], python: str | None) -> None:
     names = list(_needed(staged, command))
-    python = _interpreter(command[0])
     if not names or python is None:  # whoever starts the ranks otherwise finds out
         return
     done = subprocess.run([python, "-c", _FIND, *names], capture_output=True, text=True)
@@ -58,17 +57,20 @@ def _check_packages(staged: Path, command: Sequence[str]) -> None:
         )
 
 
-def _compile(folder: Path) -> None:
+def _compile(folder: Path, python: str | None) -> None:
+    """With the Python that trains in front of others: the Makefile takes pybind11 and the name from `python3`."""
+    first = [os.path.dirname(os.path.abspath(python))] if python else []
+    path = os.pathsep.join([*first, os.environ.get("PATH", os.defpath)])
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as draft:
         for name in ("Makefile", "helpers.cpp"):
             shutil.copyfile(folder / name, Path(draft, name))
-        done = subprocess.run(["make", "-C", draft], capture_output=True, text=True)
+        done = subprocess.run(["make", "-C", draft], capture_output=True, text=True, env={**os.environ, "PATH": path})
         built = list(Path(draft).glob(_BUILT))
         if done.returncode or not built:
             lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
             raise QuantctlError(
                 f"Megatron-LM's index builder does not compile: {(lines or ['make failed'])[0].strip()}",
-                "it needs a C++ compiler, python3-config, and pybind11 for the python3 on PATH: pip install pybind11",
+                f"it needs a C++ compiler, python3-config, and pybind11: {python or 'python3'} -m pip install pybind11",
             )
         for path in built:
             os.replace(path, folder / path.name)
@@ -81,7 +83,8 @@ def prepare(staged: Path, command: Sequence[str]) -> None:
     """
     if not is_own(staged, command):
         return
-    _check_packages(staged, command)
+    python = _interpreter(command[0])
+    _check_packages(staged, command, python)
     folder = staged / _DATASETS
     if not (folder / "Makefile").is_file():
         return
@@ -91,6 +94,6 @@ def prepare(staged: Path, command: Sequence[str]) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if not list(folder.glob(_BUILT)):
-            _compile(folder)
+            _compile(folder, python)
     finally:
         os.close(descriptor)

@@ -20,6 +20,7 @@ COMPUTES = re.compile(
     r"\w*((?<!co)mm|matmul|einsum|dot|linear|_linear_forward|fusion_attention|scaled_dot_product_attention)"
 )
 """Functions that compute a matrix product: torch's, Transformer Engine's te_general_gemm, Megatron's helper."""
+_GEMM = re.compile(r"(^|_)gemm_(\w+_)?[nt][nt]$")  # with its operands' layout: fp8_gemm_nt, gemm_fp8_fp8_bf16_nt
 # products that are handed around by name: f = torch.matmul
 _NAMED = {"baddbmm": r"baddbmm$", "bmm": r"bmm$", "linear": r"linear$", "matmul": r"matmul$|(?:^|_)mm$"}
 
@@ -67,7 +68,7 @@ def products_in(function: ast.AST) -> list[ast.expr | ast.stmt]:
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else key_of(node.func)
-            if COMPUTES.fullmatch(name or ""):
+            if COMPUTES.fullmatch(name or "") or _GEMM.search(name or ""):
                 found.append(node)
         elif isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
             found.append(node)

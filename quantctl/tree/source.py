@@ -56,11 +56,14 @@ class Source:
 
     @cached_property
     def encoding(self) -> str:
-        """The encoding that the file declares. Raises QuantctlError if Python's own tools cannot tell it."""
+        """The encoding that the file declares. Raises QuantctlError if Python's own tools cannot tell it.
+
+        A byte order mark stands once, at the beginning, and belongs to no part of the text.
+        """
         # to the interpreter a lone carriage return ends a line as well, and with it the line that names the encoding
         unified = self.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         try:
-            return tokenize.detect_encoding(io.BytesIO(unified).readline)[0]
+            return tokenize.detect_encoding(io.BytesIO(unified).readline)[0].removesuffix("-sig")
         except SyntaxError as error:
             raise self._undecodable(error) from error
 
@@ -92,7 +95,7 @@ class Source:
         start = self._line_starts[line - 1]
         if line == 1 and self.raw.startswith(_BOM):
             start += len(_BOM)
-        if self.encoding in ("utf-8", "utf-8-sig"):
+        if self.encoding == "utf-8":
             return start + column
         end = self._line_starts[line] if line < len(self._line_starts) else len(self.raw)
         text = self.text(start, end)

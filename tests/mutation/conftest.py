@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
 
 def pytest_terminal_summary(terminalreporter):
     outcomes: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
-        if "test_mutation" in report.nodeid and report.when == "call":
+        if "mutation/" in report.nodeid and report.when == "call":
             outcomes.update({name: count for name, count in report.user_properties if isinstance(count, int)})
     if outcomes:
         terminalreporter.section(f"{sum(outcomes.values()):,} mutants")

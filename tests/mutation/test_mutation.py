@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import pytest
+from excerpts import excerpt
 
 from quantctl.errors import QuantctlError
 from quantctl.patches.patch import Either, Kind, Patch
@@ -26,52 +27,17 @@ from quantctl.tree.edit.insert import insert
 from quantctl.tree.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
 from quantctl.tree.source import Source
 
-MUTANTS = int(os.environ.get("MUTANTS", "400"))
+MUTANTS = int(os.environ.get("MUTANTS", "350"))
 FIRST_SEED = int(os.environ.get("FIRST_SEED", "0"))
 CHUNKS = min(MUTANTS, 20)
 RELEASES = ("0.12.3", "0.16.1", "0.19.0")
 REQUIRED = tuple(patch for patch in PATCHES if patch.required)
-# class -> the methods that matter; None keeps the whole class or function
-KEPT: dict[str, tuple[str, ...] | None] = {
-    "LinearWithFrozenWeight": None,
-    "linear_with_frozen_weight": None,
-    "LinearWithGradAccumulationAndAsyncCommunication": None,
-    "linear_with_grad_accumulation_and_async_allreduce": None,
-    "ColumnParallelLinear": ("forward",),
-    "DotProductAttention": ("forward",),
-    "LanguageModule": ("setup_embeddings_and_output_layer",),
-}
 NEAR = re.compile(
     r"matmul|bmm|quant_type|def |class |return |args = |_forward_impl|wgrad_compute\(|grad_bias|^import|\]"
 )
 
 
 # -- what is mutated --------------------------------------------------------------------------------------------------
-
-
-def excerpt(text: str) -> str:
-    """The imports of a file and the classes of it that the editor looks at, without their docstrings."""
-    lines = text.splitlines(keepends=True)
-    drop: set[int] = set()
-
-    def forget(node: ast.AST) -> None:
-        first = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", []))])  # type: ignore[attr-defined]
-        drop.update(range(first, node.end_lineno + 1))  # type: ignore[attr-defined]
-
-    for node in ast.parse(text).body:
-        name = getattr(node, "name", None)
-        if name not in KEPT:
-            if name is not None or not isinstance(node, (ast.Import, ast.ImportFrom)):
-                forget(node)
-        elif (methods := KEPT[name]) is not None:
-            for part in node.body:  # type: ignore[attr-defined]
-                if getattr(part, "name", None) not in methods:
-                    forget(part)
-        for part in ast.walk(node) if name in KEPT else ():
-            if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(part) and len(part.body) > 1:
-                forget(part.body[0])
-    kept = [line for number, line in enumerate(lines, start=1) if number not in drop]
-    return re.sub(r"\n{3,}", "\n\n", "".join(kept))
 
 
 def with_fork(text: str, file: str) -> str:

@@ -25,7 +25,7 @@ class Part:
     def __init__(self):
         self.lines = []
 
-    def take(self, line):
+    def take(self, line, point):
         self.lines.append(line)
 
     @property

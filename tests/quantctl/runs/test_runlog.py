@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from quantctl.runs.runlog import BATCH, PREFIX, log_files, parse_line, read_log
+from quantctl.runs.runlog import BATCH, LOSS, PREFIX, lines, log_files, parse_line, read_log
 
 LINE = (
     " [2026-11-21 00:28:37.086150] iteration {iteration:8d}/      40 | consumed samples:            8 | "
@@ -125,3 +125,26 @@ def test_what_launchers_put_before_a_line(prefix):
 @pytest.mark.parametrize("text", ["some words  lr", "iteration 3  lr", "-" * 5000 + "  lr", "   lr"])
 def test_other_words_are_no_prefix(text):
     assert re.match(f"{PREFIX}  lr", text) is None
+
+
+LENGTHS = [0, 1, 2**14 - 1, 2**14, 2**14 + 1, 2**18 - 3, 0, 2**18, 2**18 + 1, 3 * 2**18 + 5, 7]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_lines_of_any_length_are_read_whole_or_in_pieces(tmp_path, end):
+    rows = ["".join(chr(97 + (at + size) % 26) for at in range(size)) for size in LENGTHS]
+    log = tmp_path / "log.txt"
+    log.write_bytes((end or "\n").join(rows).encode() + end.encode())
+    size = 2**14
+    assert list(lines(log)) == [row[at : at + size] for row in rows for at in range(0, len(row) or 1, size)]
+
+
+VALUES = {"1": 1, "-.5E+2": -50, "nan": math.nan, "inf": math.inf, "1.2.3": None, "1e": None, "1_0": None, "٤": None}
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_numbers_of_a_line(text):
+    fields = parse_line(f" iteration 1/ 2 | lm loss: {text} | global batch size: 8 |").fields
+    assert fields == pytest.approx(
+        {LOSS: VALUES[text], BATCH: 8} if VALUES[text] is not None else {BATCH: 8}, nan_ok=True
+    )

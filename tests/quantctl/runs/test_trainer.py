@@ -45,6 +45,16 @@ def test_what_does_not_compile_is_one_sentence(tree):
         trainer.prepare(tree, [sys.executable, str(tree / "pretrain_gpt.py")])
 
 
+def test_the_python_that_trains_is_the_one_that_is_compiled_for(tree, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "python3"):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho this {name}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tree / "megatron/core/datasets/Makefile").write_text("helpers_cpp.so:\n\tpython3 > $@\n")
+    trainer.prepare(tree, [str(tmp_path / "bin/python"), str(tree / "pretrain_gpt.py")])
+    assert (tree / "megatron/core/datasets/helpers_cpp.so").read_text() == "this python3\n"
+
+
 def test_a_package_that_is_not_there(tree):
     (tree / "megatron/training/tokenizer").mkdir()
     (tree / "megatron/training/tokenizer/bert_tokenization.py").write_text("import six\n")
