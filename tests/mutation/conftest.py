@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from textwrap import indent
 import pytest
 from excerpts import excerpt
 from faults import run_in_child
+from remembered import remember_insertion
 
 from quantctl.errors import QuantctlError
 from quantctl.patches import fused_attention
@@ -28,7 +29,6 @@ from quantctl.spec import names_of
 from quantctl.stock import releases
 from quantctl.stock.unpatch import scopes_of
 from quantctl.tree import fit, verdict
-from quantctl.tree.edit import insert as insertion
 from quantctl.tree.selectors import ATTENTION, LAYERS
 from quantctl.tree.state import FILES, plan, read_state
 
@@ -261,19 +261,9 @@ def stock(megatron_tree) -> Callable[[str], dict[str, str]]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _insert_once() -> Iterator[None]:
+def _insert_once() -> None:
     """A file is patched once, however often a plan is made of it: that is most of the time."""
-    real, known = insertion.insert, {}
-
-    def insert(raw: bytes, file: str, edits: Sequence[object], header: str = "") -> bytes:
-        key = (raw, file, id(edits))
-        if key not in known:
-            known[key] = real(raw, file, edits, header)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(insertion, "insert", insert)
-        yield
+    remember_insertion()
 
 
 def written(root: Path, files: dict[str, bytes]) -> None:
