@@ -20,7 +20,7 @@ LARGEST_ROOM = 24
 """Entries that a folder may have before it is time for another room."""
 
 GROUND = "the ground"
-ON_THE_GROUND = {"spec", "modes", "errors", "exits", "output", "paths", "files", "attributes", "outside"}
+ON_THE_GROUND = {"spec", "modes", "errors", "exits", "output", "disk", "outside"}
 FRONT = "the front"
 """The command line, and the front ends that stand beside the scripts."""
 AT_THE_FRONT = {"cli", "script.train_config", "script.flash_attention_config", "script.quant_type_modifier"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 
 MODE = 0o755
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from quantctl import output
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 from quantctl.output import printable
 from quantctl.report.compare import REFERENCE, compare
 from quantctl.report.export import as_csv

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantctl.attributes import refuse_foreign_link
+from quantctl.disk.attributes import refuse_foreign_link
 from quantctl.errors import QuantctlError
 
 CORE = Path("megatron/core")

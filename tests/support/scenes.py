@@ -8,8 +8,8 @@ import shutil
 from faults import run_in_child
 
 import quantctl.tree.edit.insert  # noqa: F401  (loaded once here, not in each forked child)
+from quantctl.disk.paths import state_dir
 from quantctl.history.transaction import open_tree
-from quantctl.paths import state_dir
 from quantctl.tree.state import FILES
 
 STRIDE = int(os.environ.get("QUANTCTL_FAULT_STRIDE", "11"))
