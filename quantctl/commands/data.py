@@ -219,9 +219,9 @@ def prepare(
     from quantctl.runs.provenance import package_versions
 
     if preset not in PRESETS:
-        raise QuantctlError(f"unknown preset {preset!r}", f"choose from: {', '.join(PRESETS)}")
+        raise unknown("preset", preset, PRESETS)
     if text_split not in SPLITS:
-        raise QuantctlError(f"unknown --text-split {text_split!r}", f"choose from: {', '.join(SPLITS)}")
+        raise unknown("--text-split", text_split, SPLITS)
     if (tokenizer is None) == (train_bpe is None):
         both = "both" if tokenizer else "neither"
         raise QuantctlError(f"--tokenizer or --train-bpe: {both} was given", "give one of them")

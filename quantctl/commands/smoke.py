@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
+from quantctl.commands._options import Choice
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
 from quantctl.patches.patch import Patch
@@ -137,12 +138,12 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
 
 
 @click.command(short_help="run a reduced model on the tree")
-@click.argument("model", type=click.Choice(list(MODELS)), metavar="MODEL")
+@click.argument("model", type=Choice(list(MODELS), "model"), metavar="MODEL")
 @selector_options
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
+@click.option("--device", type=Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
 @click.option("--traceback", is_flag=True, help="Show where in its code a model that does not run was stopped.")
 @click.pass_context
 def command(
@@ -159,7 +160,7 @@ def command(
     The selectors are those that the tree has now; with --mode or --linear and the like, those of a staged copy. The
     tree is not written to. Exit status 1 when a selector that is not none had no product.
     """
-    values = chosen_values(mode, specs) if mode or any(specs.values()) else {}
+    values = given_values(mode, specs) or {}
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     with _tree_to_run(tree, values) as root:
