@@ -48,7 +48,8 @@ def suggestion(value: str, choices: Iterable[str], listing: str = "") -> str:
     meant = near(value, choices)
     listed = f"choose from: {', '.join(choices)}" if len(choices) <= _LISTED or not listing else ""
     guess = " or ".join(filter(None, [", ".join(meant[:-1]), *meant[-1:]]))
-    return " ".join(filter(None, [f"did you mean {guess}?" if guess else "", "; ".join(filter(None, [listed, listing]))]))
+    where = "; ".join(filter(None, [listed, listing]))
+    return f"did you mean {guess}? {where}" if guess else where
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], listing: str = "") -> QuantctlError:

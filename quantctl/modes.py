@@ -1,9 +1,9 @@
 """What the words of `--mode` mean: the named combinations of selectors, selectors themselves, and lists of both.
 
-    >>> selection("FA_mxfp8")["qk"], selection("linear=mxfp8:scale=floor,round=away qk=mxfp4")["linear"]
-    ('mxfp8', 'mxfp8:scale=floor,round=away')
-    >>> choices("bf16,linear=mxfp8 qk=mxfp4,FA_mxfp8")
-    ['bf16', 'linear=mxfp8 qk=mxfp4', 'FA_mxfp8']
+>>> selection("FA_mxfp8")["qk"], selection("linear=mxfp8:scale=floor,round=away qk=mxfp4")["linear"]
+('mxfp8', 'mxfp8:scale=floor,round=away')
+>>> choices("bf16,linear=mxfp8 qk=mxfp4,FA_mxfp8")
+['bf16', 'linear=mxfp8 qk=mxfp4', 'FA_mxfp8']
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ GROUND = "the ground"
 ON_THE_GROUND = {"spec", "modes", "errors", "exits", "output", "disk", "outside"}
 FRONT = "the front"
 """The command line, and the front ends that stand beside the scripts."""
-AT_THE_FRONT = {"cli", "script.train_config", "script.flash_attention_config", "script.quant_type_modifier"}
+AT_THE_FRONT = {"cli", "__main__", "script.train_config", "script.flash_attention_config", "script.quant_type_modifier"}
 
 FACES = {f"kernels.{name}" for name in ("linear", "attention", "attention_dispatch", "grouped_experts")}
 """The names under which patched trees import the products."""

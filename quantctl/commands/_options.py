@@ -1,4 +1,4 @@
-"""The words that every command shares: --megatron and --json before and behind it, choices, specs, modes, completion."""
+"""What every command shares: --megatron and --json before and behind it, choices, specs, modes, and completion."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Choice(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.choices:
-            raise unknown(self.kind or (param.opts[-1] if param else "value"), str(value), self.choices)
+            raise unknown(self.kind or (param.opts[0] if param else "value"), str(value), self.choices)
         return str(value)
 
 
@@ -73,7 +73,7 @@ def _items(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
 
 
 class Mode(click.ParamType):
-    """A mode or selectors, as text, or a list of them with `many`; what stands behind a selector is not looked at yet."""
+    """A mode or selectors, as text, or a list of them with `many`; what selectors say is not looked at yet."""
 
     name = "mode"
 

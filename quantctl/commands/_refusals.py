@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from quantctl.commands._options import Mode
 from quantctl.errors import QuantctlError, near, quoted
 
 
@@ -39,8 +40,10 @@ def refusal(error: click.ClickException) -> QuantctlError:
     if isinstance(error, click.MissingParameter) and error.param is not None:
         name = error.param.make_metavar(error.ctx) if error.param_hint is None else error.param_hint
         if error.param.param_type_name == "option":
-            name = error.param.opts[-1]
+            name = error.param.opts[0]
         message = f"{path} needs {name}"
         if isinstance(error.param.type, click.Choice):
             hint = f"choose from: {', '.join(map(str, error.param.type.choices))}"
+        elif isinstance(error.param.type, Mode):
+            hint = "quantctl list modes shows all, such as FA_linear_mxfp8"
     return QuantctlError(message[:1].lower() + message[1:] if message.startswith("Invalid") else message, hint)

@@ -39,9 +39,7 @@ DEFAULT = ("qdq", "linear", "grouped", "attention")
 @click.option("--device", type=Choice(["cpu", "cuda"]), help="Default: the GPU where there is one.")
 @click.option("--quick", is_flag=True, help="Fewer cases and repeats.")
 @click.pass_context
-def command(
-    ctx: click.Context, names: tuple[str, ...], png: Path | None, device: str | None, quick: bool
-) -> None:
+def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device: str | None, quick: bool) -> None:
     """Measure. Without a NAME: qdq, linear, grouped, attention.
 
     All subjects of a case are timed in turns on one device; a ratio is of medians in one run. On a CPU the sizes are

@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.errors import QuantctlError
+from quantctl.commands._options import Choice, Group
+from quantctl.data.presets import PRESETS
+from quantctl.errors import QuantctlError, unknown
 
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -23,7 +25,7 @@ _MOST_TOKENS = 10**7
 _PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "backports.zstd", "numpy")
 
 
-@click.group("data", short_help="raw text to Megatron's indexed dataset")
+@click.group("data", cls=Group, short_help="raw text to Megatron's indexed dataset")
 def command() -> None:
     """Raw text to Megatron's indexed dataset."""
 
@@ -135,9 +137,10 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
 )
 @click.option(
     "--preset",
+    type=Choice(list(PRESETS)),
     default="plain",
     show_default=True,
-    help="plain, wikipedia or dolma: shards, field and filters that fit it.",
+    help="Shards, field and filters that fit it.",
 )
 @click.option("--field", help="Field or column that holds the text.  [default: the preset's]")
 @click.option("--min-chars", type=click.IntRange(min=1), help="Leave out documents with fewer characters.")
@@ -214,12 +217,9 @@ def prepare(
         from quantctl.data.prepare import prepare as run
     except ImportError as error:
         raise QuantctlError("preparing data needs NumPy", "pip install 'quantctl[data]'") from error
-    from quantctl.data.presets import PRESETS
     from quantctl.data.shards import SPLITS, find
     from quantctl.runs.provenance import package_versions
 
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
     if text_split not in SPLITS:
         raise unknown("--text-split", text_split, SPLITS)
     if (tokenizer is None) == (train_bpe is None):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from quantctl.disk.files import write_new
 from quantctl.commands._options import Choice
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
 
 MODE = 0o755

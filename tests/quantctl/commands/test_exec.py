@@ -90,7 +90,7 @@ def test_status_of_the_command_passes_through(quantctl, megatron_tree, tmp_path)
 
 REFUSED = {
     "no command": (["--mode", "bf16"], "no command was given"),
-    "no selector": (["--", "true"], "no selector was given"),
+    "no selector": (["--", "true"], "no selector was given, and this tree is stock"),
     "no such program": (["--mode", "bf16", "--", "no-such-program"], "cannot start 'no-such-program'"),
     "unknown format": (["--linear", "fp7", "--", "true"], "unknown format 'fp7'"),
     "experts that no selector sees": (

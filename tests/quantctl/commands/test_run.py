@@ -87,8 +87,8 @@ def test_json_is_the_same_command(quantctl_):
     [
         (["--model", "gpt"], "unknown model 'gpt'", "llama31-8b, llama32-1b, deepseek2_lite"),
         (["--dataset", "c4"], "unknown dataset 'c4'", "wikipedia, dolma"),
-        (["--quantization", "FA_fp8"], "unknown mode 'FA_fp8'", "bf16, FA_mxfp8"),
-        (["--training-config", "quick"], "unknown TRAINING_CONFIG 'quick'", "standard, fast, smoke"),
+        (["--mode", "FA_fp8"], "unknown mode 'FA_fp8'", "FA_mxfp8"),
+        (["--training-config", "quick"], "unknown training config 'quick'", "standard, fast, smoke"),
         (["--data", "no/such/data"], "there is no no/such/data.bin", "without their ending"),
     ],
 )
