@@ -100,7 +100,8 @@ def of_data(dataset: str | None, data: str | None) -> tuple[str, str]:
         return dataset, dataset
     prefix = data or os.environ.get("DATA_PATH")
     if not prefix:
-        raise QuantctlError("no data: neither --dataset nor --data was given", f"--dataset is {' or '.join(DATASETS)}")
+        hint = f"give --dataset {' or '.join(DATASETS)}, or --data PREFIX of your own"
+        raise QuantctlError("no data: neither --dataset nor --data was given", hint)
     name = Path(prefix.split()[-1]).name
     for ending in ("_document", "_text"):
         name = name.removesuffix(ending)

@@ -170,7 +170,8 @@ def command(
         if isinstance(result, str):
             # a copy has all that fit
             missing = [] if values else [patch for patch in state.available() if not patch.required]
-            raise _refusal(model, root, missing, result, traceback)
+            # the user's tree, not the copy of it
+            raise _refusal(model, tree.root, missing, result.replace(str(root), str(tree.root)), traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
     problems = _problems(selectors, result["hits"], result["modules"])
     if ctx.obj["json"]:

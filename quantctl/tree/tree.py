@@ -13,6 +13,8 @@ from quantctl.disk.attributes import refuse_foreign_link
 from quantctl.errors import QuantctlError
 
 CORE = Path("megatron/core")
+INSTALLED = "installed megatron-core"
+"""How a tree was found that nobody named."""
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,4 @@ def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
             f"{start.resolve()}, no installed megatron-core",
             "pass --megatron PATH, or: pip install megatron-core",
         )
-    return Tree(installed.resolve(), "installed megatron-core")
+    return Tree(installed.resolve(), INSTALLED)
