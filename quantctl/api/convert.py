@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +26,9 @@ class QuantizedLinear(nn.Linear):
     """A torch.nn.Linear whose three products are computed in a format. Same parameters, state dict and hooks."""
 
     spec: str
+    """Canonical."""
     site: str
+    """linear or lm_head."""
 
     def forward(self, input: Tensor) -> Tensor:
         return quantized_linear(input, self.weight, self.bias, self.spec, self.site)
@@ -127,7 +130,9 @@ def convert(
     unknown format, a name that no layer has, and a model without linear layers.
     """
     if not isinstance(model, nn.Module):
-        raise QuantctlError(f"the model is a {type(model).__name__}, not a torch.nn.Module", "give the module itself")
+        raise QuantctlError(
+            f"the model is of type {type(model).__name__}, not a torch.nn.Module", "give the module itself"
+        )
     specs = {
         "linear": canonical(spec_of(linear), "linear"),
         "lm_head": canonical(spec_of(lm_head, "lm_head"), "lm_head"),
@@ -137,18 +142,18 @@ def convert(
         raise QuantctlError(f"{type(model).__name__} has no torch.nn.Linear layer", "nothing was converted")
     only, skip = _patterns(only, found, "only"), _patterns(skip, found, "skip")
     layers = []
-    for name, layer in found.items():
-        site = "lm_head" if _is_head(model, name, layer) else "linear"
+    for name, module in found.items():
+        site = "lm_head" if _is_head(model, name, module) else "linear"
         reason = ""
-        if type(layer) not in (nn.Linear, QuantizedLinear):
-            reason = f"is a {type(layer).__name__}"
+        if type(module) not in (nn.Linear, QuantizedLinear):
+            reason = f"is a {type(module).__name__}"
         elif _matches(name, skip) or (only and not _matches(name, only)):
             reason = "not chosen"
         elif not only and name.rpartition(".")[2] in _ROUTERS:
             reason = "chooses experts"
-        layers.append(Layer(name, site, NONE if reason else specs[site], layer.weight.numel(), reason))
+        layers.append(Layer(name, site, NONE if reason else specs[site], module.weight.numel(), reason))
     for one in layers:
-        layer = found[one.name]
+        layer: Any = found[one.name]
         if one.spec != NONE:
             layer.__class__ = QuantizedLinear
             layer.spec, layer.site = one.spec, one.site

@@ -1,4 +1,4 @@
-"""`quantctl.quantize` and `quantctl.linear`: tensors through a format, and the product that a selector would compute."""
+"""`quantctl.quantize` and `quantctl.linear`: tensors through a format, and the products that a selector rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def tensor(value: Any, what: str) -> Tensor:
         module = type(value).__module__.partition(".")[0]
         kind = type(value).__name__ if module == "builtins" else f"{module} {type(value).__name__}"
         make = "torch.from_numpy(...)" if module == "numpy" else "torch.tensor(...)"
-        raise QuantctlError(f"{what} is a {kind}, not a tensor", f"give a torch tensor, made by {make}, for example")
+        raise QuantctlError(
+            f"{what} is of type {kind}, not a tensor", f"give a torch tensor, made by {make}, for example"
+        )
     if value.dtype not in DTYPES:
         raise QuantctlError(
             f"{what} is a tensor of {str(value.dtype).removeprefix('torch.')}; formats take {_FLOATS}",
@@ -39,7 +41,9 @@ def tensor(value: Any, what: str) -> Tensor:
 def spec_of(value: Any, site: str = "linear") -> str:
     """A format spec. Raises QuantctlError for what is none."""
     if not isinstance(value, str):
-        raise QuantctlError(f"the format is a {type(value).__name__}, not a text", "write it as in mxfp8:scale=floor")
+        raise QuantctlError(
+            f"the format is of type {type(value).__name__}, not a text", "write it as in mxfp8:scale=floor"
+        )
     parse(value, site)
     return value
 
@@ -55,7 +59,7 @@ def quantize(x: Tensor, spec: str, axis: int = -1) -> Tensor:
     """
     spec_of(spec)
     if not isinstance(axis, int):
-        raise QuantctlError(f"the axis is a {type(axis).__name__}, not an int", "give one axis, such as -1")
+        raise QuantctlError(f"the axis is of type {type(axis).__name__}, not an int", "give one axis, such as -1")
     return quantize_dequantize(tensor(x, "x"), spec, axis)
 
 
@@ -74,14 +78,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, spec: str = "m
             "give x [..., in] and weight [out, in]",
         )
     if bias is not None and tensor(bias, "bias").shape != weight.shape[:1]:
-        raise QuantctlError(
-            f"the bias has shape {list(bias.shape)}, the weight {list(weight.shape)}", "give bias [out]"
-        )
+        shapes = f"the bias has shape {list(bias.shape)}, the weight {list(weight.shape)}"
+        raise QuantctlError(shapes, "give bias [out] and weight [out, in]")
     others = [operand for operand in (weight, bias) if operand is not None]
     if any(operand.device != x.device for operand in others):
         raise QuantctlError("x, weight and bias lie on different devices", "move them to one: .to(x.device)")
     if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise QuantctlError(
-            f"x is {x.dtype}, the weight {weight.dtype}", "give both in one dtype, or use torch.autocast"
-        )
+        dtypes = f"x is of {x.dtype}, the weight of {weight.dtype}"
+        raise QuantctlError(dtypes, "give both in one dtype, or use torch.autocast")
     return quantized_linear(x, weight, bias, spec)

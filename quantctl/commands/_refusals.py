@@ -37,8 +37,8 @@ def refusal(error: click.ClickException) -> QuantctlError:
         return _option(error, path)
     message = error.format_message().rstrip(".")
     hint = f"{path} --help explains it"
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        name = error.param.make_metavar(error.ctx) if error.param_hint is None else error.param_hint
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
+        name = error.param.make_metavar(error.ctx)
         if error.param.param_type_name == "option":
             name = error.param.opts[0]
         message = f"{path} needs {name}"

@@ -13,8 +13,8 @@ import click
 from quantctl import output
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.commands._options import Choice
-from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.bench.machine import Setting
@@ -49,10 +49,9 @@ def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device
     Exit status 1 if one of our own cases failed for another reason than the size of the device, or gave other bits than
     the reference.
     """
-    try:
-        from quantctl.bench import machine
-    except ImportError as error:
-        raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
+    drawn = {"report": ("matplotlib",)} if png else {}
+    require("bench", {"kernels": ("torch", "numpy"), **drawn})
+    from quantctl.bench import machine
     from quantctl.bench.result import document
     from quantctl.bench.table import head
 

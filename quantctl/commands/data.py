@@ -16,6 +16,7 @@ from quantctl import output
 from quantctl.commands._options import Choice, Group
 from quantctl.data.presets import PRESETS
 from quantctl.errors import QuantctlError, unknown
+from quantctl.outside.packages import require
 
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -108,6 +109,14 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
     tokenizer = manifest["tokenizer"]
     flags = f"--data-path {prefix} --tokenizer-type {tokenizer['megatron_type']} --tokenizer-model {tokenizer['file']}"
     click.echo(output.columns([*rows, ("train with", flags)]))
+
+
+def _needed(shards: list[Path], tokenizer: Path | None) -> list[str]:
+    """The modules that read these shards and this tokenizer."""
+    endings = {suffix for shard in shards for suffix in shard.suffixes}
+    by_ending = {".parquet": "pyarrow", ".zst": "backports.zstd"}
+    reads = "sentencepiece" if tokenizer is not None and tokenizer.suffix == ".model" else "tokenizers"
+    return ["numpy", reads, *(module for ending, module in by_ending.items() if ending in endings)]
 
 
 @command.command()
@@ -211,12 +220,6 @@ def prepare(
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
     records, those of more than 16 MiB among them, are counted, shown and left out.
     """
-    try:
-        from quantctl.data.encoder import Recipe
-        from quantctl.data.prepare import Job, train_tokenizer
-        from quantctl.data.prepare import prepare as run
-    except ImportError as error:
-        raise QuantctlError("preparing data needs NumPy", "pip install 'quantctl[data]'") from error
     from quantctl.data.shards import SPLITS, find
     from quantctl.runs.provenance import package_versions
 
@@ -230,6 +233,11 @@ def prepare(
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
     with _refusing(inputs[0]):
         shards = find(inputs, chosen.shards)
+    require("data prepare", {"data": _needed(shards, tokenizer)})
+    from quantctl.data.encoder import Recipe
+    from quantctl.data.prepare import Job, train_tokenizer
+    from quantctl.data.prepare import prepare as run
+
     name = field or chosen.text_field
     if "/" in name:
         raise QuantctlError(f"--field {name}: it becomes part of a file's name", "rename the field to one without /")

@@ -19,6 +19,7 @@ from quantctl.commands._common import (
 from quantctl.errors import QuantctlError, unknown
 from quantctl.exits import DIFFERS
 from quantctl.output import printable
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.lint.judge import Judged
@@ -64,6 +65,10 @@ def command(
             "quantctl lint train.sh, or: quantctl lint -- torchrun pretrain_gpt.py ...",
         )
     values = given_values(mode, specs)
+    if scripts:
+        require(
+            "reading scripts (a command behind -- is judged without)", {"lint": ("tree_sitter", "tree_sitter_bash")}
+        )
     judged, cut = _judge(ctx, scripts, words, values, name, release, errors_only)
     from quantctl.lint import render
 

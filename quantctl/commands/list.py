@@ -21,7 +21,7 @@ class Table:
     kind: str
     """Of one row, in front of it on a pipe."""
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
     """A sentence below the table."""
 

@@ -19,6 +19,7 @@ from quantctl.commands._common import describe, given_values, selector_options, 
 from quantctl.commands._options import Choice
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
+from quantctl.outside.packages import require
 from quantctl.patches.patch import Patch
 from quantctl.runs import modules
 from quantctl.script.models import MODELS
@@ -161,6 +162,7 @@ def command(
     tree is not written to. Exit status 1 when a selector that is not none had no product.
     """
     values = given_values(mode, specs) or {}
+    require("smoke", {"kernels": ("torch", "numpy")})
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     with _tree_to_run(tree, values) as root:

@@ -17,6 +17,7 @@ from quantctl.commands._options import Mode
 from quantctl.commands._training import MODEL, of_data, settings_of, training_options
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.sweep.plan import Task
@@ -87,7 +88,6 @@ def command(
     from rich.console import Console
 
     from quantctl.modes import SCRIPT_MODES
-    from quantctl.report.write import require_matplotlib
     from quantctl.runs.privacy import as_private_as_tree_in_use
     from quantctl.sweep.plan import tasks
     from quantctl.sweep.runner import Slot, State, run
@@ -111,7 +111,7 @@ def command(
     if dry_run:
         _show(planned, ctx.obj["json"])
         return
-    require_matplotlib()
+    _require_packages(settings, trailing)
     _require_machine([task for task in planned if not task.is_finished()], slots[0].variables)
     console = Console(stderr=True)
     with watching(console) as watch:
@@ -138,6 +138,16 @@ def _show(planned: Sequence[Task], as_json: bool) -> None:
         return
     for task in planned:
         click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
+
+
+def _require_packages(settings: Mapping[str, str], trailing: Sequence[str]) -> None:
+    """Raises QuantctlError that names all that is missing of the embedded trainer, where it trains, and the report."""
+    from quantctl.launch import embedded
+
+    tree = settings.get("MEGATRON_LM_PATH") or os.environ.get("MEGATRON_LM_PATH") or ""
+    trained = {} if tree and Path(tree, "pretrain_gpt.py").is_file() else embedded.needed(tree, trailing)
+    own = {} if os.environ.get("PYTHON") else trained  # another Python is asked by each run
+    require("a sweep with its report", {**own, "report": ("matplotlib",)})
 
 
 def _require_machine(planned: Sequence[Task], slot: Mapping[str, str]) -> None:

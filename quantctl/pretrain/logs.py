@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 from quantctl.pretrain.flops import flops_per_sample
 from quantctl.pretrain.parallel import is_last_rank
 
@@ -56,10 +56,9 @@ class Scalars:
         self.writer: Any = None
         if directory is None or not is_last_rank():
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise QuantctlError("--tensorboard-dir needs the tensorboard package", "pip install tensorboard") from error
+        require("--tensorboard-dir", {"megatron": ("tensorboard",)})
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(log_dir=directory, max_queue=1000)
 
     def add(self, tag: str, value: float, iteration: int, samples: int | None = None) -> None:
