@@ -23,6 +23,10 @@ _LISTED = 8
 """So many choices stand in a sentence; of more, where all of them are."""
 
 
+_ALIKE, _NEARLY = 0.7, 0.05
+"""The least likeness of a word that may have been meant, and how far behind the likeliest one it may be."""
+
+
 def quoted(value: str) -> str:
     """A wrong value for a message: on one line, without control characters, not endless."""
     return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
@@ -30,13 +34,21 @@ def quoted(value: str) -> str:
 
 def near(value: str, choices: Iterable[str]) -> list[str]:
     """Up to three of the choices that may have been meant, the likeliest first; case and - or _ do not matter."""
-    import difflib  # only a misspelling pays for it
+    from difflib import SequenceMatcher  # only a misspelling pays for it
 
-    plain: dict[str, str] = {}
+    def plain(text: str) -> str:
+        return text[:_SHOWN].lower().replace("-", "_")
+
+    wanted = plain(value)
+    match = SequenceMatcher(b=wanted)
+    likeness = {}
     for choice in choices:
-        plain.setdefault(choice.lower().replace("-", "_"), choice)
-    wanted = value[:_SHOWN].lower().replace("-", "_")
-    return [plain[found] for found in difflib.get_close_matches(wanted, plain, cutoff=0.65)]
+        match.set_seq1(plain(choice))
+        begins = len(wanted) > 2 and plain(choice).startswith(wanted)
+        likeness[choice] = max(match.ratio(), 0.8 * begins)
+    best = max(likeness.values(), default=0.0)
+    found = [choice for choice in likeness if likeness[choice] >= max(_ALIKE, best - _NEARLY)]
+    return sorted(found, key=lambda choice: -likeness[choice])[:3]
 
 
 def suggestion(value: str, choices: Iterable[str], listing: str = "") -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from quantctl.errors import QuantctlError, quoted, suggestion, unknown
+from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
@@ -105,7 +105,8 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
         key, equals, value = item.strip().partition("=")
         if not equals or key not in FORMATS[name]:
             keys = [f"{k}=..." for k in FORMATS[name]]
-            raise _refuse(text, f"{quoted(item.strip())} is no option of {name}", f"{key}=...", keys)
+            meant = "".join(f"{k}=..." for k in near(key, FORMATS[name])[:1])
+            raise _refuse(text, f"{quoted(item.strip())} is no option of {name}", meant, keys)
         if value not in FORMATS[name][key]:
             raise _refuse(text, f"{key}={value[:60]}", "", [f"{key}={v}" for v in FORMATS[name][key]])
         if key in given:

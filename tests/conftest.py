@@ -113,6 +113,21 @@ def quantctl() -> Callable[..., Result]:
 
 
 @pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The same in this process, which costs no start: for what starts nothing itself."""
+    from quantctl.cli import call
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            call(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
 def git() -> Callable[..., str]:
     """Plain git for arranging and inspecting repositories: git(folder, "status")."""
 

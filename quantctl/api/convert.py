@@ -154,10 +154,11 @@ def convert(
         layers.append(Layer(name, site, NONE if reason else specs[site], module.weight.numel(), reason))
     for one in layers:
         layer: Any = found[one.name]
+        ours = isinstance(layer, QuantizedLinear)
         if one.spec != NONE:
             layer.__class__ = QuantizedLinear
             layer.spec, layer.site = one.spec, one.site
-        elif type(layer) is QuantizedLinear and one.reason != "not chosen":
+        elif ours and one.reason != "not chosen":
             layer.__class__ = nn.Linear
             del layer.spec, layer.site
     return Conversion(tuple(layers), hits.snapshot())

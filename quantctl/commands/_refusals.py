@@ -46,4 +46,4 @@ def refusal(error: click.ClickException) -> QuantctlError:
             hint = f"choose from: {', '.join(map(str, error.param.type.choices))}"
         elif isinstance(error.param.type, Mode):
             hint = "quantctl list modes shows all, such as FA_linear_mxfp8"
-    return QuantctlError(message[:1].lower() + message[1:] if message.startswith("Invalid") else message, hint)
+    return QuantctlError(message[:1].lower() + message[1:], hint)
