@@ -234,7 +234,8 @@ MISSING = {
         "data",
     ),
     "lint a.sh": (
-        "reading scripts (a command behind -- is judged without) needs tree-sitter and tree-sitter-bash, which are not installed",
+        "reading scripts (a command behind -- is judged without) needs tree-sitter and tree-sitter-bash, "
+        "which are not installed",
         "lint",
     ),
 }
