@@ -35,7 +35,8 @@ def _require_packages(args: argparse.Namespace) -> None:
     """Raises QuantctlError that names all that is missing of what these arguments take."""
     reads = ("tokenizers",) if args.tokenizer_type == "HuggingFaceTokenizer" else ()
     writes = ("tensorboard",) if args.tensorboard_dir else ()
-    require("the embedded trainer", {"megatron": ("torch", "numpy", "megatron.core", *reads, *writes)})
+    needed = {"megatron": ("torch", "numpy", "megatron.core", *reads, *writes)}
+    require("the embedded trainer", needed | ({"wandb": ("wandb",)} if args.wandb_project else {}))
 
 
 def _layout(args: argparse.Namespace) -> str:
