@@ -128,6 +128,18 @@ def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture
+def documented(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """Function that holds a command's JSON against its section of docs/json.md: documented("check", data)."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support"))
+    from json_shapes import problems
+
+    def hold(command: str, data: object) -> None:
+        assert problems(command, data) == []
+
+    return hold
+
+
+@pytest.fixture
 def git() -> Callable[..., str]:
     """Plain git for arranging and inspecting repositories: git(folder, "status")."""
 
