@@ -88,7 +88,7 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
     variables += [
         f"{name}={value}" for name, value in (("OMP_NUM_THREADS", threads), ("MEGATRON_LM_PATH", tree)) if value
     ]
-    combination = f"--model {script.model} --dataset {script.dataset} --quantization {script.mode}"
+    combination = f"--model {script.model} --dataset {script.dataset} --mode {script.mode}"
     return Plan(
         run_dir,
         processes,
