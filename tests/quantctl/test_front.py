@@ -65,6 +65,18 @@ def test_the_format_syntax_is_explained_once(called):
     assert "mxfp8\trceil|floor|even|ceil\te4m3|e5m2" in called("list", "formats").out
 
 
+def test_the_installed_package_is_not_changed_unsaid(called, megatron_tree, tmp_path, monkeypatch):
+    def stop(_: Tree) -> None:
+        raise package.QuantctlError("stopped here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("quantctl.tree.tree._installed_root", lambda: megatron_tree("0.16.1"))
+    monkeypatch.setattr("quantctl.commands._change.open_tree", stop)
+    first, second, third = called("set", "--linear", "mxfp8").err.splitlines()
+    assert first.startswith("no tree was named and none is around here: this changes the installed one; quantctl undo")
+    assert (second.startswith("tree: "), third) == (True, "quantctl: stopped here")
+
+
 def test_as_a_module_and_its_version(tmp_path):
     words = [sys.executable, "-m", "quantctl"]
     done = subprocess.run([*words, "--version"], cwd=tmp_path, capture_output=True, text=True)

@@ -145,6 +145,13 @@ def test_the_run_directory_of_another_sweep_is_not_taken(case, other, tmp_path):
     assert "another --output" in caught.value.hint
 
 
+def test_force_takes_it_and_runs_what_is_finished_again(other, tmp_path):
+    (other / "manifest.json").write_text(json.dumps({"selectors": {}, "attempts": [{"finished": True}]}))
+    assert noted(tmp_path).is_finished()
+    forced = noted(tmp_path, settings={"FORCE": "1"}, dataset="dolma")
+    assert (forced.run_dir, forced.is_finished()) == (other, False)
+
+
 def test_settings_of_the_environment_count(other, tmp_path, monkeypatch):
     monkeypatch.setenv("DTYPE", "fp16")
     with pytest.raises(QuantctlError, match="DTYPE absent there, fp16 here"):
