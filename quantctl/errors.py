@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class QuantctlError(Exception):
     """Nothing was changed: `message` names the thing, `hint` says what to do next."""
@@ -13,3 +15,55 @@ class QuantctlError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+_SHOWN = 60
+"""Characters of a wrong value that are repeated."""
+_LISTED = 8
+"""So many choices stand in a sentence; of more, where all of them are."""
+
+
+_ALIKE, _NEARLY = 0.7, 0.05
+"""The least likeness of a word that may have been meant, and how far behind the likeliest one it may be."""
+
+
+def quoted(value: str) -> str:
+    """A wrong value for a message: on one line, without control characters, not endless."""
+    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
+
+
+def near(value: str, choices: Iterable[str]) -> list[str]:
+    """Up to three of the choices that may have been meant, the likeliest first; case and - or _ do not matter."""
+    from difflib import SequenceMatcher  # only a misspelling pays for it
+
+    def plain(text: str) -> str:
+        return text[:_SHOWN].lower().replace("-", "_")
+
+    wanted = plain(value)
+    match = SequenceMatcher(b=wanted)
+    likeness = {}
+    for choice in choices:
+        match.set_seq1(plain(choice))
+        begins = len(wanted) > 2 and plain(choice).startswith(wanted)
+        likeness[choice] = max(match.ratio(), 0.8 * begins)
+    best = max(likeness.values(), default=0.0)
+    found = [choice for choice in likeness if likeness[choice] >= max(_ALIKE, best - _NEARLY)]
+    return sorted(found, key=lambda choice: -likeness[choice])[:3]
+
+
+def suggestion(value: str, choices: Iterable[str], listing: str = "") -> str:
+    """What to do about a name that is none of `choices`: what may have been meant, then the choices.
+
+    `listing` is a sentence about where all of them are; without it they are listed, if they are not too many.
+    """
+    choices = list(choices)
+    meant = near(value, choices)
+    listed = f"choose from: {', '.join(choices)}" if len(choices) <= _LISTED or not listing else ""
+    guess = " or ".join(filter(None, [", ".join(meant[:-1]), *meant[-1:]]))
+    where = "; ".join(filter(None, [listed, listing]))
+    return f"did you mean {guess}? {where}" if guess else where
+
+
+def unknown(kind: str, value: str, choices: Iterable[str], listing: str = "") -> QuantctlError:
+    """The error for a name that is none of `choices`; see `suggestion`."""
+    return QuantctlError(f"unknown {kind} {quoted(value)}", suggestion(value, choices, listing))

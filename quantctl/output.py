@@ -9,10 +9,14 @@ from typing import Any
 
 import click
 
+SCHEMA = 1
+"""Of what --json prints (docs/json.md): goes up when a key is renamed, removed or means something else."""
+
 
 def data(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON document on stdout; an object says its schema first."""
+    whole = {"schema_version": SCHEMA, **value} if isinstance(value, dict) else value
+    click.echo(json.dumps(whole, indent=2, default=str))
 
 
 def say(text: str) -> None:

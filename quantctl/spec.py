@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from quantctl.errors import QuantctlError
+from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
@@ -77,8 +77,9 @@ def _defaults(format_: str, site: str) -> dict[str, str]:
     return {key: values[0] for key, values in FORMATS[format_].items()} | SITE_DEFAULTS.get(site, {})
 
 
-def _refuse(text: str, what: str, choices: str) -> QuantctlError:
-    return QuantctlError(f"{text!r} is not a format spec: {what}", f"choose from: {choices}")
+def _refuse(text: str, what: str, value: str, choices: Sequence[str]) -> QuantctlError:
+    hint = f"{suggestion(value, choices)}; quantctl list formats"
+    return QuantctlError(f"{quoted(text)} is not a format spec: {what}", hint)
 
 
 @lru_cache(maxsize=256)
@@ -88,27 +89,28 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
     Raises QuantctlError that names the wrong part and lists what is allowed.
     """
     if site not in SITES:
-        raise QuantctlError(f"unknown site {site!r}", f"choose from: {', '.join(SITES)}")
+        raise unknown("site", site, SITES)
     name, colon, rest = text.strip().partition(":")
     name = ALIASES.get(name, name)
     if name == NONE and not colon:
         return FormatSpec(NONE)
     if name not in FORMATS:
-        known = ", ".join((NONE, *ALIASES, *FORMATS))
+        known = (NONE, *ALIASES, *FORMATS)
         if name == NONE:
-            raise _refuse(text, f"{text.partition(':')[0]!r} takes no options", known)
-        raise _refuse(text, f"unknown format {name!r}", known)
+            raise _refuse(text, f"{text.partition(':')[0]!r} takes no options", "", known)
+        raise _refuse(text, f"unknown format {quoted(name)}", name, known)
     options = _defaults(name, site)
     given: set[str] = set()
     for item in rest.split(",") if colon else ():
         key, equals, value = item.strip().partition("=")
         if not equals or key not in FORMATS[name]:
-            keys = ", ".join(f"{k}=..." for k in FORMATS[name])
-            raise _refuse(text, f"{item.strip()!r} is no option of {name}", keys)
+            keys = [f"{k}=..." for k in FORMATS[name]]
+            meant = "".join(f"{k}=..." for k in near(key, FORMATS[name])[:1])
+            raise _refuse(text, f"{quoted(item.strip())} is no option of {name}", meant, keys)
         if value not in FORMATS[name][key]:
-            raise _refuse(text, f"{key}={value}", ", ".join(f"{key}={v}" for v in FORMATS[name][key]))
+            raise _refuse(text, f"{key}={value[:60]}", "", [f"{key}={v}" for v in FORMATS[name][key]])
         if key in given:
-            raise _refuse(text, f"{key} is given twice", f"one {key}=... only")
+            raise QuantctlError(f"{quoted(text)} is not a format spec: {key} is given twice", f"one {key}=... only")
         given.add(key)
         options[key] = value
     return FormatSpec(name, **options)
@@ -127,5 +129,5 @@ def canonical(text: str, site: str = "linear") -> str:
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
     """`value` if it is one of the choices. Raises QuantctlError that lists them."""
     if value not in choices:
-        raise QuantctlError(f"{name}: {value!r} is unknown", f"choose from: {', '.join(choices)}")
+        raise QuantctlError(f"{name}: {quoted(value)} is unknown", suggestion(value, choices))
     return value

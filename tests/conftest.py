@@ -132,6 +132,32 @@ def quantctl(command_server: Server) -> Callable[..., Result]:
     return run
 
 
+@pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The same in this process, which costs no start: for what starts nothing itself."""
+    from quantctl.cli import call
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            call(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def documented() -> Callable[[str, object], None]:
+    """Function that holds a command's JSON against its section of docs/json.md: documented("check", data)."""
+    from json_shapes import problems
+
+    def hold(command: str, data: object) -> None:
+        assert problems(command, data) == []
+
+    return hold
+
+
 @pytest.fixture(scope="session")
 def git() -> Callable[..., str]:
     """Plain git for arranging and inspecting repositories: git(folder, "status")."""

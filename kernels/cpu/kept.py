@@ -27,7 +27,7 @@ import numpy as np
 from numba.core import serialize
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
-from quantctl.paths import cache_dir, digest
+from quantctl.disk.paths import cache_dir, digest
 
 SAY_AFTER = 2.0
 """Seconds of compiling after which whoever waits is told."""

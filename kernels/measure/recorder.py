@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from quantctl.files import no_link
+from quantctl.disk.files import no_link
 from quantctl.kernels.measure.statistics import Measured, for_json, measure
 from quantctl.kernels.measure.wanted import VARIABLE, Wanted, parse_wanted
 from quantctl.spec import FormatSpec, canonical

@@ -13,7 +13,7 @@ from quantctl.history.transaction import Change, open_tree
 from quantctl.tree import fit
 from quantctl.tree.selectors import SELECTORS
 from quantctl.tree.state import PatchState, TreeState, is_untouched, plan, read_state, values_after
-from quantctl.tree.tree import Tree
+from quantctl.tree.tree import INSTALLED, Tree
 
 
 def _changes(state: TreeState, values: Mapping[str, str], accept: Collection[str]) -> list[Change]:
@@ -62,6 +62,8 @@ def change_tree(
     accept: Collection[str] = (),
 ) -> bool:
     """Patch the tree where needed and set `values`; True if that changes (or, with `dry`, would change) anything."""
+    if tree.found_by == INSTALLED and not dry:
+        output.say("no tree was named and none is around here: this changes the installed one; quantctl undo goes back")
     output.say(f"tree: {describe(tree)}")
     if dry:
         changes = _changes(read_consistent(tree), values, accept)

@@ -11,15 +11,15 @@ from typing import Any
 import click
 
 from quantctl import output
+from quantctl.commands._options import Choice, Mode, Spec
 from quantctl.errors import QuantctlError
 from quantctl.history.record import Operation
-from quantctl.modes import MODES, mode_selectors
+from quantctl.modes import selection
 from quantctl.outside.masking import masked
-from quantctl.spec import FORMATS
 from quantctl.tree.selectors import SELECTORS
 from quantctl.tree.tree import Tree, find_tree
 
-_OPTION_HELP = f"Format spec, e.g. none, {', '.join(FORMATS)}, mxfp8:scale=floor."
+MODE_HELP = "A mode (quantctl list modes), or selectors: 'linear=mxfp8 qk=mxfp4'. SPEC: see quantctl list formats."
 
 
 def tree_in_use(ctx: click.Context) -> Tree:
@@ -34,25 +34,21 @@ def describe(tree: Tree) -> str:
 def selector_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--mode and one option a selector; `chosen_values` reads them."""
     for role, selector in reversed(SELECTORS.items()):
-        kind: dict[str, Any] = {"metavar": "SPEC", "help": _OPTION_HELP}
+        kind: dict[str, Any] = {"type": Spec(), "metavar": "SPEC"}
         if selector.choices:
-            kind = {
-                "type": click.Choice(selector.choices),
-                "help": f"{selector.products[0].upper()}{selector.products[1:]}.",
-            }
-        command = click.option(f"--{role.replace('_', '-')}", role, **kind)(command)
-    return click.option(
-        "--mode", type=click.Choice(list(MODES)), metavar="MODE", help="A named mode; see quantctl list."
-    )(command)
+            kind = {"type": Choice(selector.choices, role)}
+        what = f"{selector.products[0].upper()}{selector.products[1:]}."
+        command = click.option(f"--{role.replace('_', '-')}", role, help=what, **kind)(command)
+    return click.option("--mode", type=Mode(), metavar="MODE", help=MODE_HELP)(command)
 
 
 def chosen_values(mode: str | None, specs: Mapping[str, str | None], tree: Tree | None = None) -> dict[str, str]:
-    """Role to value in canonical form: what the mode says, then what the single options say.
+    """Role to value in canonical form: what the mode says, or in its place selectors, then what the single options say.
 
     With `tree`, a value may be a word of the fork's own selectors in it. Raises QuantctlError for an unknown value and
     when nothing was chosen.
     """
-    values = mode_selectors(mode) if mode else {}
+    values = selection(mode, lambda role, value: meant(role, value, tree)) if mode else {}
     values |= {role: meant(role, spec, tree) for role, spec in specs.items() if spec is not None}
     if not values:
         options = ", ".join(f"--{role.replace('_', '-')}" for role in SELECTORS)
@@ -74,6 +70,11 @@ def meant(role: str, value: str, tree: Tree | None = None) -> str:
             hint = f"{refusal.hint}; this tree's own code asks for {', '.join(sorted(words))}"
             raise QuantctlError(refusal.message, hint) from None
         raise
+
+
+def given_values(mode: str | None, specs: Mapping[str, str | None], tree: Tree | None = None) -> dict[str, str] | None:
+    """`chosen_values`, or None where nothing was chosen: the tree's own selectors are meant."""
+    return chosen_values(mode, specs, tree) if mode or any(spec is not None for spec in specs.values()) else None
 
 
 def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:

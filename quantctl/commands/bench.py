@@ -12,8 +12,9 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import describe, tree_in_use
-from quantctl.errors import QuantctlError
+from quantctl.commands._options import Choice
 from quantctl.exits import DIFFERS
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.bench.machine import Setting
@@ -33,15 +34,12 @@ DEFAULT = ("qdq", "linear", "grouped", "attention")
     short_help="measure the kernels and a training step",
     epilog="\b\n" + "\n".join(f"{name:<10} {what}" for name, what in BENCHES.items()),
 )
-@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)), metavar="[NAME ...]")
-@click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
+@click.argument("names", nargs=-1, type=Choice(list(BENCHES), "benchmark"), metavar="[NAME ...]")
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the ratios into this file.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: the GPU where there is one.")
+@click.option("--device", type=Choice(["cpu", "cuda"]), help="Default: the GPU where there is one.")
 @click.option("--quick", is_flag=True, help="Fewer cases and repeats.")
 @click.pass_context
-def command(
-    ctx: click.Context, names: tuple[str, ...], as_json: bool, png: Path | None, device: str | None, quick: bool
-) -> None:
+def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device: str | None, quick: bool) -> None:
     """Measure. Without a NAME: qdq, linear, grouped, attention.
 
     All subjects of a case are timed in turns on one device; a ratio is of medians in one run. On a CPU the sizes are
@@ -51,10 +49,9 @@ def command(
     Exit status 1 if one of our own cases failed for another reason than the size of the device, or gave other bits than
     the reference.
     """
-    try:
-        from quantctl.bench import machine
-    except ImportError as error:
-        raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
+    drawn = {"report": ("matplotlib",)} if png else {}
+    require("bench", {"kernels": ("torch", "numpy"), **drawn})
+    from quantctl.bench import machine
     from quantctl.bench.result import document
     from quantctl.bench.table import head
 
@@ -71,10 +68,10 @@ def command(
                 for row in _rows(name, setting, ctx):
                     rows.append(row)  # one by one: a later one may fail
             finally:
-                if rows[first:] and not as_json and not ctx.obj["json"]:
+                if rows[first:] and not ctx.obj["json"]:
                     _show(name, rows[first:])
     finally:  # interrupted, or ended by an error: what was measured is not lost
-        if as_json or ctx.obj["json"]:
+        if ctx.obj["json"]:
             output.data(document(rows, facts, quick=quick))
         if png is not None and rows:
             from quantctl.bench.picture import draw

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -13,6 +12,7 @@ from quantctl.commands._common import BehindDashes, accept_option, behind_dashes
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
 from quantctl.history.recovery import read_consistent
+from quantctl.modes import selection
 from quantctl.runs.provenance import git_state
 from quantctl.tree import fit, verdict
 from quantctl.tree.forks import NOTE, ForkSelector, canonical_or
@@ -22,16 +22,8 @@ from quantctl.tree.tree import Tree
 
 
 def _expected(text: str | None, tree: Tree) -> dict[str, str]:
-    """`linear=mxfp8:scale=floor,round=away,attention=auto` as role to value in canonical form."""
-    if not text:
-        return {}
-    wanted = {}
-    for item in re.split(rf",(?=(?:{'|'.join(SELECTORS)})=)", text):
-        role, _, spec = item.partition("=")
-        if role not in SELECTORS:
-            raise QuantctlError(f"--expect {item!r}: unknown selector {role!r}", f"choose from: {', '.join(SELECTORS)}")
-        wanted[role] = meant(role, spec, tree)
-    return wanted
+    """`linear=mxfp8:scale=floor,round=away,attention=auto`, or a mode, as role to value in canonical form."""
+    return selection(text, lambda role, spec: meant(role, spec, tree)) if text else {}
 
 
 def _patched(state: TreeState) -> bool:
@@ -110,7 +102,7 @@ def _notes(state: TreeState, problems: Collection[str]) -> list[str]:
 
 
 @click.command(cls=BehindDashes, short_help="show every selector")
-@click.option("--expect", metavar="ROLE=VALUE,...", help="Exit 1 unless they say this, e.g. linear=mxfp8,qk=none.")
+@click.option("--expect", metavar="MODE", help="Exit 1 unless they say this: a mode, or linear=mxfp8,qk=none.")
 @accept_option
 @click.pass_context
 def command(ctx: click.Context, expect: str | None, accept: tuple[str, ...]) -> None:

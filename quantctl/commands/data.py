@@ -13,7 +13,10 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.errors import QuantctlError
+from quantctl.commands._options import Choice, Group
+from quantctl.data.presets import PRESETS
+from quantctl.errors import QuantctlError, unknown
+from quantctl.outside.packages import require
 
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -23,7 +26,7 @@ _MOST_TOKENS = 10**7
 _PACKAGES = ("quantctl", "tokenizers", "sentencepiece", "pyarrow", "backports.zstd", "numpy")
 
 
-@click.group("data", short_help="raw text to Megatron's indexed dataset")
+@click.group("data", cls=Group, short_help="raw text to Megatron's indexed dataset")
 def command() -> None:
     """Raw text to Megatron's indexed dataset."""
 
@@ -108,6 +111,14 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
     click.echo(output.columns([*rows, ("train with", flags)]))
 
 
+def _needed(shards: list[Path], tokenizer: Path | None) -> list[str]:
+    """The modules that read these shards and this tokenizer."""
+    endings = {suffix for shard in shards for suffix in shard.suffixes}
+    by_ending = {".parquet": "pyarrow", ".zst": "backports.zstd"}
+    reads = "sentencepiece" if tokenizer is not None and tokenizer.suffix == ".model" else "tokenizers"
+    return ["numpy", reads, *(module for ending, module in by_ending.items() if ending in endings)]
+
+
 @command.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER...")
 @click.option(
@@ -135,9 +146,10 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
 )
 @click.option(
     "--preset",
+    type=Choice(list(PRESETS)),
     default="plain",
     show_default=True,
-    help="plain, wikipedia or dolma: shards, field and filters that fit it.",
+    help="Shards, field and filters that fit it.",
 )
 @click.option("--field", help="Field or column that holds the text.  [default: the preset's]")
 @click.option("--min-chars", type=click.IntRange(min=1), help="Leave out documents with fewer characters.")
@@ -208,20 +220,11 @@ def prepare(
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
     records, those of more than 16 MiB among them, are counted, shown and left out.
     """
-    try:
-        from quantctl.data.encoder import Recipe
-        from quantctl.data.prepare import Job, train_tokenizer
-        from quantctl.data.prepare import prepare as run
-    except ImportError as error:
-        raise QuantctlError("preparing data needs NumPy", "pip install 'quantctl[data]'") from error
-    from quantctl.data.presets import PRESETS
     from quantctl.data.shards import SPLITS, find
     from quantctl.runs.provenance import package_versions
 
-    if preset not in PRESETS:
-        raise QuantctlError(f"unknown preset {preset!r}", f"choose from: {', '.join(PRESETS)}")
     if text_split not in SPLITS:
-        raise QuantctlError(f"unknown --text-split {text_split!r}", f"choose from: {', '.join(SPLITS)}")
+        raise unknown("--text-split", text_split, SPLITS)
     if (tokenizer is None) == (train_bpe is None):
         both = "both" if tokenizer else "neither"
         raise QuantctlError(f"--tokenizer or --train-bpe: {both} was given", "give one of them")
@@ -230,6 +233,11 @@ def prepare(
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})
     with _refusing(inputs[0]):
         shards = find(inputs, chosen.shards)
+    require("data prepare", {"data": _needed(shards, tokenizer)})
+    from quantctl.data.encoder import Recipe
+    from quantctl.data.prepare import Job, train_tokenizer
+    from quantctl.data.prepare import prepare as run
+
     name = field or chosen.text_field
     if "/" in name:
         raise QuantctlError(f"--field {name}: it becomes part of a file's name", "rename the field to one without /")

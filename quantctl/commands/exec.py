@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from quantctl import output
-from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
 from quantctl.errors import QuantctlError
+from quantctl.tree.state import read_state
+from quantctl.tree.tree import Tree
 
 
-@click.command(short_help="run a command on a staged tree", context_settings={"ignore_unknown_options": False})
+@click.command(short_help="run a command on a staged tree", context_settings={"allow_interspersed_args": False})
 @selector_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run leaves its files; default runs/<time>.")
 @click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines of this run, which share --run-dir.")
@@ -32,7 +34,7 @@ def command(
     arguments: tuple[str, ...],
     **specs: str | None,
 ) -> None:
-    """Copy the tree, set these selectors in the copy, run CMD on it.
+    """Copy the tree, set these selectors in the copy, run CMD on it. Without any, the tree's own hold.
 
     \b
     quantctl exec --mode FA_linear_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
@@ -55,16 +57,28 @@ def command(
         raise QuantctlError(f"--node-rank {node_rank} of --nodes {nodes}", "ranks count from 0")
     if nodes > 1 and run_dir is None:
         raise QuantctlError("several nodes need one run directory", "give --run-dir, a path that all of them share")
-    values = chosen_values(mode, specs)
     if stats is not None:
         from quantctl.kernels.measure.wanted import VARIABLE, parse_wanted
 
         parse_wanted(stats)
         os.environ[VARIABLE] = stats
     tree = tree_in_use(ctx)
+    values = given_values(mode, specs, tree)
     output.say(f"tree: {describe(tree)}")
     from quantctl.lint import unseen
     from quantctl.runs.execution import execute
 
-    unseen.refuse(arguments, tree, values)
-    ctx.exit(execute(tree, values, arguments, run_dir, nodes, node_rank))
+    unseen.refuse(arguments, tree, _own(tree) if values is None else values)
+    ctx.exit(execute(tree, values or {}, arguments, run_dir, nodes, node_rank))
+
+
+def _own(tree: Tree) -> dict[str, str]:
+    """What the tree's selectors say. Raises QuantctlError for a stock tree, which has none."""
+    state = read_state(tree.root)
+    values = state.values()
+    if not values and not state.places:
+        raise QuantctlError(
+            "no selector was given, and this tree is stock: it has none of its own",
+            "give --mode, or set the tree's: quantctl set --linear mxfp8",
+        )
+    return values

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from quantctl.commands._options import Choice
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 
 MODE = 0o755
 
@@ -44,8 +45,8 @@ def _write(path: Path, text: str) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="The folder to write to. Default: the script folder of this installation.",
 )
-@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", help="slurm: with #SBATCH lines.")
-@click.option("--platform", type=click.Choice(["cuda", "npu", "cpu"]), default="cuda", help="The default of PLATFORM.")
+@click.option("--launcher", type=Choice(["local", "slurm"]), default="local", help="slurm: with #SBATCH lines.")
+@click.option("--platform", type=Choice(["cuda", "npu", "cpu"]), default="cuda", help="The default of PLATFORM.")
 @click.option("--sbatch", multiple=True, metavar="OPTION", help="One more #SBATCH line, e.g. --sbatch=--nodes=2.")
 @click.pass_context
 def command(

@@ -13,6 +13,7 @@ import click
 from quantctl import output
 from quantctl.errors import QuantctlError
 from quantctl.output import printable, shortened
+from quantctl.outside.packages import require
 from quantctl.outside.records import BadRecord, open_regular
 
 _BAR = 40
@@ -129,10 +130,8 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     for spec in specs:
         if parse(spec).is_none:
             raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
-    try:
-        import torch
-    except ImportError as error:
-        raise QuantctlError("measuring needs PyTorch", "pip install 'quantctl[kernels]'") from error
+    require("inspect", {"kernels": ("torch", "numpy")})
+    import torch
 
     from quantctl.kernels.formats.quantize import DTYPES
     from quantctl.kernels.measure.statistics import for_json, measure

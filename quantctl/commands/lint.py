@@ -11,14 +11,15 @@ from quantctl import output
 from quantctl.commands._common import (
     BehindDashes,
     behind_dashes,
-    chosen_values,
     describe,
+    given_values,
     selector_options,
     tree_in_use,
 )
-from quantctl.errors import QuantctlError
+from quantctl.errors import QuantctlError, unknown
 from quantctl.exits import DIFFERS
 from quantctl.output import printable
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.lint.judge import Judged
@@ -63,8 +64,11 @@ def command(
             "give scripts, or a command behind --, and not both",
             "quantctl lint train.sh, or: quantctl lint -- torchrun pretrain_gpt.py ...",
         )
-    given = mode is not None or any(spec is not None for spec in specs.values())
-    values = chosen_values(mode, specs) if given else None
+    values = given_values(mode, specs)
+    if scripts:
+        require(
+            "reading scripts (a command behind -- is judged without)", {"lint": ("tree_sitter", "tree_sitter_bash")}
+        )
     judged, cut = _judge(ctx, scripts, words, values, name, release, errors_only)
     from quantctl.lint import render
 
@@ -84,7 +88,7 @@ def _explain(name: str) -> None:
     from quantctl.lint.rules import RULES
 
     if name not in RULES:
-        raise QuantctlError(f"there is no rule {name!r}", f"choose from: {', '.join(RULES)}")
+        raise unknown("rule", name, RULES, "docs/lint.md explains them")
     click.echo(render.explain(RULES[name]))
 
 
@@ -134,7 +138,7 @@ def _known_release(text: str) -> str:
     from quantctl.lint.megatron_flags import MAIN, nearest, releases
 
     if text != MAIN and not text[:1].isdigit():
-        raise QuantctlError(f"--release {text!r} is no release", f"choose from: {', '.join(releases())}")
+        raise unknown("--release", text, releases())
     return nearest(text)
 
 

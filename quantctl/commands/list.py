@@ -1,71 +1,122 @@
-"""`quantctl list`: the registry of models, datasets, modes and training configs."""
+"""`quantctl list`: the registry of models, datasets, modes, formats, training configs and platforms."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
+from collections.abc import Sequence
 
 import click
 
-from quantctl.modes import SCRIPT_MODES, mode_selectors
-from quantctl.spec import SITES
+from quantctl import output
+from quantctl.commands._options import Choice
+from quantctl.modes import MODES, SCRIPT_MODES, mode_selectors
+from quantctl.spec import FORMATS, NONE, SITES, names_of
 
-Rows = list[tuple[str, ...]]
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One kind of what there is, for people."""
+
+    kind: str
+    """Of one row, in front of it on a pipe."""
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+    """A sentence below the table."""
 
 
-def _tables() -> dict[str, tuple[tuple[str, ...], Rows]]:
-    """Title -> header and rows."""
-    from quantctl.script.datasets import DATASETS
+def _models() -> Table:
     from quantctl.script.models import MODELS
     from quantctl.script.parameters import active_parameters, parameters
+
+    rows = [
+        (
+            model.name,
+            model.title,
+            f"{parameters(model.full) / 1e9:.2f}B",
+            f"{active_parameters(model.full) / 1e9:.2f}B",
+            str(model.full.num_layers),
+            str(model.full.hidden_size),
+            str(model.full.num_attention_heads),
+        )
+        for model in MODELS.values()
+    ]
+    return Table("model", ("name", "title", "parameters", "active", "layers", "hidden", "heads"), rows)
+
+
+def _datasets() -> Table:
+    from quantctl.script.datasets import DATASETS
+
+    rows = [(row.name, row.title, row.split, row.sample_path) for row in DATASETS.values()]
+    return Table("dataset", ("name", "title", "split", "sample path"), rows, "Your own: --data PREFIX.")
+
+
+def _modes() -> Table:
+    rows = [
+        (mode, *(values[site] for site in SITES), "yes" if mode in SCRIPT_MODES else "-")
+        for mode, values in MODES.items()
+    ]
+    note = "In a mode's place selectors, as in 'linear=mxfp8:scale=floor qk=mxfp4'; of several a comma-separated list."
+    return Table("mode", ("name", *SITES, "scripts"), rows, note)
+
+
+def _formats() -> Table:
+    keys = list(dict.fromkeys(key for options in FORMATS.values() for key in options))
+    rows = [
+        (" ".join(names_of(name)), *("|".join(options.get(key, ("-",))) for key in keys))
+        for name, options in FORMATS.items()
+    ]
+    rows.append((" ".join(names_of(NONE)), *("-" for _ in keys)))
+    note = (
+        "A spec is FORMAT[:KEY=VALUE,...], as in mxfp8:scale=floor,round=stochastic. The first value is the default; "
+        "bwd of qk and pv is dequantized by default. What they mean: docs/numerics.md."
+    )
+    return Table("format", ("name", *keys), rows, note)
+
+
+def _configs() -> Table:
     from quantctl.script.training import TRAINING_CONFIGS
 
-    return {
-        "model": (
-            ("name", "title", "parameters", "active", "layers", "hidden", "heads"),
-            [
-                (
-                    model.name,
-                    model.title,
-                    f"{parameters(model.full) / 1e9:.2f}B",
-                    f"{active_parameters(model.full) / 1e9:.2f}B",
-                    str(model.full.num_layers),
-                    str(model.full.hidden_size),
-                    str(model.full.num_attention_heads),
-                )
-                for model in MODELS.values()
-            ],
-        ),
-        "dataset": (
-            ("name", "title", "split", "sample path"),
-            [(row.name, row.title, row.split, row.sample_path) for row in DATASETS.values()],
-        ),
-        "mode": (
-            ("name", *SITES),
-            [(mode, *(mode_selectors(mode)[site] for site in SITES)) for mode in SCRIPT_MODES],
-        ),
-        "training config": (
-            ("name", "steps", "sequences a step", "what"),
-            [
-                (row.name, str(row.train_iters), str(row.global_batch_size), row.summary)
-                for row in TRAINING_CONFIGS.values()
-            ],
-        ),
-    }
+    rows = [
+        (row.name, str(row.train_iters), str(row.global_batch_size), row.summary) for row in TRAINING_CONFIGS.values()
+    ]
+    return Table("training config", ("name", "steps", "sequences a step", "what"), rows)
+
+
+def _platforms() -> Table:
+    from quantctl.script.platforms import PLATFORMS
+
+    return Table("platform", ("name", "what"), [(row.name, row.summary) for row in PLATFORMS.values()])
+
+
+KINDS = {
+    "models": _models,
+    "datasets": _datasets,
+    "modes": _modes,
+    "formats": _formats,
+    "configs": _configs,
+    "platforms": _platforms,
+}
+"""What can be asked for -> its table."""
+_KEYS = {"configs": "training_configs"}
+"""What a kind is called in the JSON, where that is another word."""
 
 
 def _data() -> dict[str, object]:
     from quantctl.script.datasets import DATASETS
     from quantctl.script.models import MODELS
+    from quantctl.script.platforms import PLATFORMS
     from quantctl.script.render import FOLDER, relative_path
     from quantctl.script.training import TRAINING_CONFIGS
 
     return {
         "models": {name: dataclasses.asdict(row) for name, row in MODELS.items()},
         "datasets": {name: dataclasses.asdict(row) for name, row in DATASETS.items()},
-        "modes": {mode: mode_selectors(mode) for mode in SCRIPT_MODES},
+        "modes": {mode: mode_selectors(mode) for mode in MODES},
+        "formats": FORMATS,
         "training_configs": {name: dataclasses.asdict(row) for name, row in TRAINING_CONFIGS.items()},
+        "platforms": {name: dataclasses.asdict(row) for name, row in PLATFORMS.items()},
         "scripts": [
             {"model": m, "dataset": d, "mode": q, "path": str(FOLDER / relative_path(m, d, q))}
             for m in MODELS
@@ -75,33 +126,39 @@ def _data() -> dict[str, object]:
     }
 
 
-def _print_tables() -> None:
+def _print_tables(kinds: Sequence[str]) -> None:
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Rich
 
-    console = Console()
-    for title, (header, rows) in _tables().items():
-        table = Table(title=f"{title}s", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in header:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    console = Console(highlight=False)
+    for kind in kinds:
+        table = KINDS[kind]()
+        shown = Rich(title=kind, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in table.header:
+            shown.add_column(column)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+        if table.note:
+            console.print(table.note)
         console.print()
 
 
 @click.command()
+@click.argument("kinds", nargs=-1, type=Choice(list(KINDS), "kind"), metavar=f"[{'|'.join(KINDS)}]...")
 @click.pass_context
-def command(ctx: click.Context) -> None:
-    """Show the models, datasets, modes and training configs.
+def command(ctx: click.Context, kinds: tuple[str, ...]) -> None:
+    """Show the models, datasets, modes, formats, training configs and platforms, or only some of these.
 
     On a pipe: one row a line, its kind first, separated by tabs.
     """
     if ctx.obj["json"]:
-        click.echo(json.dumps(_data(), indent=2))
+        data = _data()
+        output.data({_KEYS.get(kind, kind): data[_KEYS.get(kind, kind)] for kind in kinds} if kinds else data)
     elif sys.stdout.isatty():
-        _print_tables()
+        _print_tables(kinds or tuple(KINDS))
     else:
-        for title, (_, rows) in _tables().items():
-            for row in rows:
-                click.echo("\t".join((title, *row)))
+        for table in (KINDS[kind]() for kind in kinds or KINDS):
+            for row in table.rows:
+                click.echo("\t".join((table.kind, *row)))

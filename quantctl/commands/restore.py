@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import click
 
 from quantctl.commands import _back
+from quantctl.commands._common import tree_in_use
+from quantctl.commands._options import completed_by
 from quantctl.errors import QuantctlError
 from quantctl.history import rollback
+from quantctl.history.backup import backup_of
 from quantctl.history.record import Operation
 from quantctl.history.transaction import Session
 from quantctl.tree.state import PatchState, read_state
@@ -25,8 +28,18 @@ def _refuse_without_history(session: Session) -> None:
         )
 
 
+def _operations(ctx: click.Context) -> list[str]:
+    return [operation.short for operation in backup_of(tree_in_use(ctx)).operations()]
+
+
 @click.command(short_help="back to the original bytes")
-@click.option("--to", "operation", metavar="ID", help="Go back to the bytes before this operation of quantctl log.")
+@click.option(
+    "--to",
+    "operation",
+    metavar="ID",
+    shell_complete=completed_by(_operations),
+    help="Go back to the bytes before this operation of quantctl log.",
+)
 @click.option("--force", is_flag=True, help="Go back although files were edited since; the log keeps their bytes.")
 @click.pass_context
 def command(ctx: click.Context, operation: str | None, force: bool) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 import click
 
 from quantctl import output
-from quantctl.commands._common import chosen_values, describe, selector_options, tree_in_use
+from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
+from quantctl.commands._options import Choice
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
+from quantctl.outside.packages import require
 from quantctl.patches.patch import Patch
 from quantctl.runs import modules
 from quantctl.script.models import MODELS
@@ -137,12 +139,12 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
 
 
 @click.command(short_help="run a reduced model on the tree")
-@click.argument("model", type=click.Choice(list(MODELS)), metavar="MODEL")
+@click.argument("model", type=Choice(list(MODELS), "model"), metavar="MODEL")
 @selector_options
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
+@click.option("--device", type=Choice(["cpu", "cuda"]), help="Default: CUDA where there is a device.")
 @click.option("--traceback", is_flag=True, help="Show where in its code a model that does not run was stopped.")
 @click.pass_context
 def command(
@@ -159,7 +161,8 @@ def command(
     The selectors are those that the tree has now; with --mode or --linear and the like, those of a staged copy. The
     tree is not written to. Exit status 1 when a selector that is not none had no product.
     """
-    values = chosen_values(mode, specs) if mode or any(specs.values()) else {}
+    values = given_values(mode, specs) or {}
+    require("smoke", {"kernels": ("torch", "numpy")})
     tree = tree_in_use(ctx)
     output.say(f"tree: {describe(tree)}")
     with _tree_to_run(tree, values) as root:
@@ -169,7 +172,8 @@ def command(
         if isinstance(result, str):
             # a copy has all that fit
             missing = [] if values else [patch for patch in state.available() if not patch.required]
-            raise _refusal(model, root, missing, result, traceback)
+            # the user's tree, not the copy of it
+            raise _refusal(model, tree.root, missing, result.replace(str(root), str(tree.root)), traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
     problems = _problems(selectors, result["hits"], result["modules"])
     if ctx.obj["json"]:

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from quantctl import output
+from quantctl.commands._common import MODE_HELP
+from quantctl.commands._options import Mode
+from quantctl.commands._training import MODEL, of_data, settings_of, training_options
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS
+from quantctl.outside.packages import require
 
 if TYPE_CHECKING:
     from quantctl.sweep.plan import Task
@@ -31,13 +35,15 @@ def _numbers(text: str) -> list[int]:
 
 
 @click.command(short_help="run a set of modes, models and seeds, and compare them")
-@click.option("--model", "models", multiple=True, required=True, help="May be repeated; `quantctl list` shows them.")
-@click.option("--dataset", required=True)
+@click.option("--model", "models", multiple=True, required=True, type=MODEL, help="May be repeated.")
 @click.option(
     "--mode",
+    "--quantization",
     "modes",
     multiple=True,
-    help="A mode, or selectors such as 'linear=mxfp8:scale=floor'; may be repeated.  [default: the ten modes]",
+    type=Mode(many=True),
+    metavar="MODE",
+    help=f"{MODE_HELP} A list of them, or repeated.  [default: the ten modes]",
 )
 @click.option("--seeds", default="1234", show_default=True, help="Comma-separated.")
 @click.option(
@@ -50,21 +56,13 @@ def _numbers(text: str) -> list[int]:
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--devices", multiple=True, metavar="0,1", help="GPUs of one run; repeated, that many runs at a time.")
-@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", help="Here, or as one job array.")
-@click.option("--sbatch", multiple=True, metavar="OPTION", help="For sbatch, e.g. --sbatch=--time=8:00:00; any number.")
-@click.option("--stats", metavar="every=N", help="Record what the formats do to the products, every N steps.")
-@click.option("--training-config", help="standard (default), fast or smoke.")
-@click.option("--iterations", type=click.IntRange(min=1), help="Optimizer steps of each run.")
-@click.option("--tokenizer", help="Hugging Face tokenizer: a folder or a name.")
-@click.option("--data", help="Megatron's indexed dataset, without .bin.")
-@click.option("--dtype", help="bf16, fp16 or fp32.")
-@click.option("--dry-run", is_flag=True, help="List the runs and do nothing.")
+@training_options
 @click.argument("trailing", nargs=-1, type=click.UNPROCESSED, metavar="[-- MEGATRON FLAGS...]")
 @click.pass_context
 def command(
     ctx: click.Context,
     models: tuple[str, ...],
-    dataset: str,
+    dataset: str | None,
     modes: tuple[str, ...],
     seeds: str,
     folder: Path,
@@ -72,7 +70,7 @@ def command(
     devices: tuple[str, ...],
     launcher: str,
     sbatch: tuple[str, ...],
-    stats: str | None,
+    force: bool,
     dry_run: bool,
     trailing: tuple[str, ...],
     **options: str | int | None,
@@ -89,22 +87,14 @@ def command(
     """
     from rich.console import Console
 
-    from quantctl.commands.run import SETTINGS
     from quantctl.modes import SCRIPT_MODES
-    from quantctl.report.write import require_matplotlib
     from quantctl.runs.privacy import as_private_as_tree_in_use
     from quantctl.sweep.plan import tasks
     from quantctl.sweep.runner import Slot, State, run
     from quantctl.sweep.show import watching
 
-    settings = {SETTINGS[name]: str(value) for name, value in options.items() if value is not None}
-    if (megatron := ctx.obj["megatron"]) is not None:
-        settings["MEGATRON_LM_PATH"] = str(megatron)
-    if stats is not None:
-        from quantctl.kernels.measure.wanted import parse_wanted
-
-        parse_wanted(stats)
-        settings["STATS"] = stats
+    base, called = of_data(dataset, str(options["data"] or ""))
+    settings = settings_of(options, ctx.obj["megatron"], force)
     if devices and jobs > 1:
         raise QuantctlError("--jobs and --devices both say how many runs go at a time", "give one of them")
     if devices and launcher == "slurm":
@@ -112,8 +102,8 @@ def command(
     slots = [
         Slot({**dict.fromkeys(_VISIBLE, group), "GPUS_PER_NODE": str(len(group.split(",")))}) for group in devices
     ] or [Slot() for _ in range(jobs)]
-    as_private_as_tree_in_use(megatron)
-    planned = tasks(models, dataset, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing)
+    as_private_as_tree_in_use(ctx.obj["megatron"])
+    planned = tasks(models, called, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing, base)
     if launcher == "slurm":
         ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run, ctx.obj["json"]))
     if sbatch:
@@ -121,7 +111,7 @@ def command(
     if dry_run:
         _show(planned, ctx.obj["json"])
         return
-    require_matplotlib()
+    _require_packages(settings, trailing)
     _require_machine([task for task in planned if not task.is_finished()], slots[0].variables)
     console = Console(stderr=True)
     with watching(console) as watch:
@@ -150,6 +140,16 @@ def _show(planned: Sequence[Task], as_json: bool) -> None:
         click.echo(f"{'finished' if task.is_finished() else 'to run':<9} {os.path.relpath(task.run_dir)}")
 
 
+def _require_packages(settings: Mapping[str, str], trailing: Sequence[str]) -> None:
+    """Raises QuantctlError that names all that is missing of the embedded trainer, where it trains, and the report."""
+    from quantctl.launch import embedded
+
+    tree = settings.get("MEGATRON_LM_PATH") or os.environ.get("MEGATRON_LM_PATH") or ""
+    trained = {} if tree and Path(tree, "pretrain_gpt.py").is_file() else embedded.needed(tree, trailing)
+    own = {} if os.environ.get("PYTHON") else trained  # another Python is asked by each run
+    require("a sweep with its report", {**own, "report": ("matplotlib",)})
+
+
 def _require_machine(planned: Sequence[Task], slot: Mapping[str, str]) -> None:
     """Raises QuantctlError when this machine cannot train one of the models, by what its script would start."""
     from quantctl.launch import machine
@@ -166,7 +166,7 @@ def _require_machine(planned: Sequence[Task], slot: Mapping[str, str]) -> None:
             # what is wrong with it, each run says for itself
             continue
         words = shlex.split(dry.stdout.replace(" \\\n", " "))
-        instead = f"quantctl sweep --model {task.model} --dataset {task.dataset} --training-config smoke"
+        instead = f"quantctl sweep --model {task.model} --dataset {task.base or task.dataset} --training-config smoke"
         instead = f"MEGATRON_LM_PATH= {instead}" if variables.get("MEGATRON_LM_PATH") else instead
         machine.require(words, variables.get("PLATFORM") or "cuda", processes(variables), variables, instead)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 
 END_OF_DOCUMENT = "<|endoftext|>"
 
@@ -38,12 +38,9 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path, cut: Counter[st
     It depends on the texts and their order only. cut: gets the number of words that were longer than LONGEST_WORD, and
     were cut for the training; the tokenizer itself cuts none. Raises QuantctlError without the tokenizers package.
     """
-    try:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise QuantctlError(
-            "training a tokenizer needs the tokenizers package", "pip install 'quantctl[data]'"
-        ) from error
+    require("training a tokenizer", {"data": ("tokenizers",)})
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

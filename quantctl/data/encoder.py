@@ -18,6 +18,7 @@ import numpy
 from quantctl.data.filters import Filters
 from quantctl.data.shards import LONGEST, Batch, Record, TooLong
 from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 
 SHOWN = 5
 """Malformed records that a batch describes; all are counted."""
@@ -57,10 +58,9 @@ class SentencePiece:
     megatron_type = "GPTSentencePieceTokenizer"
 
     def __init__(self, file: Path, special_tokens: bool) -> None:
-        try:
-            import sentencepiece
-        except ImportError as error:
-            raise QuantctlError(f"{file} needs the sentencepiece package", "pip install 'quantctl[data]'") from error
+        require(f"{file}", {"data": ("sentencepiece",)})
+        import sentencepiece
+
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
         except RuntimeError as error:

@@ -28,8 +28,8 @@ from quantctl.data.part import Target, opened
 from quantctl.data.shards import WORDS, Batch
 from quantctl.data.source import Read, from_json, stamp_of, to_json
 from quantctl.data.source import changed as changed_shard
+from quantctl.disk.files import sync, write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import sync, write_new
 
 SYNC_SECONDS = 5.0
 """Seconds of work that a killed run loses at most."""

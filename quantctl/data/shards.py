@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from quantctl.data.source import Read, Source
 from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 
 BATCH_BYTES = 1 << 20
 """Text of a batch: large beside the cost of sending it to another process, small beside the memory of a machine."""
@@ -56,10 +57,9 @@ def _open_gzip(raw: IO[bytes]) -> IO[bytes]:
 
 def _open_zstd(raw: IO[bytes]) -> IO[bytes]:
     # the standard library's reader of Python 3.14, which notices a file that was cut off; zstandard's does not
-    try:
-        from backports.zstd import ZstdFile
-    except ImportError as error:
-        raise QuantctlError("reading .zst needs the backports.zstd package", "pip install 'quantctl[data]'") from error
+    require("reading .zst", {"data": ("backports.zstd",)})
+    from backports.zstd import ZstdFile
+
     return io.BufferedReader(ZstdFile(raw), 1 << 20)
 
 
@@ -120,10 +120,9 @@ SPLITS = tuple(_PIECES)
 
 
 def _rows(source: Source, fields: Sequence[str], _split: str) -> Iterator[tuple[Record, int]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise QuantctlError("reading parquet needs the pyarrow package", "pip install 'quantctl[data]'") from error
+    require("reading parquet", {"data": ("pyarrow",)})
+    from pyarrow import ArrowException, parquet
+
     path = source.path
     source.read_to_end()  # its reader goes to and fro
     try:

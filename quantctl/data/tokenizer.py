@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 
 # names under which public tokenizers know the end of a document, the most specific first
 _END_NAMES = (
@@ -48,10 +49,9 @@ def end_of_document(tokenizer: Any, file: Path) -> int:
 
 def read_fast(file: Path) -> Any:
     """The `tokenizers` object of a tokenizer.json. Raises QuantctlError when it is none."""
-    try:
-        from tokenizers import Tokenizer as Fast
-    except ImportError as error:
-        raise QuantctlError(f"{file} needs the tokenizers package", "pip install 'quantctl[megatron]'") from error
+    require(f"{file}", {"data": ("tokenizers",)})
+    from tokenizers import Tokenizer as Fast
+
     try:
         return Fast.from_file(str(file))
     except Exception as error:  # the library raises plain Exception for files it cannot read

@@ -13,11 +13,11 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quantctl.disk.files import private_dir
+from quantctl.disk.paths import digest, state_dir
 from quantctl.errors import QuantctlError
-from quantctl.files import private_dir
 from quantctl.history import git, record
 from quantctl.history.record import Operation
-from quantctl.paths import digest, state_dir
 from quantctl.tree.tree import CORE, Tree
 
 _LONGEST = 200

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quantctl.files import create_new
+from quantctl.disk.files import create_new
 from quantctl.history.git import Git, GitError
 
 _SETTINGS = "filemode|symlinks|ignorecase|autocrlf|eol|checkstat|trustctime|precomposeunicode"

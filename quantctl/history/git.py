@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl import files
+from quantctl.disk import files
 from quantctl.errors import QuantctlError
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

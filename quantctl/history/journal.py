@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantctl import files
+from quantctl.disk import files
 from quantctl.errors import QuantctlError
 from quantctl.history.backup import Backup
 from quantctl.history.record import FileState, Operation, file_state, path_inside, text

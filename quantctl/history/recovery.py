@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from quantctl import files
+from quantctl.disk import files
 from quantctl.errors import QuantctlError
 from quantctl.history import journal, lock
 from quantctl.history.backup import Backup, backup_of

@@ -17,7 +17,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantctl import files
+from quantctl.disk import files
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT = frozenset((errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP))

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quantctl.disk.files import mode_of
 from quantctl.errors import QuantctlError
-from quantctl.files import mode_of
 from quantctl.history.record import FileState, Operation, latest_records, states_before
 from quantctl.history.transaction import Change, Session
 from quantctl.tree.state import holds_patches, is_untouched

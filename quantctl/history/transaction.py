@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from quantctl import files
+from quantctl.disk import files
 from quantctl.errors import QuantctlError
 from quantctl.history import journal, lock, replace
 from quantctl.history.backup import Backup, backup_of

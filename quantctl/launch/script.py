@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
-from quantctl.launch import arguments, data, folders, platform
+from quantctl.launch import arguments, data, embedded, folders, platform
 from quantctl.launch.arguments import Called
 from quantctl.launch.flags import Flags
 from quantctl.launch.plan import EMBEDDED, Plan
@@ -67,17 +67,20 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
         MODELS[choose("model", script.model, MODELS)],
         DATASETS[choose("dataset", script.dataset, DATASETS)],
     )
+    machine = PLATFORMS[choose("PLATFORM", script.platform, PLATFORMS)]
     flags = Flags(own)
     _settings(flags, called)
     processes = positive("GPUS_PER_NODE", called.get("GPUS_PER_NODE", str(script.processes)))
     if shutil.which(python) is None:
         raise QuantctlError(f"PYTHON={python} is not an executable", "give the path of a Python that has torch")
     tree = _tree(called)
+    trainer = _trainer(tree, machine)
+    if trainer == EMBEDDED and (lacking := embedded.lack(python, tree, called.trailing)):
+        missing(lacking.message, lacking.hint or "")
     stem = Path(script.name).stem
     run_dir = plain("RUN_DIR", called.get("RUN_DIR", f"runs/{stem.removeprefix('pretrain_')}_{script.config}"))
     data.add(flags, called, model, dataset, config.smoke, python, dry, missing, say)
     folders.add(flags, called, run_dir, config.smoke)
-    machine = PLATFORMS[choose("PLATFORM", script.platform, PLATFORMS)]
     sourced = platform.sourced(machine, environment, missing)
     called = replace(called, settings={**called.settings, **sourced})
     variables = platform.variables(machine, called.settings, processes)
@@ -85,14 +88,14 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
     variables += [
         f"{name}={value}" for name, value in (("OMP_NUM_THREADS", threads), ("MEGATRON_LM_PATH", tree)) if value
     ]
-    combination = f"--model {script.model} --dataset {script.dataset} --quantization {script.mode}"
+    combination = f"--model {script.model} --dataset {script.dataset} --mode {script.mode}"
     return Plan(
         run_dir,
         processes,
         script.platform,
         (*script.selectors, *called.get("SELECTORS").split()),
         tuple(variables),
-        (*_trainer(tree, machine), *flags.words(), *called.trailing),
+        (*trainer, *flags.words(), *called.trailing),
         f"{stem}_{script.config}",
         called.get("STATS") or None,
         sourced,

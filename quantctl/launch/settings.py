@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from quantctl.errors import QuantctlError
+from quantctl.errors import QuantctlError, unknown
 
 POSITIONAL = ("CHECKPOINT_PATH", "TENSORBOARD_LOGS_PATH", "TOKENIZER", "DATA_PATH", "DTYPE")
 """What a script's five arguments are called in the environment."""
@@ -72,7 +72,7 @@ def positive(name: str, text: str) -> int:
 def choose(kind: str, value: str, choices: Mapping[str, object] | tuple[str, ...]) -> str:
     """`value`, one of `choices`. Raises QuantctlError that names them."""
     if value not in choices:
-        raise QuantctlError(f"unknown {kind} {shown(value)!r}", f"choose from: {', '.join(choices)}")
+        raise unknown(kind, value, choices)
     return value
 
 

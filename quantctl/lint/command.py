@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from quantctl.errors import QuantctlError
 from quantctl.lint.world import MANY, known
-from quantctl.modes import MODES
+from quantctl.modes import selection
 from quantctl.outside.numbers import whole
 from quantctl.spec import SITES
 
@@ -159,6 +160,15 @@ def _of_platform(name: str) -> dict[str, str]:
     return dict(PLATFORMS[name].variables) if name in PLATFORMS else {}
 
 
+def _chosen(mode: str | None) -> dict[str, str] | None:
+    """What --mode says of the sites; None for what is no mode."""
+    try:
+        says = selection(mode, lambda _, value: value) if mode else {}
+    except QuantctlError:
+        return None
+    return {role: value for role, value in says.items() if role in SITES}
+
+
 def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Command:
     """The options of `quantctl exec` and `quantctl launch`: selectors for the copy of the tree, names, processes."""
     mode: str | None = None
@@ -190,8 +200,8 @@ def _staged(command: Command, words: list[str], variables: dict[str, str]) -> Co
             processes = whole(value)
         elif not known(name):
             clear = False
-    valid = mode is None or mode in MODES
-    selectors = (MODES[mode] if mode else {}) | values if clear and valid else None
+    chosen = _chosen(mode)
+    selectors = chosen | values if clear and chosen is not None else None
     return replace(
         command,
         selectors=selectors,

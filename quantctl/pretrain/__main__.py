@@ -11,6 +11,7 @@ from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.exits import exit_with
+from quantctl.outside.packages import require
 from quantctl.pretrain.arguments import parse
 
 # Megatron's warnings about packages and features that the local layers do without
@@ -22,17 +23,20 @@ def _import_megatron() -> tuple[str, Path]:
     for message in _NOT_USED:
         warnings.filterwarnings("ignore", message=message)
     try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise QuantctlError("the embedded trainer needs PyTorch", "pip install 'quantctl[megatron]'") from error
-    try:
         import megatron.core
     except ImportError as error:
         raise QuantctlError(
-            f"the embedded trainer needs megatron-core, which does not import: {error}",
-            "pip install 'quantctl[megatron]', or put a Megatron-LM checkout on PYTHONPATH",
+            f"megatron-core does not import: {error}", "its own message says why; megatron-core 0.12 to 0.19 are known"
         ) from error
     return megatron.core.__version__, Path(megatron.core.__file__).parent
+
+
+def _require_packages(args: argparse.Namespace) -> None:
+    """Raises QuantctlError that names all that is missing of what these arguments take."""
+    reads = ("tokenizers",) if args.tokenizer_type == "HuggingFaceTokenizer" else ()
+    writes = ("tensorboard",) if args.tensorboard_dir else ()
+    needed = {"megatron": ("torch", "numpy", "megatron.core", *reads, *writes)}
+    require("the embedded trainer", needed | ({"wandb": ("wandb",)} if args.wandb_project else {}))
 
 
 def _layout(args: argparse.Namespace) -> str:
@@ -74,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    _require_packages(args)
     version, folder = _import_megatron()
 
     from quantctl.data.tokenizer import build_tokenizer

@@ -189,6 +189,11 @@ def _check(args: argparse.Namespace) -> None:
         "--save-interval without --save",
         "say with --save DIR where the checkpoints go",
     )
+    _require(
+        not args.wandb_project or bool(args.wandb_exp_name),
+        "--wandb-project without --wandb-exp-name",
+        "Megatron-LM wants both: name the run",
+    )
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

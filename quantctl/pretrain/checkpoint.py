@@ -20,8 +20,8 @@ import numpy
 import torch
 import torch.distributed as dist
 
+from quantctl.disk.files import sync, write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import sync, write_new
 from quantctl.pretrain.flags import FLAGS, ORDER, SAME
 from quantctl.pretrain.logs import print_rank_0
 

@@ -1,4 +1,4 @@
-"""What a run says: Megatron-LM's log lines on stdout and its scalars in TensorBoard event files.
+"""What a run says: Megatron-LM's log lines on stdout and its scalars (scalars.py).
 
 Line formats and tags are those of training_log and evaluate_and_print_results in megatron/training/training.py, so
 that tools made for Megatron-LM read them.
@@ -10,13 +10,12 @@ import argparse
 import math
 import time
 from datetime import datetime
-from typing import Any
 
 import torch.distributed as dist
 
-from quantctl.errors import QuantctlError
 from quantctl.pretrain.flops import flops_per_sample
 from quantctl.pretrain.parallel import is_last_rank
+from quantctl.pretrain.scalars import Scalars
 
 
 def print_rank_0(text: str) -> None:
@@ -49,32 +48,6 @@ class Stopwatch:
             self.start()
 
 
-class Scalars:
-    """The event file of the last rank; nothing without --tensorboard-dir."""
-
-    def __init__(self, directory: str | None) -> None:
-        self.writer: Any = None
-        if directory is None or not is_last_rank():
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise QuantctlError("--tensorboard-dir needs the tensorboard package", "pip install tensorboard") from error
-        self.writer = SummaryWriter(log_dir=directory, max_queue=1000)
-
-    def add(self, tag: str, value: float, iteration: int, samples: int | None = None) -> None:
-        """`tag` over iterations and, where `samples` is given, `tag vs samples` over samples."""
-        if self.writer is None:
-            return
-        self.writer.add_scalar(tag, value, iteration)
-        if samples is not None:
-            self.writer.add_scalar(f"{tag} vs samples", value, samples)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
 class TrainingLog:
     """Collects iterations and writes one line every --log-interval, and one after the first iteration."""
 
@@ -98,6 +71,7 @@ class TrainingLog:
             self.sums[name] = self.sums.get(name, 0.0) + loss
         self.iterations += 1
         if iteration % args.tensorboard_log_interval == 0:
+            self.scalars.samples(iteration, samples)
             for tag, value in (
                 ("learning-rate", learning_rate),
                 ("batch-size", args.global_batch_size),

@@ -17,9 +17,10 @@ from quantctl.pretrain import checkpoint
 from quantctl.pretrain.balance import scale_gradients, take_losses
 from quantctl.pretrain.data import Batch, Samples
 from quantctl.pretrain.flops import expert_layers
-from quantctl.pretrain.logs import Scalars, TrainingLog, print_rank_0, validation_line
+from quantctl.pretrain.logs import TrainingLog, print_rank_0, validation_line
 from quantctl.pretrain.memory import Memory
 from quantctl.pretrain.optimizer import MasterAdamW
+from quantctl.pretrain.scalars import Scalars
 
 
 class Diverged(QuantctlError):
@@ -78,7 +79,7 @@ class Trainer:
         self.train_samples = Samples(train, args, device, state.consumed_train)
         self.valid_samples = Samples(valid, args, device, state.consumed_valid) if valid and evaluate else None
         self.test_samples = Samples(test, args, device) if test and evaluate else None
-        self.scalars = Scalars(args.tensorboard_dir)
+        self.scalars = Scalars(args)
         self.log = TrainingLog(args, self.scalars)
         self.memory = Memory(args, self.scalars, device)
         self.termination = _Termination(args.exit_signal_handler, device)

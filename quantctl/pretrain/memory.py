@@ -15,7 +15,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from quantctl.pretrain.logs import Scalars
+from quantctl.pretrain.scalars import Scalars
 
 MEGABYTE = 1024.0 * 1024.0
 

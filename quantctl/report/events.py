@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 from quantctl.outside.records import BadRecord, open_regular
 from quantctl.report.curve import Curve
 from quantctl.runs.runlog import BATCH, LOSS, TIME, Point
@@ -37,12 +37,9 @@ def has_events(folder: Path) -> bool:
 
 def _scalars(file: Path) -> dict[str, list[Any]]:
     """Tag -> its events. Raises BadRecord for a file that TensorBoard cannot read."""
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError as error:
-        raise QuantctlError(
-            "event files are read by the tensorboard package", "pip install 'quantctl[report]'"
-        ) from error
+    require("reading event files", {"report": ("tensorboard",)})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     open_regular(file, _LARGEST).close()
     try:
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})

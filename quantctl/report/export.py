@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+from quantctl.output import SCHEMA
 from quantctl.report import heat
 from quantctl.report.compare import Comparison, Row, Spread, gaps
 from quantctl.report.run import Run
@@ -38,7 +39,8 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def run_data(run: Run) -> dict[str, Any]:
+    """One run, its marks included. Unknown figures are None."""
     return {
         "path": str(run.path),
         "mode": run.mode,
@@ -57,9 +59,10 @@ def _run(run: Run) -> dict[str, Any]:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Rows of the clean runs, and every run with its marks. Unknown figures are null."""
     return {
+        "schema_version": SCHEMA,
         "reference": comparison.reference,
         "modes": [_row(row) for row in comparison.rows],
-        "runs": [_run(run) for run in comparison.runs],
+        "runs": [run_data(run) for run in comparison.runs],
     }
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from quantctl import output
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 from quantctl.output import printable
+from quantctl.outside.packages import require
 from quantctl.report.compare import REFERENCE, compare
 from quantctl.report.export import as_csv
 from quantctl.report.export import as_json as to_json
@@ -40,12 +40,6 @@ def _require(reference: str, runs: Sequence[Run]) -> None:
         raise QuantctlError(f"--reference {printable(reference)}: no run here is of that mode", known)
 
 
-def require_matplotlib() -> None:
-    """Raises QuantctlError if no picture can be drawn: better before the runs are made than behind them."""
-    if find_spec("matplotlib") is None:
-        raise QuantctlError("the report's pictures need matplotlib", "pip install 'quantctl[report]'")
-
-
 def write(
     paths: Sequence[Path], folder: Path | None, title: str, reference: str | None = None, as_json: bool = False
 ) -> None:
@@ -55,7 +49,7 @@ def write(
     when no run can be read, and without matplotlib where there is a folder.
     """
     if folder is not None:
-        require_matplotlib()
+        require("a report with pictures", {"report": ("matplotlib",)})
     runs = _loaded(paths)
     if reference is not None:
         _require(reference, runs)

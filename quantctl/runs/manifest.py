@@ -8,8 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 from quantctl.outside import records
 from quantctl.outside.masking import masked
 from quantctl.outside.records import TEXT, TRUTH, WHOLE, WORD, Each, Fields, Named

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantctl.files import write_new
+from quantctl.disk.files import write_new
 from quantctl.outside import records
 from quantctl.outside.records import COUNT, TEXT, TRUTH, WHOLE, BadRecord, Each, Fields, Named, Shape
 from quantctl.runs import modules

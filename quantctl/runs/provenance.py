@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quantctl.disk.paths import digest
 from quantctl.errors import QuantctlError
 from quantctl.history.backup import checkout_of
 from quantctl.history.changes import changed_files
 from quantctl.history.git import Git, GitError
-from quantctl.paths import digest
 from quantctl.tree.elsewhere import selectors_in
 from quantctl.tree.forks import PREFIX
 from quantctl.tree.selectors import OURS, SELECTORS, rewrite, rewrite_places

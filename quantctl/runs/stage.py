@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from quantctl.disk.paths import cache_dir, digest
 from quantctl.history.backup import checkout_of
 from quantctl.history.git import Git
-from quantctl.paths import cache_dir, digest
 from quantctl.runs.rundir import NO_LOCKS
 from quantctl.tree.state import plan, read_state
 from quantctl.tree.tree import Tree

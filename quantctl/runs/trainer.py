@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
+from quantctl.outside.packages import absent
 
 _DATASETS = Path("megatron/core/datasets")
 _BUILT = "helpers_cpp*.so"
 _SIX = Path("megatron/training/tokenizer/bert_tokenization.py")
-_FIND = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
 
 
 def is_own(staged: Path, command: Sequence[str]) -> bool:
@@ -39,6 +39,7 @@ def _interpreter(program: str) -> str | None:
 
 
 def _needed(staged: Path, command: Sequence[str]) -> Iterator[str]:
+    yield "torch"
     if (staged / _SIX).is_file() and b"import six" in (staged / _SIX).read_bytes():
         yield "six"
     if any(word.partition("=")[2] == "HuggingFaceTokenizer" or word == "HuggingFaceTokenizer" for word in command):
@@ -49,8 +50,7 @@ def _check_packages(staged: Path, command: Sequence[str], python: str | None) ->
     names = list(_needed(staged, command))
     if not names or python is None:  # whoever starts the ranks otherwise finds out
         return
-    done = subprocess.run([python, "-c", _FIND, *names], capture_output=True, text=True)
-    if missing := done.stdout.split():
+    if missing := absent(names, python):
         raise QuantctlError(
             f"Megatron-LM's own trainer needs {' and '.join(missing)}, which {python} does not have",
             f"{python} -m pip install {' '.join(missing)}",

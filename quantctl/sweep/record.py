@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
-from quantctl.files import write_new
 from quantctl.outside import records
 from quantctl.outside.records import TEXT, WHOLE, Each, Fields, Named
 from quantctl.runs import recipe

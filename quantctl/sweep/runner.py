@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from quantctl.files import no_link
+from quantctl.disk.files import no_link
 from quantctl.runs.runlog import Point, read_log
 from quantctl.sweep import record
 from quantctl.sweep.plan import Task

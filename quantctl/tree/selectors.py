@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from quantctl.errors import QuantctlError
+from quantctl.modes import canonical_value
 from quantctl.patches.patch import ATTENTION, LAYERS
-from quantctl.spec import ATTENTION_IMPLEMENTATIONS, NONE, canonical, choice
+from quantctl.spec import ATTENTION_IMPLEMENTATIONS, NONE
 from quantctl.tree.forks import ForkSelector, Survey, canonical_or, survey
 from quantctl.tree.source import Literal, Source, source_of
 
@@ -50,9 +51,7 @@ class Selector:
 
     def canonical(self, value: str) -> str:
         """`value` as it stands in a file. Raises QuantctlError if it is unknown."""
-        if not self.choices:
-            return canonical(value, self.role)
-        return choice(self.role, value, self.choices)
+        return canonical_value(self.role, value)
 
 
 SELECTORS = {

@@ -9,10 +9,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantctl.attributes import refuse_foreign_link
+from quantctl.disk.attributes import refuse_foreign_link
 from quantctl.errors import QuantctlError
 
 CORE = Path("megatron/core")
+INSTALLED = "installed megatron-core"
+"""How a tree was found that nobody named."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ def _installed_root() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parents[2]
 
 
+def surrounding_tree(cwd: Path) -> Tree | None:
+    """The nearest parent of `cwd` that is a tree, or itself."""
+    start = cwd.resolve()
+    found = (parent for parent in (start, *start.parents) if is_tree(parent))
+    return next((Tree(root, "current directory") for root in found), None)
+
+
 def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
     """The tree in use: `--megatron`, else MEGATRON_LM_PATH, else the nearest parent of `cwd`, else the installed one.
 
@@ -106,15 +115,14 @@ def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
                 "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory",
             )
         return Tree(root, how)
-    start = (cwd or Path.cwd()).resolve()
-    for parent in (start, *start.parents):
-        if is_tree(parent):
-            return Tree(parent, "current directory")
+    start = cwd or Path.cwd()
+    if around := surrounding_tree(start):
+        return around
     installed = _installed_root()
     if installed is None:
         raise QuantctlError(
             "no Megatron tree found: no --megatron, no MEGATRON_LM_PATH, none in the parents of "
-            f"{start}, no installed megatron-core",
+            f"{start.resolve()}, no installed megatron-core",
             "pass --megatron PATH, or: pip install megatron-core",
         )
-    return Tree(installed.resolve(), "installed megatron-core")
+    return Tree(installed.resolve(), INSTALLED)

@@ -14,11 +14,11 @@ from collections import Counter
 import pytest
 from scenes import PREPARED, STRIDE, Scene, contents
 
+from quantctl.disk.paths import state_dir
 from quantctl.errors import QuantctlError
 from quantctl.history import journal
 from quantctl.history.recovery import read_consistent
 from quantctl.history.transaction import open_tree
-from quantctl.paths import state_dir
 from quantctl.tree.selectors import ATTENTION, LAYERS
 
 WIDE = STRIDE if STRIDE == 1 else 3 * STRIDE

@@ -251,10 +251,10 @@ def test_what_srun_starts_says_all_that_decides_the_run(launch, tmp_path):
 
 
 REFUSED_RUNS = {
-    "several modes here": (["--quantization", "bf16,FA_mxfp8"], "several modes and --sbatch are for Slurm"),
-    "sbatch's options here": (["--quantization", "bf16", "--sbatch=--nodes=2"], "several modes and --sbatch"),
+    "several modes here": (["--quantization", "bf16,FA_mxfp8"], "several modes are for Slurm"),
+    "sbatch's options here": (["--quantization", "bf16", "--sbatch=--nodes=2"], "--sbatch is for Slurm"),
     "no number of devices": (["--quantization", "bf16", "--launcher", "slurm"], "GPUS_PER_NODE=x is not a positive"),
-    "platform": (["--quantization", "bf16", "--launcher", "slurm", "--platform", "x"], "unknown PLATFORM 'x'"),
+    "platform": (["--quantization", "bf16", "--launcher", "slurm", "--platform", "x"], "unknown platform 'x'"),
     "one directory for several": (
         ["--quantization", "bf16,FA_mxfp8", "--launcher", "slurm", "--run-dir", "r"],
         "several modes, one --run-dir",

@@ -8,8 +8,8 @@ import shutil
 from faults import run_in_child
 from remembered import remember_insertion
 
+from quantctl.disk.paths import state_dir
 from quantctl.history.transaction import open_tree
-from quantctl.paths import state_dir
 from quantctl.tree.state import FILES, plan, read_state
 
 STRIDE = int(os.environ.get("QUANTCTL_FAULT_STRIDE", "11"))

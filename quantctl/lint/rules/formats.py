@@ -48,7 +48,7 @@ def _spec(case: Case) -> Iterator[Hit]:
         except QuantctlError as error:
             yield Hit(f"{role}: {error.message}", fix=error.hint)
     if case.command.staged and case.command.selectors is None and case.command.mode:
-        yield Hit(f"--mode {case.command.mode} is no mode", fix="quantctl list shows them")
+        yield Hit(f"--mode {case.command.mode} is no mode", fix="quantctl list modes shows them")
 
 
 def _promises(name: str) -> tuple[set[str], set[str]]:

@@ -23,8 +23,9 @@ def measured(tmp_path_factory):
     return done, json.loads(done.stdout), picture
 
 
-def test_the_document_says_what_was_measured_with(measured) -> None:
+def test_the_document_says_what_was_measured_with(measured, documented) -> None:
     _, document, _ = measured
+    documented("bench", document)
     assert {"schema": SCHEMA, "sizes": "reduced", "quick": True}.items() <= document.items()
     assert document["device"]["kind"] == "cpu"
     assert document["versions"]["torch"]

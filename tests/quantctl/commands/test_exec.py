@@ -88,9 +88,16 @@ def test_status_of_the_command_passes_through(quantctl, megatron_tree, tmp_path)
     assert [attempt["exit_status"] for attempt in attempts] == [7, 137]
 
 
+def test_without_a_mode_the_trees_own_selectors_hold(quantctl, stock_copy, tmp_path):
+    tree = stock_copy("0.16.1")
+    assert quantctl("--megatron", tree, "set", "--lm-head", "mxfp4").status == 0
+    done = quantctl("--megatron", tree, "exec", "--run-dir", tmp_path / "run", "--", "true")
+    assert "selectors: linear=none lm_head=mxfp4 qk=none pv=none attention=unfused" in done.err
+
+
 REFUSED = {
     "no command": (["--mode", "bf16"], "no command was given"),
-    "no selector": (["--", "true"], "no selector was given"),
+    "no selector": (["--", "true"], "no selector was given, and this tree is stock"),
     "no such program": (["--mode", "bf16", "--", "no-such-program"], "cannot start 'no-such-program'"),
     "unknown format": (["--linear", "fp7", "--", "true"], "unknown format 'fp7'"),
     "experts that no selector sees": (

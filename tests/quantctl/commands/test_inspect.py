@@ -18,11 +18,12 @@ def saved(tmp_path):
     return tmp_path / "state.pt", tensors
 
 
-def test_json_holds_what_measure_says(saved, quantctl):
+def test_json_holds_what_measure_says(saved, quantctl, documented):
     path, tensors = saved
     done = quantctl("--json", "inspect", path, "--spec", "mxfp4", "--spec", "nvfp4", "--axis", 0, "--key", "weight")
     assert done.status == 0, done.err
     rows = json.loads(done.out)
+    documented("inspect", rows)
     assert [(row["tensor"], row["spec"], row["shape"]) for row in rows] == [
         ("layer.weight", "mxfp4", [64, 96]),
         ("layer.weight", "nvfp4", [64, 96]),

@@ -117,8 +117,8 @@ def test_explain_tells_everything_about_a_rule(rule):
         ([], "give scripts, or a command"),
         (["a.sh", "--", *FINE], "give scripts, or a command"),
         (["--release", "0.16.1", "--", "ls"], "no training command behind --"),
-        (["--release", "new", "--", *FINE], "is no release"),
-        (["--explain", "nothing"], "there is no rule 'nothing'"),
+        (["--release", "new", "--", *FINE], "unknown --release 'new'"),
+        (["--explain", "nothing"], "unknown rule 'nothing'"),
     ],
 )
 def test_refusals(arguments, says, quantctl):

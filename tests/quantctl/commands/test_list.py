@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantctl.cli import cli
-from quantctl.modes import SCRIPT_MODES
+from quantctl.modes import MODES
 
 
 @pytest.fixture
@@ -24,8 +24,10 @@ def lines() -> list[list[str]]:
     [
         ("model", ["llama31-8b", "llama32-1b", "deepseek2_lite"]),
         ("dataset", ["wikipedia", "dolma"]),
-        ("mode", list(SCRIPT_MODES)),
+        ("mode", list(MODES)),
+        ("format", ["mxfp8", "mxfp6", "mxfp4", "nvfp4", "hifp8 hif8", "none bf16"]),
         ("training config", ["standard", "fast", "smoke"]),
+        ("platform", ["cuda", "npu", "cpu"]),
     ],
 )
 def test_a_pipe_gets_a_row_a_line(kind, names, lines):

@@ -29,9 +29,10 @@ def checked(quantctl, tree) -> dict[str, str]:
     return json.loads(quantctl("--megatron", tree, "--json", "check").out)["patches"]
 
 
-def test_a_stock_tree(quantctl, megatron_tree):
+def test_a_stock_tree(quantctl, megatron_tree, documented):
     tree = megatron_tree("0.12.3")
     entries = listed(quantctl, tree)
+    documented("patch --list", {"schema_version": 1, "tree": "", "megatron_core": "", "patches": [*entries.values()]})
     assert set(entries) == {patch.name for patch in PATCHES}
     assert {name for name, entry in entries.items() if entry["required"]} == REQUIRED
     found = {name: entry["state"] for name, entry in entries.items()}

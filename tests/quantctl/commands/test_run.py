@@ -75,6 +75,54 @@ def test_the_tree_goes_on(quantctl_, tmp_path):
     assert f"MEGATRON_LM_PATH={tree}" in done.stdout
 
 
+def test_the_checkout_around_the_current_directory_trains(quantctl_, tmp_path):
+    (tmp_path / "megatron" / "core").mkdir(parents=True)
+    (tmp_path / "megatron" / "core" / "__init__.py").touch()
+    without = quantctl_("run", *COMBINATION, "--dry-run")
+    assert f"tree: {tmp_path} (megatron-core unknown, current directory)" in without.stderr
+    assert "it has no pretrain_gpt.py: the embedded trainer trains" in without.stderr
+    assert f"MEGATRON_LM_PATH={tmp_path}" in without.stdout
+    assert "-m quantctl.pretrain" in without.stdout
+    (tmp_path / "pretrain_gpt.py").touch()
+    assert f"{tmp_path}/pretrain_gpt.py" in quantctl_("run", *COMBINATION, "--dry-run").stdout
+    told = quantctl_("run", *COMBINATION, "--dry-run", MEGATRON_LM_PATH="")
+    assert "MEGATRON_LM_PATH" not in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "script", "words", "run_dir"),
+    [
+        ("FA_mxfp8", "FA_mxfp8", "--mode FA_mxfp8", "llama32-1b_wikipedia_FA_mxfp8"),
+        ("nvfp4", "bf16", "--mode bf16 --attention auto --mode nvfp4", "llama32-1b_wikipedia_nvfp4"),
+        (
+            "linear=mxfp8:scale=floor lm_head=mxfp4",
+            "bf16",
+            "--mode bf16 --attention auto --linear mxfp8:scale=floor --lm-head mxfp4",
+            "llama32-1b_wikipedia_linear-mxfp8_scale-floor_lm_head-mxfp4",
+        ),
+    ],
+)
+def test_any_mode_and_any_selectors(mode, script, words, run_dir, quantctl_):
+    named = ["--model", "llama32-1b", "--dataset", "wikipedia", "--training-config", "smoke", "--mode", mode]
+    data = json.loads(quantctl_("run", *named, "--dry-run", "--json").stdout)
+    assert data["script"].endswith(f"_{script}.sh")
+    text = " ".join(data["command"])
+    assert words in text
+    assert f"--run-dir runs/{run_dir}_smoke " in text
+
+
+def test_data_of_ones_own_names_the_run(quantctl_, tmp_path):
+    for ending in ("bin", "idx"):
+        (tmp_path / f"mine_text_document.{ending}").touch()
+    given = ["--model", "llama32-1b", "--data", "mine_text_document", "--tokenizer", "t", "--mode", "bf16", "--dry-run"]
+    done = quantctl_("run", *given)
+    assert done.returncode == 0
+    assert "--run-dir runs/llama32-1b_mine_bf16_standard" in done.stdout
+    assert "--data-path mine_text_document" in done.stdout
+    (planned,) = json.loads(quantctl_("sweep", *given, "--seeds", "1", "--json").stdout)
+    assert planned["dataset"] == "mine"
+
+
 def test_json_is_the_same_command(quantctl_):
     plain = quantctl_("run", *COMBINATION, "--dry-run")
     data = json.loads(quantctl_("--json", "run", *COMBINATION, "--dry-run").stdout)
@@ -87,8 +135,8 @@ def test_json_is_the_same_command(quantctl_):
     [
         (["--model", "gpt"], "unknown model 'gpt'", "llama31-8b, llama32-1b, deepseek2_lite"),
         (["--dataset", "c4"], "unknown dataset 'c4'", "wikipedia, dolma"),
-        (["--quantization", "FA_fp8"], "unknown mode 'FA_fp8'", "bf16, FA_mxfp8"),
-        (["--training-config", "quick"], "unknown TRAINING_CONFIG 'quick'", "standard, fast, smoke"),
+        (["--mode", "FA_fp8"], "unknown mode 'FA_fp8'", "FA_mxfp8"),
+        (["--training-config", "quick"], "unknown training config 'quick'", "standard, fast, smoke"),
         (["--data", "no/such/data"], "there is no no/such/data.bin", "without their ending"),
     ],
 )

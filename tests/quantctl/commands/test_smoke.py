@@ -20,13 +20,14 @@ def digest(tree: Path) -> str:
     return found.hexdigest()
 
 
-def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl):
+def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl, documented):
     tree = stock_copy("0.16.1")
     before = digest(tree)
     formats = ("--linear", "mxfp8", "--lm-head", "hifp8", "--qk", "mxfp8", "--pv", "mxfp4")
     done = quantctl("--megatron", tree, "--json", "smoke", "deepseek2_lite", "--iterations", 3, *formats)
     assert done.status == 0, done.err
     found = json.loads(done.out)
+    documented("smoke", found)
     structure = found["structure"]
     assert structure["layers"] == 3
     attention = "multi-latent: 4 heads, queries uncompressed, keys and values from 32, qk 96, v 64"

@@ -161,12 +161,14 @@ def test_killed_runs_go_on_where_they_were(workers, prepare, jsonl, tokenizer, t
     assert not journal.parent.exists()
 
 
-def test_malformed_records_are_counted_and_shown(prepare, jsonl, tmp_path) -> None:
+def test_malformed_records_are_counted_and_shown(prepare, jsonl, tmp_path, documented) -> None:
     good = jsonl.read_bytes()
     bad = [b"{broken", b"[1]", b'{"id": 1}', b'{"text": 5}', b'{"text": "\\ud800"}', b"\xff\xfe", b'{"text": ""}']
     jsonl.write_bytes(bad[0] + b"\n" + good + b"\n".join(bad[1:]))
     done = prepare(jsonl, "--workers", 1)
-    counts = json.loads((tmp_path / "out_text_document.manifest.json").read_text())["counts"]
+    manifest = json.loads((tmp_path / "out_text_document.manifest.json").read_text())
+    documented("data prepare", {"schema_version": 1, **manifest})
+    counts = manifest["counts"]
     assert counts["documents"] == 300
     assert counts["malformed"] == {
         "not JSON": 1,

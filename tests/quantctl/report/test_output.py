@@ -31,8 +31,9 @@ def test_the_table(runs, quantctl, tmp_path):
     assert "bf16               nothing quantized" in done.out
 
 
-def test_json(runs, quantctl, tmp_path):
+def test_json(runs, quantctl, tmp_path, documented):
     data = json.loads(quantctl("--json", "report", tmp_path).out)
+    documented("report", data)
     assert [mode["mode"] for mode in data["modes"]] == ["bf16", "FA_mxfp4"]
     assert data["modes"][1]["gap"]["mean"] == pytest.approx(0.15)
     assert data["modes"][1]["calls"] == {"qk": {"mxfp4": {"fprop": 10, "dgrad": 10}}}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from quantctl.errors import QuantctlError
-from quantctl.modes import SCRIPT_MODES
+from quantctl.modes import SCRIPT_MODES, selection
 from quantctl.sweep import record
-from quantctl.sweep.plan import selectors_of, tasks
+from quantctl.sweep.plan import tasks
 
 
 def plan(tmp_path, modes=SCRIPT_MODES, seeds=(1, 2), models=("llama32-1b",), dataset="wikipedia"):
@@ -53,15 +53,14 @@ def test_selectors_that_have_no_script_go_through_the_reference_script(mode, wor
 
 
 WRONG = [
-    ({"modes": ("fp8",)}, "neither a mode nor selectors"),
+    ({"modes": ("fp8",)}, "unknown mode 'fp8'"),
     ({"modes": ("linear=fp8",)}, "unknown format 'fp8'"),
-    ({"modes": ("head=mxfp8",)}, "neither a mode nor selectors"),
+    ({"modes": ("head=mxfp8",)}, "unknown selector 'head'"),
     ({"modes": (" ",)}, "an empty mode"),
     ({"modes": ("attention=flash",)}, "attention: 'flash' is unknown"),
     ({"modes": ("linear=mxfp8 linear=mxfp4",)}, "says linear twice"),
     ({"models": ("gpt",)}, "unknown model 'gpt'"),
     ({"dataset": "pile"}, "unknown dataset 'pile'"),
-    ({"modes": ("linear=mxfp8 qk=mxfp8", "linear=mxfp8  qk=mxfp8")}, "share a run directory"),
 ]
 
 
@@ -72,7 +71,7 @@ def test_nothing_is_planned_from_wrong_words(changed, message, tmp_path):
 
 
 def test_equal_selectors_read_equal():
-    assert selectors_of("linear=mxfp8:scale=rceil") == {"linear": "mxfp8"}
+    assert selection("linear=mxfp8:scale=rceil") == {"linear": "mxfp8"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +143,13 @@ def test_the_run_directory_of_another_sweep_is_not_taken(case, other, tmp_path):
         noted(tmp_path, **changed)
     assert caught.value.message == f"{other} is of another sweep: {message}"
     assert "another --output" in caught.value.hint
+
+
+def test_force_takes_it_and_runs_what_is_finished_again(other, tmp_path):
+    (other / "manifest.json").write_text(json.dumps({"selectors": {}, "attempts": [{"finished": True}]}))
+    assert noted(tmp_path).is_finished()
+    forced = noted(tmp_path, settings={"FORCE": "1"}, dataset="dolma")
+    assert (forced.run_dir, forced.is_finished()) == (other, False)
 
 
 def test_settings_of_the_environment_count(other, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl import files
+from quantctl.disk import files
 from quantctl.errors import QuantctlError
 from quantctl.history.replace import Content, Replacement, clear, put, stage
 

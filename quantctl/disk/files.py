@@ -14,7 +14,7 @@ import stat
 import time
 from pathlib import Path
 
-from quantctl.attributes import carry_over, refuse_foreign_link
+from quantctl.disk.attributes import carry_over, refuse_foreign_link
 
 DRAFT_MODE = 0o200
 """Permissions of a file that `stage` has not finished; no source has them."""

@@ -1,0 +1,5 @@
+"""`python -m quantctl`: the command line."""
+
+from quantctl.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""What every command shares: --megatron and --json before and behind it, choices, specs, modes, and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from quantctl.errors import QuantctlError, unknown
+from quantctl.modes import MODES, choices, selection
+from quantctl.spec import FORMATS, NONE
+
+_MEGATRON = "Megatron tree: a directory that holds megatron/core.  [default: MEGATRON_LM_PATH, else the nearest parent "
+_MEGATRON += "of the current directory that is a tree, else the installed megatron-core]"
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Into ctx.obj, which a command shares with the group that it stands in: what is said behind a command wins."""
+    settings = ctx.ensure_object(dict)
+    name = str(parameter.name)
+    settings[name] = value or settings.get(name, value)
+
+
+def shared() -> list[click.Option]:
+    """The options that stand before a command or behind it; their values are in ctx.obj."""
+    kind: dict[str, Any] = {"expose_value": False, "callback": _remember}
+    return [
+        click.Option(["--megatron"], type=click.Path(path_type=Path), help=_MEGATRON, **kind),
+        click.Option(["--json"], is_flag=True, help="Print data as JSON (docs/json.md).", **kind),
+    ]
+
+
+def with_shared(command: click.Command) -> click.Command:
+    """The command, and those below it, with `shared`."""
+    if not any(parameter.name == "megatron" for parameter in command.params):
+        command.params += shared()
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        with_shared(below)
+    return command
+
+
+class Group(click.Group):
+    """A group that tells which command a misspelt one may have been."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
+            listing = f"{ctx.command_path} --help explains them"
+            raise unknown("command", name, self.list_commands(ctx), listing)
+        return super().resolve_command(ctx, args)
+
+
+class Choice(click.Choice[str]):
+    """click's, with the words of `unknown`: --launcher slrum may have been slurm."""
+
+    def __init__(self, choices: Sequence[str], kind: str | None = None) -> None:
+        super().__init__(list(choices))
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            raise unknown(self.kind or (param.opts[0] if param else "value"), str(value), self.choices)
+        return str(value)
+
+
+def _items(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class Mode(click.ParamType):
+    """A mode or selectors, as text, or a list of them with `many`; what selectors say is not looked at yet."""
+
+    name = "mode"
+
+    def __init__(self, many: bool = False) -> None:
+        self.many = many
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        for one in choices(value) if self.many else [value]:
+            selection(one, lambda _, value: value)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        front, comma, last = incomplete.rpartition(",") if self.many else ("", "", incomplete)
+        return _items([f"{front}{comma}{mode}" for mode in MODES], f"{front}{comma}{last}")
+
+
+class Spec(click.ParamType):
+    """A format spec as text: a fork's tree may have words of its own, so it is looked at when the tree is known."""
+
+    name = "spec"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        name, colon, rest = incomplete.partition(":")
+        if not colon or name not in FORMATS:
+            return _items([NONE, *FORMATS], incomplete)
+        front, comma, _ = rest.rpartition(",")
+        options = [f"{key}={value}" for key, values in FORMATS[name].items() for value in values]
+        return _items([f"{name}:{front}{comma}{option}" for option in options], incomplete)
+
+
+def completed_by(names: Callable[[click.Context], Sequence[str]]) -> Callable[..., list[CompletionItem]]:
+    """A shell_complete callback from what lists the names; a tree that cannot be read completes nothing."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            return _items(names(ctx), incomplete)
+        except (QuantctlError, OSError):
+            return []
+
+    return complete
