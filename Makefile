@@ -18,7 +18,8 @@ test: $(STAMP) lint
 releases: $(STAMP)
 	$(BIN)/python tests/support/releases.py -n 2 $(ARGS)
 
-# eight scripts at once, Slurm, and the table of every script's flags against every release's parser
+# eight scripts at once, Slurm, and the table of every script's flags against every release's parser;
+# QUANTCTL_MEGATRON_CHECKOUTS=A:B adds the smoke scripts on those checkouts' own trainer, a CPU in the place of a GPU
 launch: $(STAMP)
 	$(BIN)/python -m pytest -m "" -rP tests/launch
 

@@ -100,6 +100,12 @@ def private_dir(path: Path, like: Path | None = None) -> Path:
     return path
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it is there; on a read-only mount, too, nothing has to be done for one that is not."""
+    if os.path.lexists(path):
+        path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Ask the disk to keep what was written to a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)

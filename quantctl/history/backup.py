@@ -34,6 +34,7 @@ class Backup:
     """Folder that is quantctl's own: the lock of a tree whose file system has none."""
     own: Path | None = None
     """The git directory of the owner's that it lies in, and is as private as; None for one of quantctl's own."""
+    writable: bool = True
 
     @property
     def pending(self) -> str:
@@ -45,10 +46,25 @@ class Backup:
         return f"{self.ref.replace('refs/quantctl/', 'refs/quantctl-kept/', 1)}/{operation}"
 
     def prepare(self) -> None:
-        """Make what does not exist yet: quantctl's own folder, the bare repository of trees outside git."""
-        private_dir(self.state, like=self.own)
-        if not self.repository.directory.exists():
-            _make_bare(self.repository.directory)
+        """Make what does not exist yet: quantctl's own folder, the bare repository of trees outside git.
+
+        Raises QuantctlError where that cannot be.
+        """
+        if not self.writable:
+            raise QuantctlError(
+                f"the history of this tree is in {self.own}, which cannot be written",
+                "make it writable, then run the command again; nothing was changed",
+            )
+        try:
+            private_dir(self.state, like=self.own)
+            if not self.repository.directory.exists():
+                _make_bare(self.repository.directory)
+        except OSError as error:
+            where = self.own or "the folder that XDG_STATE_HOME names (~/.local/state)"
+            raise QuantctlError(
+                f"the tree's history cannot be kept in {error.filename or self.state}: {error.strerror}",
+                f"make {where} writable; nothing was changed",
+            ) from error
 
     def operations(self) -> list[Operation]:
         """Newest first. Raises QuantctlError when the history holds what quantctl never wrote."""
@@ -122,7 +138,7 @@ def _make_bare(directory: Path) -> None:
 
 
 def _in_checkout(tree: Tree, top: Path) -> Backup | None:
-    """The user's repository, or None when it cannot be written to."""
+    """The user's repository, or None when it is out of reach."""
     repository = git.Git(top)
     try:
         folders = [repository.text("rev-parse", name) for name in ("--absolute-git-dir", "--git-common-dir")]
@@ -131,13 +147,12 @@ def _in_checkout(tree: Tree, top: Path) -> Backup | None:
             return None
         raise
     own, common = (Path(top, folder).resolve() for folder in folders)
-    if not (os.access(own, os.W_OK) and os.access(common / "objects", os.W_OK)):
-        return None
+    writable = os.access(own, os.W_OK) and os.access(common / "objects", os.W_OK)
     worktree = "main" if own == common else own.name
     inside = os.path.relpath(tree.root, top.resolve())
     words = re.sub(r"[^A-Za-z0-9]+", "-", inside).strip("-")[-_LONGEST:]
     name = "tree" if inside == "." else f"{words}-{digest(inside)}"
-    return Backup(repository, f"refs/quantctl/{worktree}/{name}", own / "quantctl" / name, own)
+    return Backup(repository, f"refs/quantctl/{worktree}/{name}", own / "quantctl" / name, own, writable)
 
 
 def _in_state_dir(tree: Tree) -> Backup:
@@ -153,6 +168,16 @@ def checkout_of(tree: Tree) -> Path | None:
 
 
 def backup_of(tree: Tree) -> Backup:
-    """Where the history of `tree` is, or will be, kept."""
+    """Where the history of `tree` is, or will be, kept.
+
+    It stays where it began: in the state directory for a tree that came into git later, or whose .git can be written
+    now; in the repository that has become read-only, where it can still be read.
+    """
+    beside = _in_state_dir(tree)
     top = checkout_of(tree)
-    return (_in_checkout(tree, top) if top is not None else None) or _in_state_dir(tree)
+    own = _in_checkout(tree, top) if top is not None else None
+    if own is None:
+        return beside
+    if own.writable and not beside.repository.directory.exists():
+        return own
+    return own if own.head() is not None or (own.writable and beside.head() is None) else beside

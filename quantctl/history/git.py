@@ -100,7 +100,10 @@ class Git:
             from git.cmd import Git as Runner
             from git.exc import GitCommandError, GitCommandNotFound
         except ImportError as error:  # GitPython tries git while it is imported
-            raise GitError(f"git cannot be used: {error}", "is it installed, and is there room on the disk?") from error
+            _, is_said, said = str(error).partition("fatal: ")
+            hint = "put that right first" if is_said else "is it installed, and is there room on the disk?"
+            reason = said.splitlines()[0].rstrip("'") if is_said else error
+            raise GitError(f"git cannot be used: {reason}", hint) from error
 
         hooks = self._no_configured_hooks() if arguments[0] in _WITH_HOOKS else {}
         place = ["-C", str(self.directory), *(["--git-dir=."] if self.bare else [])]

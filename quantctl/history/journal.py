@@ -74,7 +74,7 @@ def begin(tree: Tree, backup: Backup, operation: Operation) -> Journal:
 def end(tree: Tree) -> None:
     """Remove it, and what a killed `begin` left; only for who holds the tree."""
     for path in (_draft_of(tree), path_of(tree)):
-        path.unlink(missing_ok=True)
+        files.remove(path)
 
 
 def present(tree: Tree) -> bool:

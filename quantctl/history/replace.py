@@ -112,7 +112,7 @@ def take_back(item: Replacement) -> bool:
     if present == item.after != item.before:
         kept = content_of(item.temporary)
         if kept is None:
-            item.temporary.unlink(missing_ok=True)
+            files.remove(item.temporary)
             files.stage(item.path, item.before.data, item.before.mode, item.temporary)
             kept = item.before
         # what an exchange brought out and nobody could look at any more is its owner's newest, and goes back as well
@@ -124,4 +124,4 @@ def take_back(item: Replacement) -> bool:
 
 def clear(item: Replacement) -> None:
     """Remove what lies beside the file, once the operation is over."""
-    item.temporary.unlink(missing_ok=True)
+    files.remove(item.temporary)

@@ -16,6 +16,8 @@ _MARK = re.compile(r"-{4} quantctl: an attempt begins, \S+ -{4}")
 _RANDOM = "will not load any checkpoints and will start "
 _STARTS = (_RANDOM, "loading checkpoint from ", "- arguments -")
 """What rank 0 says before it trains: Megatron-LM its arguments, always; the embedded trainer what --load found."""
+_NO_LOAD = re.compile(r"  load \.{3,} None\s*$")
+"""Among Megatron-LM's arguments: there is no checkpoint that it could go on from, and it says no more about it."""
 
 
 def mark(time: str) -> str:
@@ -47,6 +49,7 @@ class Follower:
         self.is_marked = self.is_marked or marked
         found = next((text for text in _STARTS if text in line), "")
         if not marked and not found:
+            self._random = self._random or ("  load ..." in line and _NO_LOAD.search(line) is not None)
             return False
         divides = marked or self._logged
         if divides:

@@ -60,11 +60,11 @@ def _check_packages(staged: Path, command: Sequence[str], python: str | None) ->
 def _compile(folder: Path, python: str | None) -> None:
     """With the Python that trains in front of others: the Makefile takes pybind11 and the name from `python3`."""
     first = [os.path.dirname(os.path.abspath(python))] if python else []
-    path = os.pathsep.join([*first, os.environ.get("PATH", os.defpath)])
+    search = os.pathsep.join([*first, os.environ.get("PATH", os.defpath)])
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as draft:
         for name in ("Makefile", "helpers.cpp"):
             shutil.copyfile(folder / name, Path(draft, name))
-        done = subprocess.run(["make", "-C", draft], capture_output=True, text=True, env={**os.environ, "PATH": path})
+        done = subprocess.run(["make", "-C", draft], capture_output=True, text=True, env={**os.environ, "PATH": search})
         built = list(Path(draft).glob(_BUILT))
         if done.returncode or not built:
             lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]

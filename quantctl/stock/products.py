@@ -44,6 +44,8 @@ def targets_of(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _product(function: ast.AST, patterns: Mapping[str, str]) -> str | None:
+    if isinstance(function, ast.Call) and function.args:
+        function = function.args[0]  # apply_module(self.linear_fc2)(x)
     name = (key_of(function) or (function.attr if isinstance(function, ast.Attribute) else "")).split(".")
     # an autograd function is called as Class.apply
     last = name[-2] if name[-1] == "apply" and len(name) > 1 else name[-1]

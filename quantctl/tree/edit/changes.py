@@ -67,7 +67,9 @@ class First(Change):
     """Insert `code` as the first statement, behind the docstring."""
 
     def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
-        block = cast(cst.IndentedBlock, function.body)
+        block = function.body
+        if not isinstance(block, cst.IndentedBlock):
+            return function  # all on one line: there is no place, and the anchor is not found
         start = 0 if function.get_docstring() is None else 1
         neighbour = cast(cst.SimpleStatementLine, block.body[0])
         new = build(self.edit.code, {}, neighbour, self.module)

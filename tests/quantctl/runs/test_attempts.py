@@ -10,6 +10,7 @@ from quantctl.runs.runlog import follow, parse_line
 MARK = mark("2026-11-21T00:00:00+00:00") + "\n"
 DUMP = "------------------------ arguments ------------------------\n  lr ... 1\n"
 RANDOM = "    will not load any checkpoints and will start from random\n"
+NOTHING = DUMP + f"  load {'.' * 44} None\n  no_load_optim {'.' * 35} None\n"
 LOADED = " loading checkpoint from /c at iteration 10\n"
 
 
@@ -56,6 +57,8 @@ CASES = {  # log -> iterations that are judged, whether marks say that one attem
     "every tenth logged, from random": (MARK + rows(10) + MARK + DUMP + RANDOM + rows(10, 20), [10, 20], True),
     "every tenth logged, from a checkpoint": (MARK + RANDOM + rows(10) + MARK + LOADED + rows(20), [10, 20], False),
     "every tenth logged, from who knows where": (MARK + DUMP + rows(10) + MARK + DUMP + rows(10), [10, 10], False),
+    "every tenth logged, with nothing to load": (MARK + NOTHING + rows(10) + MARK + NOTHING + rows(10), [10], True),
+    "the same, without marks": (NOTHING + rows(10) + NOTHING + rows(10, 20), [10, 20], False),
     "no mark, begun anew": (DUMP + rows(1, 2) + DUMP + rows(1, 2, 3), [1, 2, 3], False),
     "no mark, nothing told, begun anew": (rows(1, 2) + "Killed\n" + rows(1, 2, 3), [1, 2, 3], False),
     "no mark, from random": (RANDOM + rows(10) + RANDOM + rows(10, 20), [10, 20], False),

@@ -14,7 +14,9 @@ from quantctl.patches.registry import PATCHES
 from quantctl.stock import releases as stock
 from quantctl.tree import fit, verdict
 from quantctl.tree.edit.insert import AnchorError
-from quantctl.tree.selectors import ATTENTION, LAYERS
+from quantctl.tree.elsewhere import selectors_in
+from quantctl.tree.selectors import ATTENTION, LAYERS, OURS
+from quantctl.tree.source import Source
 from quantctl.tree.state import FILES, PatchState, plan, read_state
 
 SOFTMAX = "megatron/core/fusions/fused_softmax.py"
@@ -195,6 +197,7 @@ PRODUCTS = (
     "input @ weight.t()",
     "F.linear(input, weight)",
     "torch.einsum('ij,kj->ik', input, weight)",
+    "deep_gemm.fp8_gemm_nt(input, weight)",
 )
 
 
@@ -279,6 +282,8 @@ def test_what_is_replaced_at_run_time_is_not_patched(small_tree):
 
 # -- selectors in other files -----------------------------------------------------------------------------------------
 
+DECIDES = "custom_quant_type = 'bf16'\nif custom_quant_type == 'mxfp8':\n"
+
 ELSEWHERE = """
 def attend(query, key, value):
     custom_quant_type = 'mxfp8'
@@ -310,6 +315,16 @@ def test_attention_that_a_fork_decides_elsewhere_is_set_there(small_tree):
         with pytest.raises(QuantctlError, match=reason) as refusal:
             plan(state, values)
         assert f"{OWN}:3" in refusal.value.message
+
+
+@pytest.mark.parametrize("release", ["0.12.3", "0.19.0"])
+def test_experts_that_a_fork_decides_are_found_however_layers_are_called(megatron_tree, release):
+    """From 0.18 on, `apply_module(self.linear_fc2)(x)`."""
+    head, line, tail = (megatron_tree(release) / MLP).read_text().partition("        # [s, b, h]\n")
+    body = f"{DECIDES}    intermediate_parallel = quantize(intermediate_parallel)\n"
+    found = selectors_in(Source((head + indent(body, " " * 8) + line + tail).encode(), MLP), OURS)
+    assert [place.roles for place in found.selectors] == [("linear",)]
+    assert found.unclear == ()
 
 
 def test_experts_that_a_fork_decides_are_set_beside_the_layers(small_tree, stock_text):
