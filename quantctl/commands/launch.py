@@ -15,7 +15,8 @@ from quantctl import output
 from quantctl.commands._common import chosen_values, selector_options
 from quantctl.errors import QuantctlError
 from quantctl.exits import REFUSED
-from quantctl.launch.settings import SETTINGS
+from quantctl.launch.settings import SETTINGS, choose
+from quantctl.script.platforms import PLATFORMS
 
 if TYPE_CHECKING:
     from quantctl.launch.plan import Plan
@@ -129,6 +130,7 @@ def command(
     elif run_dir is None:
         raise QuantctlError("no run directory was given", "give --run-dir: where manifest, log and proof go")
     else:
+        choose("platform", platform, PLATFORMS)
         plan = Plan(run_dir, processes, platform, tuple(_selector_words(mode, specs)), variables, words, name, stats)
     _start(ctx, plan, dry_run)
 
