@@ -137,7 +137,7 @@ def command(
 
 def _chosen(plan: Plan) -> dict[str, str]:
     """The selectors that the words ask for. Raises QuantctlError for a word that is none."""
-    context = _selectors.make_context("launch", list(plan.selectors))
+    context = _selectors.make_context("quantctl launch", list(plan.selectors))
     specs = dict(context.params)
     return chosen_values(specs.pop("mode"), specs)
 
