@@ -78,7 +78,7 @@ def cli() -> None:
     """
 
 
-def _run(arguments: Sequence[str] | None) -> int | None:
+def _run(arguments: Sequence[str] | None = None) -> int | None:
     try:
         status: int | None = cli.main(arguments, prog_name="quantctl", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -61,6 +61,7 @@ def test_the_wheel_holds_scripts_and_template(wheel):
     assert sum(name.endswith(".sh") for name in names) == 60
     assert "quantctl/script/template.sh.j2" in names
     assert "quantctl/runs/child/sitecustomize.py" in names
+    assert "quantctl/py.typed" in names
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"quantctl"}
 

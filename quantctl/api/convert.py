@@ -22,6 +22,9 @@ _ROUTERS = ("router", "gate")
 """What the layers are called that choose experts: they stay as they are, as in Megatron."""
 
 
+_NOT_CHOSEN = "not chosen"
+
+
 class QuantizedLinear(nn.Linear):
     """A torch.nn.Linear whose three products are computed in a format. Same parameters, state dict and hooks."""
 
@@ -45,11 +48,11 @@ class Layer:
     site: str
     """linear or lm_head."""
     spec: str
-    """Canonical; none where it stayed as it was."""
+    """What it computes in now, canonical."""
     weights: int
     """Elements of its weight."""
     reason: str = ""
-    """Why it stayed as it was, where that was not asked for."""
+    """Why it stayed as it was."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +151,18 @@ def convert(
         if type(module) not in (nn.Linear, QuantizedLinear):
             reason = f"is a {type(module).__name__}"
         elif _matches(name, skip) or (only and not _matches(name, only)):
-            reason = "not chosen"
+            reason = _NOT_CHOSEN
         elif not only and name.rpartition(".")[2] in _ROUTERS:
             reason = "chooses experts"
-        layers.append(Layer(name, site, NONE if reason else specs[site], module.weight.numel(), reason))
+        stays = module.spec if reason == _NOT_CHOSEN and isinstance(module, QuantizedLinear) else NONE
+        layers.append(Layer(name, site, stays if reason else specs[site], module.weight.numel(), reason))
     for one in layers:
         layer: Any = found[one.name]
         ours = isinstance(layer, QuantizedLinear)
         if one.spec != NONE:
             layer.__class__ = QuantizedLinear
             layer.spec, layer.site = one.spec, one.site
-        elif ours and one.reason != "not chosen":
+        elif ours:
             layer.__class__ = nn.Linear
             del layer.spec, layer.site
     return Conversion(tuple(layers), hits.snapshot())

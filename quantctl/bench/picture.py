@@ -10,6 +10,7 @@ from typing import Any
 from quantctl.bench.result import Row
 from quantctl.bench.table import bound
 from quantctl.errors import QuantctlError
+from quantctl.outside.packages import require
 
 Key = tuple[str, str]
 """Benchmark, and what the first ratio of its rows is."""
@@ -24,10 +25,9 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
     Raises QuantctlError without matplotlib, and where nothing has a ratio.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise QuantctlError("--png needs matplotlib", "pip install 'quantctl[report]'") from error
+    require("--png", {"report": ("matplotlib",)})
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

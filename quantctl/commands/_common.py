@@ -19,7 +19,7 @@ from quantctl.outside.masking import masked
 from quantctl.tree.selectors import SELECTORS
 from quantctl.tree.tree import Tree, find_tree
 
-MODE_HELP = "A mode (quantctl list modes), or selectors: 'linear=mxfp8 qk=mxfp4'. SPEC: see quantctl list formats."
+MODE_HELP = "A mode (quantctl list modes), or selectors: 'linear=mxfp8 qk=mxfp4'."
 
 
 def tree_in_use(ctx: click.Context) -> Tree:
@@ -39,7 +39,8 @@ def selector_options(command: Callable[..., Any]) -> Callable[..., Any]:
             kind = {"type": Choice(selector.choices, role)}
         what = f"{selector.products[0].upper()}{selector.products[1:]}."
         command = click.option(f"--{role.replace('_', '-')}", role, help=what, **kind)(command)
-    return click.option("--mode", type=Mode(), metavar="MODE", help=MODE_HELP)(command)
+    about = f"{MODE_HELP} SPEC: see quantctl list formats."
+    return click.option("--mode", type=Mode(), metavar="MODE", help=about)(command)
 
 
 def chosen_values(mode: str | None, specs: Mapping[str, str | None], tree: Tree | None = None) -> dict[str, str]:

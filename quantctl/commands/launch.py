@@ -15,7 +15,8 @@ from quantctl import output
 from quantctl.commands._common import chosen_values, selector_options
 from quantctl.errors import QuantctlError
 from quantctl.exits import REFUSED
-from quantctl.launch.settings import SETTINGS
+from quantctl.launch.settings import SETTINGS, choose
+from quantctl.script.platforms import PLATFORMS
 
 if TYPE_CHECKING:
     from quantctl.launch.plan import Plan
@@ -129,13 +130,14 @@ def command(
     elif run_dir is None:
         raise QuantctlError("no run directory was given", "give --run-dir: where manifest, log and proof go")
     else:
+        choose("platform", platform, PLATFORMS)
         plan = Plan(run_dir, processes, platform, tuple(_selector_words(mode, specs)), variables, words, name, stats)
     _start(ctx, plan, dry_run)
 
 
 def _chosen(plan: Plan) -> dict[str, str]:
     """The selectors that the words ask for. Raises QuantctlError for a word that is none."""
-    context = _selectors.make_context("launch", list(plan.selectors))
+    context = _selectors.make_context("quantctl launch", list(plan.selectors))
     specs = dict(context.params)
     return chosen_values(specs.pop("mode"), specs)
 

@@ -127,18 +127,17 @@ def _data() -> dict[str, object]:
 
 
 def _print_tables(kinds: Sequence[str]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table as Rich
 
     console = Console(highlight=False)
     for kind in kinds:
         table = KINDS[kind]()
-        shown = Rich(title=kind, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        shown = Rich(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in table.header:
-            shown.add_column(column)
+            shown.add_column(column, overflow="fold")
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*(cell.replace("|", ", ") for cell in row))  # which wraps where the terminal is narrow
         console.print(shown)
         if table.note:
             console.print(table.note)

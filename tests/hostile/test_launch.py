@@ -77,7 +77,7 @@ ENVIRONMENT = {
     "GPUs in letters": ({"GPUS_PER_NODE": "eight"}, "GPUS_PER_NODE=eight is not a positive number"),
     "a config of two lines": ({"TRAINING_CONFIG": "a\nb"}, "unknown TRAINING_CONFIG"),
     "a run directory of two lines": ({"RUN_DIR": "a\nb"}, "RUN_DIR a\\x0ab holds a control character"),
-    "selectors that are none": ({"SELECTORS": "--rm -rf"}, "No such option"),
+    "selectors that are none": ({"SELECTORS": "--rm -rf"}, "quantctl launch has no option '--rm'"),
     "statistics": ({"STATS": "sometimes"}, "sometimes"),
 }
 

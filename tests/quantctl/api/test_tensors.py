@@ -135,7 +135,8 @@ def test_back_again_and_twice():
     quantctl.convert(net, linear="mxfp8")
     assert len(quantctl.convert(net, linear="mxfp4").converted) == 2
     assert net["block"][0].extra_repr().endswith("linear=mxfp4")
-    quantctl.convert(net, only="block.0")
+    again = quantctl.convert(net, only="block.0")
+    assert [layer.spec for layer in again.layers if layer.name.startswith("block")] == ["none", "mxfp4"]
     assert [type(net["block"][place]) is nn.Linear for place in (0, 2)] == [True, False]
     assert quantctl.convert(net).converted == []
     assert type(net["block"][2]) is nn.Linear
