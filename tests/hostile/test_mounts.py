@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hostile import assert_civil, run_forked, warm
+from hostile import assert_civil, run_forked
+from remembered import remember_insertion
 from small import small_tree
 
 from quantctl.tree.state import plan, read_state
@@ -18,7 +19,7 @@ SET = ("set", "--linear", "mxfp8", "--qk", "mxfp4")
 @pytest.fixture(scope="module", autouse=True)
 def _patched_once(megatron_tree, tmp_path_factory) -> None:
     """Here, and so in every fork: patching is most of the time."""
-    warm()
+    remember_insertion()
     plan(read_state(small_tree(megatron_tree("0.16.1"), tmp_path_factory.mktemp("warm"))), {"linear": "mxfp8"})
 
 
