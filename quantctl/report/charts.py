@@ -22,6 +22,10 @@ _MOST_BANDS = 4
 """Curves that are drawn with their range over seeds; of more, the ranges would hide the curves."""
 
 
+_SHORT = 18
+"""Characters of a name of which two stand in one line of a legend."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """The gap of one mode."""
@@ -95,15 +99,15 @@ PICTURES = {"gap": "Gap to the reference", "course": "The gap over the run", "lo
 
 def _curves(name: str, comparison: Comparison) -> Any:
     with drawing() as pyplot:
-        lines = -(-len(comparison.rows) // 2)
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.2 + 0.17 * lines), layout="constrained")
+        columns = 1 if any(len(row.mode) > _SHORT for row in comparison.rows) else 2
+        height = 2.6 + 0.16 * -(-len(comparison.rows) // columns)
+        figure, axes = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
         _CURVES[name](axes, comparison)
         axes.set_xlabel("iteration")
         axes.grid(color=LIGHT["line"], linewidth=0.6)
         axes.set_axisbelow(True)
         bare(axes)
         if axes.get_legend_handles_labels()[0]:
-            columns = 1 if any(len(row.mode) > 20 for row in comparison.rows) and lines < 4 else 2
             figure.legend(frameon=False, labelcolor=LIGHT["ink"], fontsize=8, loc="outside lower center", ncols=columns)
     return figure
 

@@ -166,7 +166,7 @@ def _draw(axes: Any, places: dict[tuple[int, str], dict[int, Row]], site: str, q
     steps = steps[:: -(-len(steps) // _MOST_STEPS)]
     cells = [[_value(places[place].get(step), quantity) for step in steps] for place in order]
     image = axes.imshow(cells, aspect="auto", cmap=quantity.colours, vmin=at[0], vmax=at[1], interpolation="nearest")
-    axes.set_yticks(range(len(order)), [_label(place, site) for place in order], fontsize=6.5)
+    axes.set_yticks(range(len(order)), [_label(place, site) for place in order], fontsize=7)
     shown = range(0, len(steps), -(-len(steps) // 5))
     axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=7)
     axes.tick_params(colors=LIGHT["ink"], length=0)
@@ -181,7 +181,7 @@ def _bar(figure: Any, image: Any, quantity: Quantity, **where: Any) -> None:
     bar.outline.set_visible(False)
 
 
-_ROW = 0.135
+_ROW = 0.14
 """Inches of a layer."""
 
 
