@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
+.PHONY: words evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.sweep.demo
@@ -26,6 +26,10 @@ launch: $(STAMP)
 # every step of every operation killed or failing, and a thousand random kills
 faults: $(STAMP)
 	QUANTCTL_FAULT_STRIDE=1 QUANTCTL_RANDOM_KILLS=1000 $(BIN)/python -m pytest -n 2 -rP tests/faults
+
+# how lint reads shell scripts, against bash: ten thousand generated ones
+words: $(STAMP)
+	QUANTCTL_SHELL_SCRIPTS=10000 $(BIN)/python -m pytest tests/quantctl/lint/test_shell.py -k random
 
 # the published comparison: run what is missing, compare with docs/evidence; ARGS=--publish replaces it
 evidence: $(STAMP)
