@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import TRITON, family_of
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize_along
 from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale
@@ -40,7 +40,7 @@ def quantize_rows(
         return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and not has_blocks and spec.round != "stochastic":
         return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2  # nor does the axis
-    if in_triton(x):
+    if family_of(x) == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
         return triton_grouped.quantize_rows(x, groups, spec, axes, draws)
@@ -107,7 +107,7 @@ def quantize_stack(
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and not FORMATS[spec.format].has_blocks and spec.round != "stochastic":
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
-    if in_triton(weights[0]):
+    if family_of(weights[0]) == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
         return triton_grouped.quantize_stack(weights, spec, axes, draws)

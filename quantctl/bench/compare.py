@@ -1,4 +1,4 @@
-"""Whether what was timed is right: the Triton kernels' results against the torch reference's, on the same device."""
+"""Whether what was timed is right: the compiled kernels' results against the torch reference's, on the same device."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def equals_reference(run: Callable[[], Sequence[Tensor]]) -> bool | None:
 
 
 def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str, bool | str | None]:
-    """The fact, where Triton computes; nothing where the reference itself was timed.
+    """The fact, where compiled kernels compute; nothing where the reference itself was timed.
 
     A comparison that fails is not an equal one: the reason comes with it.
     """
-    if not (dispatch.use_triton(device) or dispatch.use_cpu(device)):
+    if dispatch.family(device) == dispatch.REFERENCE:
         return {}
     try:
         return {EQUAL: equals_reference(run)}

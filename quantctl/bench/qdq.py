@@ -16,7 +16,7 @@ from quantctl.bench.machine import Setting
 from quantctl.bench.result import Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Work, effort, measure, stopwatch
 from quantctl.bench.work import qdq_bytes
-from quantctl.kernels.dispatch import use_cpu, use_triton
+from quantctl.kernels.dispatch import family
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.spec import parse
 
@@ -78,7 +78,7 @@ def _row(x: Tensor, subject: str, axis: str, outcome: Outcome, copy: Row, settin
     read, written = qdq_bytes(x.numel(), parse(spec), len(axes), x.element_size())
     facts: dict[str, Any] = {BYTES: {"read": read // x.numel(), "written": written // x.numel()}}
     if not peer and isinstance(outcome, Measured):
-        facts["kernels"] = "triton" if use_triton(x.device) else "cpu" if use_cpu(x.device) else "reference"
+        facts["kernels"] = family(x.device)
         facts |= check(partial(quantize_dequantize_along, x, spec, axes), x.device)
     row = Row.of(
         outcome,
