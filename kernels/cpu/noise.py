@@ -24,9 +24,14 @@ class Key(NamedTuple):
     call_high: Any
 
 
-def key(draw: philox.Draw) -> Key:
+def key(draw: philox.Draw | None) -> Key:
+    if draw is None:
+        return _NONE
     halves = (draw.seed & 0xFFFFFFFF, draw.seed >> 32 & 0xFFFFFFFF, draw.rank)
     return Key(*map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF)))
+
+
+_NONE = Key(*(np.uint64(0),) * 5)
 
 
 @part

@@ -42,10 +42,11 @@ def _numbers(spec: FormatSpec, dtype: torch.dtype, scales: tuple[float, ...]) ->
     return _mx_numbers(spec, dtype)
 
 
+@lru_cache(maxsize=1024)
 def geometry(launch: Matrices) -> tiles.Geometry:
     batch, m, n, _ = launch
     sizes = (batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number)
-    return tiles.Geometry(*map(np.int64, sizes))
+    return tiles.Geometry(*sizes)
 
 
 def span(x: Tensor) -> int:
@@ -76,7 +77,8 @@ def quantize_dequantize(
     if not x.numel():
         return outs
     format_ = FORMATS[spec.format]
-    launch = matrices(x, outs[0], axes) if len(axes) == len(set(axes)) in (1, 2) else None
+    one_launch = len(axes) == len(set(axes)) in (1, 2)
+    launch = matrices(x.shape, x.stride(), outs[0].stride(), axes) if one_launch else None
     if len(axes) != 1 and not (format_.has_blocks and _fits(launch)):
         return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None or not _fits(launch):
@@ -86,18 +88,19 @@ def quantize_dequantize(
     scales = tuple(t.item() for t in factors(finite_amax(x, g), spec)) if has_tensor_scale(spec) else (1.0, 1.0)
     # where the axis plays no role, rows serve every one
     roles = launch.roles if format_.has_blocks else ("last",)
+    words = flat(x, span(x))
     results = dict(zip(roles, (flat(out, span(out)) for out in outs), strict=True))
-    keys = {role: None if draw is None else key(draw) for role, draw in zip(roles, draws, strict=True)}
+    keys = {role: key(draw) for role, draw in zip(roles, draws, strict=True)}
     work = partial(
         tiles.quantize_dequantize,
-        flat(x, span(x)),
-        results.get("last"),
-        results.get("first"),
+        words,
+        results.get("last", words[:0]),
+        results.get("first", words[:0]) if format_.has_blocks else None,
         _numbers(spec, x.dtype, scales),
-        np.int64(format_.block or tiles.COLUMNS),
-        np.int32(RULES["away" if spec.format == "hifp8" and spec.round == "nearest" else str(spec.round)]),
-        keys.get("last"),
-        keys.get("first"),
+        format_.block or tiles.COLUMNS,
+        RULES[str(spec.round)],
+        keys.get("last", key(None)),
+        keys.get("first", key(None)),
         g,
     )
     in_pieces(work, tiles.count(g), x.numel())

@@ -191,7 +191,7 @@ def quantize_dequantize(
     outs = [torch.empty_like(x) for _ in axes]
     if not x.numel():
         return outs
-    launch = matrices(x, outs[0], axes)
+    launch = matrices(x.shape, x.stride(), outs[0].stride(), axes)
     if launch is None and len(axes) == 2:  # axes with others before, between or behind them
         return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None:
