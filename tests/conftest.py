@@ -78,6 +78,11 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     patch = pytest.MonkeyPatch()
     for name in ("STATE", "CACHE"):
         patch.setenv(f"XDG_{name}_HOME", str(base / name.lower()))
+    # but for kernels: a session compiles what changed, and both workers share it
+    kernels = CACHE / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    (base / "cache" / "quantctl").mkdir(parents=True)
+    (base / "cache" / "quantctl" / "kernels").symlink_to(kernels)
     # bytecode in the shared trees saves every test a second
     for name in ("MEGATRON_LM_PATH", "PYTHONPATH", "QUANTCTL_RUN_DIR", "PYTHONDONTWRITEBYTECODE"):
         patch.delenv(name, raising=False)

@@ -15,23 +15,23 @@ _W0, _W1 = (np.uint64(word) for word in philox._WEYL)
 
 
 class Key(NamedTuple):
-    """A draw in 32-bit words."""
+    """A draw in 32-bit words, and the number of the first element that is drawn for."""
 
     seed_low: Any
     seed_high: Any
     rank: Any
     call_low: Any
     call_high: Any
+    number: Any
 
 
-def key(draw: philox.Draw | None) -> Key:
-    if draw is None:
-        return _NONE
+def key(draw: philox.Draw, number: int) -> Key:
     halves = (draw.seed & 0xFFFFFFFF, draw.seed >> 32 & 0xFFFFFFFF, draw.rank)
-    return Key(*map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF)))
+    words = map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF))
+    return Key(*words, np.int64(number))
 
 
-_NONE = Key(*(np.uint64(0),) * 5)
+NO_KEY = key(philox.Draw(0, 0), 0)
 
 
 @part
@@ -51,6 +51,7 @@ def four(counter: Any, key: Any) -> Any:
 @part
 def fill(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
     """24-bit noise of the elements first, first + stride, ... into words [n, rounded up to fours]."""
+    first += key.number
     if stride == 1 and first % 4 == 0:
         for q in range((n + 3) // 4):
             a, b, c, d = four(np.uint64(first // 4 + q), key)
