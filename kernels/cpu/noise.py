@@ -26,9 +26,9 @@ class Key(NamedTuple):
 
 
 def key(draw: philox.Draw, number: int) -> Key:
-    halves = (draw.seed & 0xFFFFFFFF, draw.seed >> 32 & 0xFFFFFFFF, draw.rank)
-    words = map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF))
-    return Key(*words, np.int64(number))
+    low, high = (np.uint64(draw.seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    call_low, call_high = (np.uint64(draw.call >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    return Key(low, high, np.uint64(draw.rank), call_low, call_high, np.int64(number))
 
 
 NO_KEY = key(philox.Draw(0, 0), 0)

@@ -62,7 +62,11 @@ def _values(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 
 def _draws(text: str, count: int) -> tuple[Draw | None, ...]:
-    return tuple(Draw(5, 77 + i, 3) if "stochastic" in text else None for i in range(count))
+    return _two_draws(text)[:count]
+
+
+def _two_draws(text: str) -> tuple[Draw | None, Draw | None]:
+    return (Draw(5, 77, 3), Draw(5, 78, 3)) if "stochastic" in text else (None, None)
 
 
 def _qdq(text: str, axes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Results:
@@ -72,14 +76,14 @@ def _qdq(text: str, axes: tuple[int, ...], dtype: torch.dtype, device: torch.dev
 
 def _packed(text: str, axis: int, device: torch.device) -> Results:
     x = _values(33, 72, torch.bfloat16).to(device)
-    values, packed, layout = quantize_dequantize_packed(x, parse(text), axis, (*_draws(text, 2),))
+    values, packed, layout = quantize_dequantize_packed(x, parse(text), axis, _two_draws(text))
     return [values, *(t for t in packed if t is not None), dequantize(packed, layout)]
 
 
 def _grouped(text: str, axis: int, device: torch.device) -> Results:
     x = torch.randn(sum(GROUPS), 72, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16).to(device)
-    groups, spec, draws = Groups.of(GROUPS, len(x), device), parse(text), _draws(text, 2)
-    values, packed, layout = quantize_rows_packed(x, groups, spec, axis, (*draws,))
+    groups, spec, draws = Groups.of(GROUPS, len(x), device), parse(text), _two_draws(text)
+    values, packed, layout = quantize_rows_packed(x, groups, spec, axis, draws)
     restored = dequantize_rows(packed, layout, groups)
     stack = quantize_stack(list(x[:60].view(3, 20, 72)), spec, (1, 0), draws)
     return [values, packed.elements, restored, *quantize_rows(x, groups, spec, (1, 0), draws), *stack]
