@@ -24,9 +24,9 @@ from typing import Any
 
 from quantctl.bench import equality, machine, markdown
 from quantctl.bench.result import EQUAL, SCHEMA
+from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError
 from quantctl.exits import DIFFERS, REFUSED
-from quantctl.files import write_new
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     *(("equality", (part,)) for part in equality.PARTS),
