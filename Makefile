@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # type checkers cannot see that kernels/ is quantctl.kernels, so they get a folder where it lies there
 TYPED := .cache/typed
 
-.PHONY: evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
+.PHONY: words evidence run test releases launch faults bench lint format generate clean mutation kernels-gpu tritons
 
 run: $(STAMP)
 	$(BIN)/python -m quantctl.sweep.demo
@@ -27,6 +27,10 @@ launch: $(STAMP)
 faults: $(STAMP)
 	QUANTCTL_FAULT_STRIDE=1 QUANTCTL_RANDOM_KILLS=1000 $(BIN)/python -m pytest -n 2 -rP tests/faults
 
+# how lint reads shell scripts, against bash: ten thousand generated ones
+words: $(STAMP)
+	QUANTCTL_SHELL_SCRIPTS=10000 $(BIN)/python -m pytest tests/quantctl/lint/test_shell.py -k random
+
 # the published comparison: run what is missing, compare with docs/evidence; ARGS=--publish replaces it
 evidence: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m quantctl.sweep.evidence $(ARGS)
@@ -35,11 +39,14 @@ evidence: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/command_line.py
 
-# on a GPU: the compiled kernels against the reference, bit for bit, then how fast they are
-kernels-gpu: $(STAMP)
+# on a GPU: the compiled kernels against the reference, bit for bit, then how fast they are; ARGS=--quick in six minutes.
+# GPU_PYTHON=python3 takes a Python that has torch and Triton, and quantctl on its path, in the place of .venv
+GPU_PYTHON ?=
+kernels-gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	status=0; \
-	QUANTCTL_TEST_DEVICE=cuda $(BIN)/python -m pytest $(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) || status=1; \
-	$(BIN)/quantctl bench qdq linear grouped attention step --device cuda --png runs/bench.png || status=1; \
+	$(or $(GPU_PYTHON),$(BIN)/python) -m quantctl.bench.gate $(ARGS) || status=1; \
+	$(if $(findstring --quick,$(ARGS)),,QUANTCTL_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(BIN)/python) -m pytest \
+		$(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) || status=1;) \
 	exit $$status
 
 # the kernels compiled with every Triton that a supported torch comes with; no GPU is needed

@@ -1,11 +1,14 @@
-"""Which implementation computes: the Triton kernels on a CUDA device, the torch reference everywhere else.
+"""Which family of kernels computes; all give the same bits.
 
-QUANTCTL_KERNELS=reference, triton or cpu (compiled by numba) forces one. All give the same bits.
+Triton's on a CUDA device, those that numba compiles on a CPU where numba is, the torch reference everywhere else.
+QUANTCTL_KERNELS=reference, cpu or triton forces one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from importlib.util import find_spec
 
 import torch
@@ -15,58 +18,86 @@ from quantctl.errors import QuantctlError
 from quantctl.kernels.tables import has_values, is_fake
 
 VARIABLE = "QUANTCTL_KERNELS"
-CHOICES = ("reference", "triton", "cpu")
+AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
+CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
+
+computed: set[str] = set()
+"""The families that were chosen for tensors of this process."""
+_numba: list[str | None] = []
+"""Once it was tried: why numba cannot be loaded, or None."""
 
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def use_triton(device: torch.device) -> bool:
-    """Whether tensors on `device` go through the Triton kernels.
+def _why_not_numba() -> str | None:
+    """Installed is not enough: a release of numba wants certain ones of NumPy and Python. Loads it."""
+    if not HAS_NUMBA:
+        return "numba is not installed"
+    if torch.compiler.is_compiling():  # what is asked then is which graph to make; whoever runs it asks again
+        return None
+    if not _numba:
+        try:
+            import numba  # noqa: F401
+        except Exception as error:
+            _numba.append(f"numba cannot be loaded ({error})")
+            with contextlib.suppress(OSError):
+                print(f"quantctl: {_numba[0]}: the slower torch reference computes", file=sys.stderr, flush=True)
+        else:
+            _numba.append(None)
+    return _numba[0]
 
-    Raises QuantctlError for an unknown choice, and if triton is forced where it cannot run.
+
+def _automatic(device: torch.device) -> str:
+    if device.type == "cuda" and HAS_TRITON:
+        return TRITON
+    return CPU if device.type == "cpu" and _why_not_numba() is None else REFERENCE
+
+
+def _why_not(choice: str, device: torch.device) -> tuple[str, str] | None:
+    """Why a forced family cannot compute on `device`, and what to do."""
+    unset = f"unset {VARIABLE}"
+    if choice == TRITON and not HAS_TRITON:
+        return "Triton is not installed", f"pip install triton, or {unset}"
+    if choice == TRITON and device.type != "cuda" and not _interpreted():
+        return (
+            f"there is a tensor on {device.type}, where Triton has no compiler",
+            f"{unset}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",
+        )
+    if choice == CPU and device.type != "cpu":
+        return f"there is a tensor on {device.type}", unset
+    if choice == CPU and (reason := _why_not_numba()) is not None:
+        return reason, f"pip install 'quantctl[cpu]', or {unset}"
+    return None
+
+
+def family(device: torch.device) -> str:
+    """The one of CHOICES but `auto` that computes on `device`.
+
+    Raises QuantctlError for an unknown choice, and for one that is forced where it cannot run.
     """
-    choice = os.environ.get(VARIABLE, "")
-    if device.type == "meta":
-        return False
-    if choice == "":
-        return device.type == "cuda" and HAS_TRITON
+    choice = os.environ.get(VARIABLE) or AUTO
     if choice not in CHOICES:
         raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
-    if choice != "triton":
-        return False
-    if not HAS_TRITON:
-        raise QuantctlError(f"{VARIABLE}=triton: Triton is not installed", f"pip install triton, or unset {VARIABLE}")
-    if device.type != "cuda" and not _interpreted():
-        raise QuantctlError(
-            f"{VARIABLE}=triton: there is a tensor on {device.type}, where Triton has no compiler",
-            f"unset {VARIABLE}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",
-        )
-    return True
+    if device.type == "meta":
+        return REFERENCE
+    if choice == AUTO:
+        return _automatic(device)
+    if reason := _why_not(choice, device):
+        raise QuantctlError(f"{VARIABLE}={choice}: {reason[0]}", reason[1])
+    return choice
 
 
-def in_triton(x: Tensor) -> bool:
-    """use_triton of x's device; a tensor without values, which no kernel can read, goes through the reference."""
-    return not is_fake(x) and use_triton(x.device)
-
-
-def use_cpu(device: torch.device) -> bool:
-    """Whether tensors on `device` go through the kernels compiled for a CPU.
-
-    Raises QuantctlError if they are forced where they cannot run.
-    """
-    if os.environ.get(VARIABLE, "") != "cpu" or device.type == "meta":
-        return False
-    if not HAS_NUMBA:
-        raise QuantctlError(f"{VARIABLE}=cpu: numba is not installed", f"pip install numba, or unset {VARIABLE}")
-    if device.type != "cpu":
-        raise QuantctlError(f"{VARIABLE}=cpu: there is a tensor on {device.type}", f"unset {VARIABLE}")
-    return True
-
-
-def in_cpu_kernels(x: Tensor) -> bool:
-    """use_cpu of x's device; what Python cannot see the values of, and a compiled graph, go through the reference."""
-    return not torch.compiler.is_compiling() and has_values(x) and use_cpu(x.device)
+def family_of(x: Tensor) -> str:
+    """family of x's device; a tensor without values, which no kernel can read, goes through the reference."""
+    if is_fake(x) or x.device.type == "meta":
+        return REFERENCE
+    found = family(x.device)
+    if found == CPU and not torch.compiler.is_compiling() and not has_values(x):
+        found = REFERENCE  # a tensor of torch.func has values, but none that Python may look at
+    if not torch.compiler.is_compiling():
+        computed.add(found)
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from torch import Tensor
+Strides = tuple[int, ...]
 
 
 class Dim(NamedTuple):
@@ -38,20 +39,20 @@ def _merged(dims: list[Dim]) -> list[Dim]:
     return merged
 
 
-def _dims(x: Tensor, out: Tensor) -> list[Dim]:
-    sizes = list(x.shape)
+def _dims(sizes: Strides, x: Strides, out: Strides) -> list[Dim]:
     index = [1] * len(sizes)
     for i in range(len(sizes) - 1, 0, -1):
         index[i - 1] = index[i] * sizes[i]
-    return [Dim(*row) for row in zip(sizes, x.stride(), out.stride(), index, strict=True)]
+    return [Dim(*row) for row in zip(sizes, x, out, index, strict=True)]
 
 
-def matrices(x: Tensor, out: Tensor, axes: tuple[int, ...]) -> Matrices | None:
-    """The launch for one or two `axes` of x, and results with the strides of `out`.
+@lru_cache(maxsize=1024)
+def matrices(sizes: Strides, x: Strides, out: Strides, axes: tuple[int, ...]) -> Matrices | None:
+    """The launch for one or two `axes` of a tensor of `sizes` and strides `x`, and results with the strides `out`.
 
     None if the other dimensions cannot be merged into so few.
     """
-    dims = _dims(x, out)
+    dims = _dims(sizes, x, out)
     edges = sorted(axes)
     between = [dims[a + 1 : b] for a, b in zip([-1, *edges], [*edges, len(dims)], strict=True)]
     others = [dim for group in between for dim in _merged(group)]

@@ -157,5 +157,7 @@ def _rounded(bits: Any, word: Any) -> Any:
 
 def flat(x: Tensor, span: int) -> np.ndarray:
     """`span` elements of x's memory from its first on, as the integers of its dtype. No copy."""
-    words = x.view(torch.int32 if x.dtype == torch.float32 else torch.int16)
-    return words.as_strided((span,), (1,)).numpy().view(BITS[x.dtype])
+    if span != x.numel() or not x.is_contiguous():
+        x = x.as_strided((span,), (1,))
+    words = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bf16
+    return words.reshape(-1).view(BITS[x.dtype])

@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
-from quantctl.kernels.cpu.rounding import AWAY, bits_of
+from quantctl.kernels.cpu.rounding import NEAREST, bits_of
 from quantctl.kernels.formats import hifp8
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
@@ -51,14 +51,17 @@ def numbers(scale: float, dtype_largest: float) -> HiFloat8Numbers:
 
 @part
 def element(bits: Any, word: Any, how: Any) -> Any:
-    """A magnitude rounded to HiFloat8, fp32 bits; NaN stays. Whatever is no normal fp32 number is 0."""
+    """A magnitude rounded to HiFloat8, fp32 bits; NaN stays. Whatever is no normal fp32 number is 0.
+
+    how: NEAREST (half away from zero is the format's) or STOCHASTIC.
+    """
     exponent = np.int32((bits >> FIELD) - np.int32(BIAS))
     size = np.int32(abs(exponent))
     # below the normal numbers there are powers of two; above the largest one nothing is kept
     mantissa = np.int32(0) if exponent < np.int32(-_LAST) else np.int32(1)
     mantissa = np.int32(2) if size <= _MIDDLE else mantissa
     mantissa = np.int32(3) if size <= _FULL else mantissa
-    if how == AWAY:
+    if how == NEAREST:
         half = np.int32(np.int32(1) << np.int32(FIELD - np.int32(1) - mantissa))
         near = np.int32((bits + half) & np.int32(-np.int32(half + half)))
         near = _SMALLEST if bits < _SMALLEST else near

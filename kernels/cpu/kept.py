@@ -26,6 +26,7 @@ import numba
 import numpy as np
 from numba.core import serialize
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.runtime import rtsys
 
 from quantctl.disk.paths import cache_dir, digest
 
@@ -75,7 +76,8 @@ class Kept(FunctionCache):
         return folder() / f"{self._py_func.__name__}-{_DIGEST(repr(key).encode()).hexdigest()[:32]}"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        target_context.refresh()
+        # all that a compiled function needs; what numba needs to compile takes longer to load, and it sees to it itself
+        rtsys.initialize(target_context)
         try:
             content = self._path(signature, target_context.codegen()).read_bytes()
         except OSError:

@@ -15,18 +15,23 @@ _W0, _W1 = (np.uint64(word) for word in philox._WEYL)
 
 
 class Key(NamedTuple):
-    """A draw in 32-bit words."""
+    """A draw in 32-bit words, and the number of the first element that is drawn for."""
 
     seed_low: Any
     seed_high: Any
     rank: Any
     call_low: Any
     call_high: Any
+    number: Any
 
 
-def key(draw: philox.Draw) -> Key:
-    halves = (draw.seed & 0xFFFFFFFF, draw.seed >> 32 & 0xFFFFFFFF, draw.rank)
-    return Key(*map(np.uint64, (*halves, draw.call & 0xFFFFFFFF, draw.call >> 32 & 0xFFFFFFFF)))
+def key(draw: philox.Draw, number: int) -> Key:
+    low, high = (np.uint64(draw.seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    call_low, call_high = (np.uint64(draw.call >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    return Key(low, high, np.uint64(draw.rank), call_low, call_high, np.int64(number))
+
+
+NO_KEY = key(philox.Draw(0, 0), 0)
 
 
 @part
@@ -46,6 +51,7 @@ def four(counter: Any, key: Any) -> Any:
 @part
 def fill(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
     """24-bit noise of the elements first, first + stride, ... into words [n, rounded up to fours]."""
+    first += key.number
     if stride == 1 and first % 4 == 0:
         for q in range((n + 3) // 4):
             a, b, c, d = four(np.uint64(first // 4 + q), key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,91 +15,127 @@ from quantctl.kernels.cpu import mx as cpu_mx
 from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
 from quantctl.kernels.cpu import tiles
 from quantctl.kernels.cpu.compiled import flat
-from quantctl.kernels.cpu.noise import key
+from quantctl.kernels.cpu.noise import NO_KEY, key
 from quantctl.kernels.cpu.rounding import RULES
 from quantctl.kernels.cpu.threads import in_pieces
 from quantctl.kernels.formats import mx
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.strides import Matrices, matrices
+from quantctl.kernels.strides import matrices
 from quantctl.spec import FormatSpec
 
 
-@lru_cache(maxsize=64)
-def _mx_numbers(spec: FormatSpec, dtype: torch.dtype) -> Any:
-    format_ = FORMATS[spec.format]
-    assert isinstance(format_, mx.MX)
-    assert spec.scale is not None
-    return cpu_mx.numbers(format_.elements[spec.elem], spec.scale, torch.finfo(dtype).max)
+class _Plan(NamedTuple):
+    """What the kernels are called with beside the tensors: the same for all tensors of one layout."""
+
+    geometry: tiles.Geometry
+    tiles: int
+    spans: tuple[int, int]
+    """Elements of memory from the first to the last, of x and of a result."""
+    roles: tuple[str, ...]
+    """For each axis, which result of the kernel is its."""
+    numbers: Any
+    """None where they follow from the values."""
+    block: int
+    rule: np.int32
 
 
-def _numbers(spec: FormatSpec, dtype: torch.dtype, scales: tuple[float, ...]) -> Any:
+Sizes = tuple[int, ...]
+Draws = tuple[Draw | None, ...]
+
+
+def _span(sizes: Sizes, strides: Sizes) -> int:
+    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+
+
+def _numbers(spec: FormatSpec, dtype: torch.dtype, scales: tuple[float, float]) -> Any:
+    """scales: of the whole tensor, what elements are multiplied by before rounding and after it."""
     largest = torch.finfo(dtype).max
+    format_ = FORMATS[spec.format]
+    if isinstance(format_, mx.MX):
+        assert spec.scale is not None
+        return cpu_mx.numbers(format_.elements[spec.elem], spec.scale, largest)
     if spec.format == "nvfp4":
         return cpu_nvfp4.NVFP4Numbers(*map(np.float32, (*scales, largest)))
-    if spec.format == "hifp8":
-        return cpu_hifp8.numbers(scales[1], largest)
-    return _mx_numbers(spec, dtype)
+    return cpu_hifp8.numbers(scales[1], largest)
 
 
-def geometry(launch: Matrices) -> tiles.Geometry:
-    batch, m, n, _ = launch
-    sizes = (batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number)
-    return tiles.Geometry(*map(np.int64, sizes))
+@lru_cache(maxsize=1024)
+def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Sizes, axes: Sizes) -> _Plan | None:
+    """For strides `x` of the tensor and `out` of the results. None if one call of the kernels cannot do it."""
+    format_ = FORMATS[spec.format]
+    if len(axes) != len(set(axes)) or len(axes) > 1 + format_.has_blocks:
+        return None
+    launch = matrices(sizes, x, out, axes)
+    if launch is None or not (launch.n.size == 1 or launch.n.x == launch.n.out == 1):  # rows lie in one piece
+        return None
+    batch, m, n, roles = launch
+    geometry = tiles.Geometry(
+        batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number
+    )
+    return _Plan(
+        geometry,
+        tiles.count(geometry),
+        (_span(sizes, x), _span(sizes, out)),
+        roles if format_.has_blocks else ("last",),  # where the axis plays no role, rows serve every one
+        None if has_tensor_scale(spec) else _numbers(spec, dtype, (1.0, 1.0)),
+        format_.block or tiles.COLUMNS,
+        RULES[str(spec.round)],
+    )
 
 
-def span(x: Tensor) -> int:
-    """Elements of memory from x's first to its last."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-
-
-def finite_amax(x: Tensor, g: tiles.Geometry) -> Tensor:
+def _finite_amax(words: np.ndarray, plan: _Plan, elements: int) -> Tensor:
     """The largest finite magnitude, fp32 []."""
-    work = partial(tiles.finite_amax, flat(x, span(x)), g)
-    bits = in_pieces(work, int(g.batch * g.m), x.numel())
+    work = partial(tiles.finite_amax, words, plan.geometry)
+    bits = in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)
     return torch.tensor(max(map(int, bits)), dtype=torch.int32).view(torch.float32)
 
 
-def _fits(launch: Matrices | None) -> bool:
-    """Whether rows lie in one piece."""
-    return launch is not None and (launch.n.size == 1 or launch.n.x == launch.n.out == 1)
-
-
-def quantize_dequantize(
-    x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[Draw | None, ...]
-) -> list[Tensor]:
+def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
     """`x` through the format along each of one or two axes (>= 0), read once; the results have x's shape and dtype.
 
     draws: for each axis, where the spec rounds stochastically.
     """
     outs = [torch.empty_like(x) for _ in axes]
-    if not x.numel():
-        return outs
-    format_ = FORMATS[spec.format]
-    launch = matrices(x, outs[0], axes) if len(axes) == len(set(axes)) in (1, 2) else None
-    if len(axes) != 1 and not (format_.has_blocks and _fits(launch)):
-        return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
-    if launch is None or not _fits(launch):
-        (result,) = quantize_dequantize(x.contiguous(), spec, axes, draws)
-        return [outs[0].copy_(result)]
-    g = geometry(launch)
-    scales = tuple(t.item() for t in factors(finite_amax(x, g), spec)) if has_tensor_scale(spec) else (1.0, 1.0)
-    # where the axis plays no role, rows serve every one
-    roles = launch.roles if format_.has_blocks else ("last",)
-    results = dict(zip(roles, (flat(out, span(out)) for out in outs), strict=True))
-    keys = {role: None if draw is None else key(draw) for role, draw in zip(roles, draws, strict=True)}
-    work = partial(
-        tiles.quantize_dequantize,
-        flat(x, span(x)),
-        results.get("last"),
-        results.get("first"),
-        _numbers(spec, x.dtype, scales),
-        np.int64(format_.block or tiles.COLUMNS),
-        np.int32(RULES["away" if spec.format == "hifp8" and spec.round == "nearest" else str(spec.round)]),
-        keys.get("last"),
-        keys.get("first"),
-        g,
-    )
-    in_pieces(work, tiles.count(g), x.numel())
+    into(outs, x, spec, axes, draws)
     return outs
+
+
+def into(
+    outs: Sequence[Tensor], x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws, number: int = 0
+) -> None:
+    """quantize_dequantize into tensors of x's shape and dtype, and of equal strides.
+
+    number: that of x's first element among those that are drawn for.
+    """
+    elements = x.numel()
+    if not elements:
+        return
+    plan = _plan(spec, x.dtype, x.shape, x.stride(), outs[0].stride(), axes)
+    if plan is None and len(axes) > 1:
+        for out, axis, draw in zip(outs, axes, draws, strict=True):
+            into([out], x, spec, (axis,), (draw,), number)
+        return
+    if plan is None:
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        into([result], x.contiguous(), spec, axes, draws, number)
+        outs[0].copy_(result)
+        return
+    words, numbers = flat(x, plan.spans[0]), plan.numbers
+    if numbers is None:
+        encode, decode = factors(_finite_amax(words, plan, elements), spec)
+        numbers = _numbers(spec, x.dtype, (encode.item(), decode.item()))
+    # what is not asked for is empty; formats without blocks have no kernel for it
+    results = {"last": words[:0], "first": words[:0] if FORMATS[spec.format].has_blocks else None}
+    keys = {"last": NO_KEY, "first": NO_KEY}
+    for role, out, draw in zip(plan.roles, outs, draws, strict=True):
+        results[role] = flat(out, plan.spans[1])
+        keys[role] = NO_KEY if draw is None else key(draw, number)
+    kernel = tiles.quantize_dequantize
+
+    def work(start: int, stop: int) -> None:
+        kernel(words, results["last"], results["first"], numbers, plan.block, plan.rule, keys["last"], keys["first"],
+               plan.geometry, start, stop)  # fmt: skip
+
+    in_pieces(work, plan.tiles, elements)

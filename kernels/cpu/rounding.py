@@ -14,8 +14,8 @@ import numpy as np
 
 from quantctl.kernels.cpu.compiled import INFINITY, as_bits, as_float, part
 
-RULES = {"nearest": 0, "away": 1, "stochastic": 2}
-NEAREST, AWAY = np.int32(0), np.int32(1)
+NEAREST, AWAY, STOCHASTIC = map(np.int32, range(3))
+RULES = {"nearest": NEAREST, "away": AWAY, "stochastic": STOCHASTIC}
 
 
 @part

@@ -9,6 +9,7 @@ import numpy as np
 from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
 from quantctl.kernels.cpu.compiled import INFINITY, kernel, magnitude, part
 from quantctl.kernels.cpu.noise import fill
+from quantctl.kernels.cpu.rounding import NEAREST, STOCHASTIC
 
 ROWS, COLUMNS = 32, 256
 """Size of a tile: whole blocks of every format either way, and small enough for the first cache."""
@@ -35,19 +36,25 @@ def count(g: Geometry) -> int:
 
 
 @part
-def _block(x: Any, out: Any, e: Any, words: Any, how: Any) -> None:
-    """One block: contiguous x [n] into out [n]."""
-    n = len(x)
+def _block(x: Any, source: Any, out: Any, target: Any, size: Any, e: Any, words: Any, how: Any) -> None:
+    """One block: x [source ...] into out [target ...], `size` elements. Numbers are unsigned: no index is negative."""
     amax = np.int32(0)
-    for j in range(n):
-        amax = max(amax, magnitude(x[j]))
-    if is_plain(amax, e):
-        first, second = prepare(amax, e)
-        for j in range(n):
-            out[j] = stored(quantize(magnitude(x[j]), first, second, e, words[j], how), x[j], e)
+    for j in range(size):
+        amax = max(amax, magnitude(x[source + j]))
+    if not is_plain(amax, e):
+        for j in range(size):
+            word = x[source + j]
+            out[target + j] = stored(quantize_wide(magnitude(word), amax, e, words[j], how), word, e)
+        return
+    first, second = prepare(amax, e)
+    if how == NEAREST:  # a constant in its own loop, which is the one that has to be fast
+        for j in range(size):
+            word = x[source + j]
+            out[target + j] = stored(quantize(magnitude(word), first, second, e, words[j], NEAREST), word, e)
     else:
-        for j in range(n):
-            out[j] = stored(quantize_wide(magnitude(x[j]), amax, e, words[j], how), x[j], e)
+        for j in range(size):
+            word = x[source + j]
+            out[target + j] = stored(quantize(magnitude(word), first, second, e, words[j], how), word, e)
 
 
 @part
@@ -58,12 +65,11 @@ def _rows(x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile
     for i in range(row, min(row + ROWS, g.m)):
         source = batch * g.x_batch + i * g.x_m + column
         target = batch * g.out_batch + i * g.out_m + column
-        if key is not None:
+        if how == STOCHASTIC:
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
         for j in range(0, width, block):
-            size = min(block, width - j)
-            values = x[source + j : source + j + size]
-            _block(values, out[target + j : target + j + size], e, words[j : j + size], how)
+            size = np.uint64(min(block, width - j))
+            _block(x, np.uint64(source + j), out, np.uint64(target + j), size, e, words[j:], how)
 
 
 @part
@@ -91,15 +97,19 @@ def _columns(
             source = batch * g.x_batch + i * g.x_m + column
             target = batch * g.out_batch + i * g.out_m + column
             values, results = x[source : source + width], out[target : target + width]
-            if key is not None:
+            if how == STOCHASTIC:
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-            if plain:
+            if not plain:
                 for c in range(width):
-                    bits = quantize(magnitude(values[c]), firsts[c], seconds[c], e, words[c], how)
+                    bits = quantize_wide(magnitude(values[c]), amax[c], e, words[c], how)
+                    results[c] = stored(bits, values[c], e)
+            elif how == NEAREST:
+                for c in range(width):
+                    bits = quantize(magnitude(values[c]), firsts[c], seconds[c], e, words[c], NEAREST)
                     results[c] = stored(bits, values[c], e)
             else:
                 for c in range(width):
-                    bits = quantize_wide(magnitude(values[c]), amax[c], e, words[c], how)
+                    bits = quantize(magnitude(values[c]), firsts[c], seconds[c], e, words[c], how)
                     results[c] = stored(bits, values[c], e)
 
 
@@ -108,9 +118,9 @@ def quantize_dequantize(
     x: Any, last: Any, first: Any, e: Any, block: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any,
     stop: Any
 ) -> None:  # fmt: skip
-    """Tiles start .. stop of x in blocks along n into `last`, along m into `first`; one of them may be None.
+    """Tiles start .. stop of x in blocks along n into `last`, along m into `first`; one of them may be empty.
 
-    x, last, first: flat words. The keys are those of the two's noise, None without one.
+    x, last, first: flat words. The keys are those of the two's noise, where `how` is stochastic.
     """
     words = np.zeros(COLUMNS, np.int32)
     kept = np.zeros(COLUMNS, np.int32), np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
@@ -119,9 +129,9 @@ def quantize_dequantize(
         batch, rest = divmod(number, row_tiles * column_tiles)
         row, column = divmod(rest, column_tiles)
         tile = batch, row * ROWS, column * COLUMNS
-        if last is not None:
+        if len(last):
             _rows(x, last, e, block, how, last_key, g, tile, words)
-        if first is not None:
+        if first is not None and len(first):
             _columns(x, first, e, block, how, first_key, g, tile, words, kept)
 
 

@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from quantctl.kernels.formats import rounding
 from quantctl.kernels.formats.elements import look_up
 from quantctl.kernels.formats.format import Codes, blocked, unblocked
 from quantctl.kernels.formats.mx import block_amax, by_blocks
@@ -49,14 +50,17 @@ def _sixth(amax: Tensor) -> tuple[Tensor, Tensor]:
     A quotient below 2^-126 is an integer number of 2^-149: integers are divided, and the power is 2^-74 where the
     number is so many 2^-75.
     """
+    plain = amax / torch.full_like(amax, E2M1.largest)
     is_small = amax < E2M1.largest * 2.0**-126
+    if rounding.known_zero(is_small):
+        return plain, torch.ones_like(amax)
     bits = amax.view(torch.int32)
     field = (bits >> MANTISSA_BITS).clamp_max(4)  # below 6 * 2^-126 it is 3 at most
     hidden = (field > 0).int()
     units = ((bits & MANTISSA_MASK) | (hidden << MANTISSA_BITS)) << (field - hidden)
     sixth, rest = units // 6, units % 6
     sixth += ((rest > 3) | ((rest == 3) & (sixth % 2 == 1))).int()
-    quotient = torch.where(is_small, sixth.float() * 2.0**-75, amax / torch.full_like(amax, E2M1.largest))
+    quotient = torch.where(is_small, sixth.float() * 2.0**-75, plain)
     return quotient, torch.where(is_small, 2.0**-74, torch.ones_like(amax))
 
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_cpu_kernels, in_triton
+from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import hifp8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.format import Format
 from quantctl.spec import FormatSpec, parse
@@ -91,9 +91,12 @@ def quantize_dequantize_along(
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and not format_.has_blocks and spec.round != "stochastic":
         return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
-    if in_triton(x):
+    by = family_of(x)
+    if by != REFERENCE and torch.compiler.is_compiling():
+        return _node(x, spec, axes, draws)
+    if by == TRITON:
         return _triton(x, spec, axes, draws)
-    if in_cpu_kernels(x):
+    if by == CPU:
         from quantctl.kernels.cpu import qdq
 
         return qdq.quantize_dequantize(x, spec, axes, draws)
@@ -109,8 +112,26 @@ def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[phi
     keys = {(draw.seed, draw.rank) for draw in draws if draw}
     if len(axes) != 1 and not (len(set(axes)) == len(axes) == 2 and len(keys) < 2):  # a launch has one key, two outputs
         return [_triton(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
-    if not torch.compiler.is_compiling():
-        return triton_qdq.quantize_dequantize(x, spec, axes, draws)
+    return triton_qdq.quantize_dequantize(x, spec, axes, draws)
+
+
+def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
+    """All of it as one node of a torch.compile graph."""
     text = f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
     words = [word for draw in draws if draw for word in (draw.seed - (draw.seed >> 63 << 64), draw.call, draw.rank)]
-    return list(triton_qdq.as_operator(x, text, list(axes), words))
+    return list(_operator(x, text, list(axes), words))
+
+
+# the schema in words: torch before 2.7 does not read it off list[int]
+@torch.library.custom_op(
+    "quantctl::quantize_dequantize", mutates_args=(), schema="(Tensor x, str spec, int[] axes, int[] draws) -> Tensor[]"
+)
+def _operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
+    """draws: seed (as int64), call, rank of each axis."""
+    given = tuple(philox.Draw(*draws[i : i + 3]) for i in range(0, len(draws), 3)) or (None,) * len(axes)
+    return quantize_dequantize_along(x, spec, tuple(axes), given)
+
+
+@_operator.register_fake
+def _(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
+    return [torch.empty_like(x) for _ in axes]

@@ -44,10 +44,10 @@ def lowering(scale: Tensor) -> tuple[Tensor, Tensor]:
     return is_low.int() * LOWER, torch.where(is_low, scale * 2.0**LOWER, scale)
 
 
-def _is_zero(by: Tensor) -> bool:
-    """Whether it is known to be 0: only where looking at it costs less than computing with it."""
-    known = by.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(by)
-    return known and not by.any()
+def known_zero(x: Tensor) -> bool:
+    """Whether x is known to be 0, or False: only where looking at it costs less than computing with it."""
+    known = x.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(x)
+    return known and not x.any()
 
 
 def lower(product: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
@@ -58,7 +58,7 @@ def lower(product: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
     """
     largest = torch.finfo(dtype).max
     product.clamp_(-largest, largest)
-    if dtype == torch.float16 or _is_zero(by):  # fp16 has no numbers for which a scale is low
+    if dtype == torch.float16 or known_zero(by):  # fp16 has no numbers for which a scale is low
         return product.to(dtype)
     is_nan = product.isnan()
     bits, magnitude = product.view(torch.int32), product.abs()

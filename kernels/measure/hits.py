@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels import dispatch
 from quantctl.kernels.measure import coverage
 
 INTERVAL = 10.0
@@ -69,8 +70,9 @@ def write() -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        record = {"rank": rank, "pid": pid, "calls": snapshot(), "modules": coverage.report()}
         with os.fdopen(handle, "w") as file:
-            json.dump({"rank": rank, "pid": pid, "calls": snapshot(), "modules": coverage.report()}, file)
+            json.dump(record | {"kernels": sorted(dispatch.computed)}, file)
         os.replace(temporary, target)
     except OSError as error:
         message = f"cannot write the hit counts to {target}: {error.strerror or error}"
@@ -91,6 +93,7 @@ def _forget_parent() -> None:
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
     _counts.clear()
     coverage.forget()
+    dispatch.computed.clear()
     _next_write = 0.0
     _written = False
 

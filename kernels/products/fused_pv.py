@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import TRITON, family_of
 from quantctl.kernels.formats.quantize import DTYPES, draw_for, quantize_dequantize
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
@@ -47,7 +47,7 @@ QUERIES_OR_KEYS = 2
 
 
 def _implementation(q: Tensor) -> ModuleType:
-    if in_triton(q):
+    if family_of(q) == TRITON:
         from quantctl.kernels.triton import flash as triton_flash
 
         return triton_flash
@@ -122,7 +122,7 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -
         return f"a causal mask for {q.shape[0]} queries and {k.shape[0]} keys"
     if q.shape[2] % max(k.shape[2], 1):
         return f"{q.shape[2]} heads for {k.shape[2]} groups"
-    if in_triton(q):
+    if family_of(q) == TRITON:
         import triton
 
         from quantctl.kernels.triton.flash import widest_heads

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.formats.quantize import FORMATS
+from quantctl.kernels.formats.quantize import FORMATS, quantize_dequantize_along
 from quantctl.kernels.formats.rounding import finite_amax
 from quantctl.kernels.products.flash_call import Call, Operands
 
@@ -40,7 +40,7 @@ def _chunks(q: Tensor, k: Tensor, call: Call) -> Iterator[_Chunk]:
     for start in range(0, length, ROWS):
         rows = slice(start, min(start + ROWS, length))
         keys = rows.stop if call.causal else k.shape[2]
-        scores = _grouped(q[:, :, rows], groups) @ key_matrix[:, :keys].transpose(1, 2) * call.scale
+        scores = (_grouped(q[:, :, rows], groups) @ key_matrix[:, :keys].transpose(1, 2)).mul_(call.scale)
         if call.causal:
             row = torch.arange(rows.start, rows.stop, device=q.device).repeat(q.shape[1] // groups)
             scores.masked_fill_(torch.arange(keys, device=q.device) > row[:, None], -torch.inf)
@@ -67,7 +67,10 @@ def _quantized(chunk: _Chunk, q: Tensor, k: Tensor, call: Call, amax: Tensor | N
     if amax is not None:  # one more row that holds it, so that the chunk is scaled as all of P would be
         by_head = torch.cat([by_head, amax.to(q.dtype).expand(by_head.shape[0], 1, chunk.keys)], dim=1)
         noise = None if noise is None else torch.nn.functional.pad(noise, (0, 0, 0, 1))
-    quantized = FORMATS[call.pv.format].quantize_dequantize(by_head, call.pv, 2, noise)
+    if noise is None:
+        (quantized,) = quantize_dequantize_along(by_head, call.pv, (2,))
+    else:
+        quantized = FORMATS[call.pv.format].quantize_dequantize(by_head, call.pv, 2, noise)
     return quantized[:, : chunk.rows.stop - chunk.rows.start].reshape(probs.shape).float()
 
 
@@ -93,11 +96,11 @@ def backward(grad: Tensor, operands: Operands, call: Call) -> tuple[Tensor, Tens
     for chunk in _chunks(operands.q_scores, operands.k_scores, call):
         d_o = _grouped(grad[:, :, chunk.rows], groups)
         d_p = d_o @ values[:, : chunk.keys].transpose(1, 2)
-        d_s = chunk.probs * (d_p - (chunk.probs * d_p).sum(-1, keepdim=True))
+        d_s = d_p.sub_((chunk.probs * d_p).sum(-1, keepdim=True)).mul_(chunk.probs)
         d_s = d_s.to(q.dtype).float()
-        rows = d_s @ keys[:, : chunk.keys] * call.scale
+        rows = (d_s @ keys[:, : chunk.keys]).mul_(call.scale)
         d_q[:, :, chunk.rows] = rows.view(*q.shape[:2], -1, q.shape[3]).to(q.dtype)
-        d_k[:, : chunk.keys] += d_s.transpose(1, 2) @ _grouped(q[:, :, chunk.rows], groups) * call.scale
+        d_k[:, : chunk.keys] += (d_s.transpose(1, 2) @ _grouped(q[:, :, chunk.rows], groups)).mul_(call.scale)
         probs = _quantized(chunk, q, k, call, amax)
         d_v[:, : chunk.keys] += probs.transpose(1, 2) @ d_o
     return d_q, d_k.view(k.shape).to(q.dtype), d_v.view(operands.v.shape).to(q.dtype)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import in_cpu_kernels
+from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.quantize import draw_for
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
@@ -102,7 +102,7 @@ def _fprop_operand(ctx: Any, x: Tensor, groups: Groups, spec: FormatSpec) -> tup
     needs_weight = any(ctx.needs_input_grad[6:])
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
-    if needs_weight and recorded and spec.bwd in AXES and not in_cpu_kernels(x):
+    if needs_weight and recorded and spec.bwd in AXES and family_of(x) != CPU:
         x, packed, ctx.layout = quantize_rows_packed(x, groups, spec, AXES[spec.bwd], ctx.x_draws)
         return x, packed
     (operand,) = quantize_rows(x, groups, spec, (1,), ctx.x_draws[:1])

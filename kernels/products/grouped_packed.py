@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import TRITON, family_of
 from quantctl.kernels.formats.codes import pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
@@ -48,7 +48,7 @@ def quantize_rows_packed(
     draw = draw_for(spec, rngs[0])
     draws = (draw, draw_for(spec, rngs[1]) if axis == 0 else draw)
     layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
-    by_triton = in_triton(x)
+    by_triton = family_of(x) == TRITON
     if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
@@ -90,7 +90,7 @@ def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -
 
 def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
-    by_triton = in_triton(packed.elements)
+    by_triton = family_of(packed.elements) == TRITON
     if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize_along
 from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale
@@ -40,10 +40,15 @@ def quantize_rows(
         return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and not has_blocks and spec.round != "stochastic":
         return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2  # nor does the axis
-    if in_triton(x):
+    by = family_of(x)
+    if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
         return triton_grouped.quantize_rows(x, groups, spec, axes, draws)
+    if by == CPU and not torch.compiler.is_compiling():
+        from quantctl.kernels.cpu import grouped as cpu_grouped
+
+        return cpu_grouped.quantize_rows(x, groups, spec, axes, draws)
     return [_rows(x, groups, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
 
 
@@ -107,13 +112,18 @@ def quantize_stack(
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and not FORMATS[spec.format].has_blocks and spec.round != "stochastic":
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
-    if in_triton(weights[0]):
+    by = family_of(weights[0])
+    if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
     stack = torch.stack(list(weights))
     if not has_tensor_scale(spec):
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
+    if by == CPU and not torch.compiler.is_compiling():
+        from quantctl.kernels.cpu import grouped as cpu_grouped
+
+        return cpu_grouped.quantize_stack(stack, spec, axes, draws)
     amax = _finite_magnitudes(stack).amax((1, 2)).view(-1, *(1,) * (2 + FORMATS[spec.format].has_blocks))
     return [
         SCALED[spec.format].quantize_dequantize(

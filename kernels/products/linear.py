@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import in_cpu_kernels
+from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.philox import Draw
@@ -83,7 +83,7 @@ def fprop_operands(
 
 
 def _packable(ctx: Any, spec: FormatSpec, total_input: Tensor, own_input: Tensor) -> bool:
-    if in_cpu_kernels(total_input):  # they quantize X again sooner than the reference packs it
+    if family_of(total_input) == CPU:  # they quantize X again sooner than the reference packs it
         return False
     quantized = spec.bwd in ("quantized", "dequantized")
     fits = total_input is own_input and total_input.is_contiguous()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import in_triton
+from quantctl.kernels.dispatch import TRITON, family_of
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
@@ -101,7 +101,7 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
-    if in_triton(x):
+    if family_of(x) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
@@ -120,7 +120,7 @@ def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
 
 def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
-    if in_triton(packed.elements):
+    if family_of(packed.elements) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.dequantize(packed, layout)

@@ -195,7 +195,7 @@ def quantize_dequantize_packed(
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         encode = decode = x
         if has_tensor_scale(spec):
-            launch = matrices(x, x, (0, 1))
+            launch = matrices(x.shape, x.stride(), x.stride(), (0, 1))
             assert launch is not None  # a matrix is one
             encode, decode = tensor_scales(x, spec, launch)
             packed = packed._replace(tensor_scale=decode)

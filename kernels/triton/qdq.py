@@ -23,7 +23,7 @@ from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import Matrices, matrices
 from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
-from quantctl.spec import FormatSpec, parse
+from quantctl.spec import FormatSpec
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
@@ -181,21 +181,6 @@ def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor
     return factors(bits.view(torch.float32), spec)
 
 
-# the schema in words: torch before 2.7 does not read it off list[int]
-@torch.library.custom_op(
-    "quantctl::quantize_dequantize", mutates_args=(), schema="(Tensor x, str spec, int[] axes, int[] draws) -> Tensor[]"
-)
-def as_operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
-    """quantize_dequantize as one node of a torch.compile graph. draws: seed (as int64), call, rank of each axis."""
-    given = tuple(Draw(*draws[i : i + 3]) for i in range(0, len(draws), 3)) or (None,) * len(axes)
-    return quantize_dequantize(x, parse(spec), tuple(axes), given)
-
-
-@as_operator.register_fake
-def _(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
-    return [torch.empty_like(x) for _ in axes]
-
-
 def quantize_dequantize(
     x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[Draw | None, ...]
 ) -> list[Tensor]:
@@ -206,7 +191,7 @@ def quantize_dequantize(
     outs = [torch.empty_like(x) for _ in axes]
     if not x.numel():
         return outs
-    launch = matrices(x, outs[0], axes)
+    launch = matrices(x.shape, x.stride(), outs[0].stride(), axes)
     if launch is None and len(axes) == 2:  # axes with others before, between or behind them
         return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None:

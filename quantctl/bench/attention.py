@@ -115,7 +115,7 @@ def rows(setting: Setting, say: Callable[[str], None]) -> Iterator[Row]:
     """For each length SDPA first. The fused rows of the shorter length are compared with the unfused flow."""
     watch = stopwatch(setting.device)
     shapes = SHAPES if setting.full else REDUCED
-    for shape in shapes[:1] if setting.quick else shapes:
+    for shape in shapes[:1] if setting.quick and not setting.full else shapes:
         yield from _shape_rows(shape, setting, watch, say, compare=shape is shapes[0])
         free_memory()
 

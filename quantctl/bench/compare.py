@@ -1,4 +1,4 @@
-"""Whether what was timed is right: the Triton kernels' results against the torch reference's, on the same device."""
+"""Whether what was timed is right: the compiled kernels' results against the torch reference's, on the same device."""
 
 from __future__ import annotations
 
@@ -32,12 +32,23 @@ def equals_reference(run: Callable[[], Sequence[Tensor]]) -> bool | None:
     return all(torch.equal(a.view(torch.int16), b.view(torch.int16)) for a, b in zip(results, expected, strict=True))
 
 
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether both have the same shape, dtype and bits; any NaN equals any NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    bits = torch.int32 if a.element_size() == 4 else torch.int16
+    nan = a.isnan()
+    return torch.equal(nan, b.isnan()) and torch.equal(*(t.masked_fill(nan, 0).view(bits) for t in (a, b)))
+
+
 def check(run: Callable[[], Sequence[Tensor]], device: torch.device) -> dict[str, bool | str | None]:
-    """The fact, where Triton computes; nothing where the reference itself was timed.
+    """The fact, where compiled kernels compute; nothing where the reference itself was timed.
 
     A comparison that fails is not an equal one: the reason comes with it.
     """
-    if not (dispatch.use_triton(device) or dispatch.use_cpu(device)):
+    if dispatch.family(device) == dispatch.REFERENCE:
         return {}
     try:
         return {EQUAL: equals_reference(run)}

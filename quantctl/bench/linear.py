@@ -17,6 +17,7 @@ from quantctl.bench.machine import Setting, environment
 from quantctl.bench.result import Failure, Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Stopwatch, Work, effort, failure_of, free_memory, measure, stopwatch
 from quantctl.bench.work import LinearShape
+from quantctl.kernels.dispatch import CPU, REFERENCE, VARIABLE, family
 from quantctl.kernels.products import reuse
 from quantctl.kernels.products.linear import quantized_linear
 
@@ -67,16 +68,26 @@ def _step(forward: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, grad: 
 Step = Callable[[], tuple[Tensor, ...]]
 
 
+def _by_reference(step: Step) -> Step:
+    def run() -> tuple[Tensor, ...]:
+        with environment(**{VARIABLE: REFERENCE}):
+            return step()
+
+    return run
+
+
 def _steps(shape: LinearShape, setting: Setting) -> dict[str, Step]:
     """Subject -> one forward and backward."""
     x, weight, grad = _operands(shape, setting.device)
     forwards: dict[str, Callable[[Tensor], Tensor]] = {BF16: partial(linear, weight=weight)}
     for spec in ("mxfp8",) if setting.quick else SPECS:
         forwards[spec] = partial(quantized_linear, weight=weight, bias=None, spec=spec)
-    steps = {name: partial(_step, forward, x, weight, grad) for name, forward in forwards.items()}
+    steps: dict[str, Step] = {name: partial(_step, forward, x, weight, grad) for name, forward in forwards.items()}
+    if family(setting.device) == CPU:
+        steps |= {f"torch reference, {name}": _by_reference(steps[name]) for name in SPECS if name in steps}
     for name, layer in peers.microxcaling_linears(weight).items():
         steps[name] = partial(_step, layer, x, layer.get_parameter("weight"), grad)
-    return dict(steps)
+    return steps
 
 
 def rows(setting: Setting, say: Callable[[str], None]) -> Iterator[Row]:

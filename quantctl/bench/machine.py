@@ -61,6 +61,24 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def thread_counts(setting: Setting) -> tuple[int, ...]:
+    """With how many threads of a CPU to measure: one, and as many as torch takes. Once, on a GPU."""
+    count = torch.get_num_threads()
+    return (count,) if setting.full else tuple(dict.fromkeys((1, count)))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many, here and in the processes that are started."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with environment(OMP_NUM_THREADS=str(count)):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from quantctl.bench import peers
 from quantctl.bench.compare import check
-from quantctl.bench.machine import Setting
+from quantctl.bench.machine import Setting, environment
 from quantctl.bench.result import Measured, Outcome, Ratio, Row
 from quantctl.bench.timing import Work, effort, measure, stopwatch
 from quantctl.bench.work import qdq_bytes
-from quantctl.kernels.dispatch import use_cpu, use_triton
+from quantctl.kernels.dispatch import REFERENCE, VARIABLE, family
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.spec import parse
 
-SIZE, REDUCED = 8192, 1024
+SIZE, REDUCED = 8192, 2048
 SPECS = ("mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "nvfp4", "hifp8")
 QUICK = ("mxfp8", "hifp8")
 AXES = {"last axis": (1,), "first axis": (0,), "both in one pass": (1, 0)}
@@ -32,10 +32,21 @@ BYTES = "bytes an element"
 
 
 def _peers(spec: str, setting: Setting) -> dict[str, peers.Quantizer]:
+    reference = {} if setting.full else by_reference(spec)
     if spec not in ("mxfp8", "mxfp4"):
-        return {}
+        return reference
     ao = peers.torchao_quantizers(spec, compiled=setting.full or not setting.quick)
-    return ao | peers.microxcaling_quantizers(spec, setting.device)
+    return reference | ao | peers.microxcaling_quantizers(spec, setting.device)
+
+
+def by_reference(spec: str) -> dict[str, peers.Quantizer]:
+    """The torch expressions, where kernels compute that a CPU would not need."""
+
+    def quantize(x: Tensor) -> Tensor:
+        with environment(**{VARIABLE: REFERENCE}):
+            return quantize_dequantize_along(x, spec, (1,))[0]
+
+    return {} if family(torch.device("cpu")) == REFERENCE else {"torch reference": quantize}
 
 
 def rows(setting: Setting, say: Callable[[str], None]) -> Iterator[Row]:
@@ -78,7 +89,7 @@ def _row(x: Tensor, subject: str, axis: str, outcome: Outcome, copy: Row, settin
     read, written = qdq_bytes(x.numel(), parse(spec), len(axes), x.element_size())
     facts: dict[str, Any] = {BYTES: {"read": read // x.numel(), "written": written // x.numel()}}
     if not peer and isinstance(outcome, Measured):
-        facts["kernels"] = "triton" if use_triton(x.device) else "cpu" if use_cpu(x.device) else "reference"
+        facts["kernels"] = family(x.device)
         facts |= check(partial(quantize_dequantize_along, x, spec, axes), x.device)
     row = Row.of(
         outcome,
@@ -94,4 +105,7 @@ def _row(x: Tensor, subject: str, axis: str, outcome: Outcome, copy: Row, settin
         return row
     promised = setting.full and not peer and parse(spec).format in PROMISED
     limit = LIMITS[len(axes)] if promised else None
-    return replace(row, ratios=(Ratio("of copy bandwidth", row.rate / copy.rate, limit, at_least=True),))
+    of_bandwidth = Ratio("of copy bandwidth", row.rate / copy.rate, limit, at_least=True)
+    assert row.time is not None
+    assert copy.time is not None
+    return replace(row, ratios=(of_bandwidth, Ratio("times a copy", row.time.median / copy.time.median)))

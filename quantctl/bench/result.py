@@ -36,7 +36,7 @@ class Measured:
 
     time: Spread
     peak_bytes: int | None
-    """Allocated at most while it was prepared and run, beyond what was there before; None on a CPU."""
+    """In use at most while it was prepared and run, beyond what was there before: allocated, on a CPU resident."""
 
 
 @dataclass(frozen=True)

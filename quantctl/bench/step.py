@@ -16,6 +16,7 @@ from quantctl.bench import measured
 from quantctl.bench.machine import Setting
 from quantctl.bench.result import Failure, Measured, Ratio, Row, Spread
 from quantctl.bench.timing import free_memory
+from quantctl.kernels.dispatch import CPU, REFERENCE, VARIABLE, family
 from quantctl.modes import SCRIPT_MODES
 from quantctl.runs.runlog import Point, read_log
 from quantctl.script.flags import LOCAL_LAYERS
@@ -23,6 +24,8 @@ from quantctl.tree.tree import Tree
 
 STOCK, FUSED = "stock local bf16", "bf16"
 BEYOND = "memory beyond weights, gradients and optimizer"
+BY_REFERENCE = ", torch reference"
+"""Behind a mode: in the place of the kernels that are compiled for a CPU."""
 QUICK = (STOCK, FUSED, "FA_linear_mxfp8")
 # of FA_linear_mxfp8: time of stock local bf16, time of bf16 with fused attention, memory of stock beyond its state
 LIMITED, LIMITS = "FA_linear_mxfp8", (0.50, 1.05, 0.35)
@@ -136,13 +139,14 @@ def _outcome(points: list[Point], memory: dict[str, Any], size: Size) -> Measure
 
 
 def _run(subject: str, tree: Tree, size: Size, setting: Setting, folder: Path) -> Row:
-    run_dir = folder / subject.replace(" ", "-")
-    mode = "bf16" if subject == STOCK else subject
+    run_dir = folder / subject.replace(" ", "-").replace(",", "")
+    mode = "bf16" if subject == STOCK else subject.removesuffix(BY_REFERENCE)
     attention = "unfused" if subject == STOCK else "auto"
     command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(tree.root), "exec", "--run-dir", str(run_dir)]
     command += ["--mode", mode, "--attention", attention, "--", *trainer(tree, setting), *training_flags(size)]
+    kernels = {VARIABLE: REFERENCE} if subject.endswith(BY_REFERENCE) else {}
     done = subprocess.run(
-        command, env=_environment(setting), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=_environment(setting) | kernels, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     points, memory = read_log(run_dir), measured.read(run_dir)
     row = Row(bench="step", case=str(size), subject=subject, peer=subject in (STOCK, FUSED))
@@ -177,6 +181,8 @@ def rows(setting: Setting, say: Callable[[str], None], tree: Tree) -> Iterator[R
     free_memory()  # what this process took for other benchmarks
     size = size_of(setting)
     subjects = QUICK if setting.quick else (STOCK, *SCRIPT_MODES)
+    if family(setting.device) == CPU:
+        subjects += (LIMITED + BY_REFERENCE,)
     done: dict[str, Row] = {}
     with tempfile.TemporaryDirectory(prefix="quantctl-bench-") as folder:
         for subject in subjects:

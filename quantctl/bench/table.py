@@ -11,7 +11,7 @@ from rich.text import Text
 
 from quantctl.bench.result import Ratio, Row
 
-GIB = 2**30
+MIB = 2**20
 STYLES = {True: "green", False: "bold red", None: ""}
 
 
@@ -52,7 +52,7 @@ def table(name: str, rows: Sequence[Row]) -> Table:
     made = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
     rated = next((row.unit for row in rows if row.unit), None)
     memory = any(row.peak_bytes for row in rows)
-    columns = ["subject", "ms", "quartiles", *([rated] if rated else []), *(["peak GiB"] if memory else [])]
+    columns = ["subject", "ms", "quartiles", *([rated] if rated else []), *(["peak MiB"] if memory else [])]
     for column in columns:
         made.add_column(column, justify="left" if column == "subject" else "right", no_wrap=True)
     made.add_column("ratios")
@@ -68,7 +68,7 @@ def table(name: str, rows: Sequence[Row]) -> Table:
         if time:
             cells[1:] = [_milliseconds(time.median), f"{_milliseconds(time.low)} - {_milliseconds(time.high)}"]
         cells += [f"{row.rate:,.4g}" if row.rate else "-"] if rated else []
-        cells += [f"{row.peak_bytes / GIB:.2f}" if row.peak_bytes else "-"] if memory else []
+        cells += [f"{row.peak_bytes / MIB:,.1f}" if row.peak_bytes else "-"] if memory else []
         counted = "\n".join(f"{key}: {_fact(value)}" for key, value in row.facts.items() if value is not None)
         made.add_row(*cells, _what(row), counted)
     return made
@@ -84,8 +84,7 @@ def head(machine: dict[str, Any], quick: bool) -> list[str]:
         lines[0] += f", driver {device['driver']}"
     else:
         lines[0] += f", {device['threads']} threads"
-        lines.append("reduced sizes, and the torch reference in place of the kernels: this shows that everything runs;")
-        lines.append("targets are about a GPU and are not judged here")
+        lines.append("reduced sizes; targets are about a GPU and are not judged here")
     if quick:
         lines.append("quick: fewer cases and repeats")
     if absent:

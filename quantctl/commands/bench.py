@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +45,8 @@ def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device
     """Measure. Without a NAME: qdq, linear, grouped, attention.
 
     All subjects of a case are timed in turns on one device; a ratio is of medians in one run. On a CPU the sizes are
-    smaller and the torch reference computes, which shows that everything runs, not how fast it is. A case that fails is
-    a row with its reason. How it is measured: docs/bench.md.
+    smaller, and one thread and all are measured. A case that fails is a row with its reason. How it is measured:
+    docs/bench.md.
 
     Exit status 1 if one of our own cases failed for another reason than the size of the device, or gave other bits than
     the reference.
@@ -82,18 +84,25 @@ def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device
 
 
 def _rows(name: str, setting: Setting, ctx: click.Context) -> Iterator[Row]:
-    """The rows of one benchmark; a line on stderr for each subject when its turn comes."""
+    """The rows of one benchmark; a line on stderr for each subject when its turn comes. On a CPU with each number of
+    threads."""
+    from quantctl.bench import machine
+
     module = importlib.import_module(f"quantctl.bench.{name}")
 
     def say(subject: str) -> None:
         output.say(f"  {name}: {subject}")
 
-    if name != "step":
-        yield from module.rows(setting, say)
-        return
-    tree = tree_in_use(ctx)
-    output.say(f"tree: {describe(tree)}")
-    yield from module.rows(setting, say, tree)
+    trees = []
+    if name == "step":
+        trees.append(tree_in_use(ctx))
+        output.say(f"tree: {describe(trees[0])}")
+    counts = machine.thread_counts(setting)
+    for count in counts:
+        with machine.threads(count) if not setting.full else nullcontext():
+            for row in module.rows(setting, say, *trees):
+                threads = f", {count} thread{'s' if count > 1 else ''}"
+                yield row if len(counts) == 1 else replace(row, case=row.case + threads)
 
 
 def _show(name: str, rows: list[Row]) -> None:

@@ -38,6 +38,15 @@ def _write(path: Path, text: str) -> None:
     write_new(path, text.encode(), MODE)
 
 
+def _pages() -> dict[Path, str]:
+    """Pages of a checkout whose tables are made from code, with what they are to hold."""
+    import quantctl
+    from quantctl.lint import render
+
+    page = Path(quantctl.__file__).parents[1] / "docs" / "lint.md"
+    return {page: render.page(page.read_text("utf-8"))} if page.is_file() else {}
+
+
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 and name the files that differ, miss or are extra.")
 @click.option(
@@ -52,7 +61,7 @@ def _write(path: Path, text: str) -> None:
 def command(
     ctx: click.Context, check: bool, output: Path | None, launcher: str, platform: str, sbatch: tuple[str, ...]
 ) -> None:
-    """Write the 60 training scripts from the tables and the template.
+    """Write the 60 training scripts from the tables and the template, and in a checkout the rules of docs/lint.md.
 
     Those of the installation know no launcher: for Slurm's directives or another platform name a folder with --output.
     """
@@ -64,14 +73,18 @@ def command(
     if sbatch and launcher != "slurm":
         raise QuantctlError("--sbatch is for Slurm", "add --launcher slurm")
     folder = output or FOLDER
+    pages = _pages() if output is None else {}
     by_slurm = (lambda name, devices: slurm.options(name, platform, devices, sbatch)) if launcher == "slurm" else None
     wanted = render_all(platform, by_slurm)
     problems = _differences(folder, wanted)
+    stale = [path for path, text in pages.items() if path.read_text("utf-8") != text]
     if check:
         for path, problem in problems.items():
             click.echo(f"{problem}: {folder / path}")
+        for path in stale:
+            click.echo(f"differs: {path}")
         click.echo(f"{len(wanted)} scripts expected in {folder}, {len(problems)} problems", err=True)
-        if problems:
+        if problems or stale:
             click.echo("  run `quantctl generate`; extra files are yours to delete", err=True)
             ctx.exit(1)
         return
@@ -80,6 +93,9 @@ def command(
         for path in changed:
             _write(folder / path, wanted[path])
             click.echo(str(folder / path))
+        for path in stale:
+            write_new(path, pages[path].encode(), 0o644)
+            click.echo(str(path))
     except OSError as error:
         raise QuantctlError(
             f"cannot write {error.filename or folder}: {error.strerror}",

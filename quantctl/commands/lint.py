@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @selector_options
 @click.option("--name", help="What the run is called: its name must not promise another format.")
 @click.option("--release", help="Megatron-LM release that the command is for; default: that of the tree in use.")
+@click.option("--ask", is_flag=True, help="Run the tree's own parser and checks on each command, in a child process.")
 @click.option("--errors-only", is_flag=True, help="Print errors, and nothing if there are none.")
 @click.option("--explain", metavar="RULE", help="Print everything about one rule.")
 @click.argument("scripts", nargs=-1, type=click.Path(path_type=Path), metavar="[SCRIPT]... [-- COMMAND ARGS...]")
@@ -39,6 +40,7 @@ def command(
     mode: str | None,
     name: str | None,
     release: str | None,
+    ask: bool,
     errors_only: bool,
     explain: str | None,
     scripts: tuple[Path, ...],
@@ -52,8 +54,8 @@ def command(
 
     Scripts are read, never run: what cannot be known without running them is left alone. A command behind -- is taken
     as about to run here, so packages that it needs must be installed here, unless --release names another place's
-    Megatron. Exit status 1 when there is an error, or a script does
-    more than is followed; warnings and notes leave it 0.
+    Megatron. Exit status 1 when there is an error, or where a script
+    was not read to its end, which is said; warnings and notes leave it 0.
     """
     if explain is not None:
         _explain(explain)
@@ -72,15 +74,36 @@ def command(
     judged, cut = _judge(ctx, scripts, words, values, name, release, errors_only)
     from quantctl.lint import render
 
-    errors = sum(one.errors for one in judged)
+    refused = _ask(ctx, judged, release) if ask else 0
+    errors = refused + sum(one.errors for one in judged)
     if ctx.obj["json"]:
         output.data([render.as_data(one) for one in judged])
     else:
         _print(judged, errors_only)
     for script in cut:
-        output.say(f"{printable(str(script.path))}: not read to its end: {'; '.join(script.cut)}")
+        output.say(f"{printable(str(script.path))}: not read to its end: {printable('; '.join(script.cut))}")
     if errors or cut:
         ctx.exit(DIFFERS)
+
+
+def _ask(ctx: click.Context, judged: list[Judged], release: str | None) -> int:
+    """Say what the tree in use answers; how many commands it refuses."""
+    from quantctl.lint import render
+    from quantctl.lint.start.ask import ask
+
+    if release is not None:
+        raise QuantctlError("--ask asks the tree in use, --release names none", "give --megatron TREE in its place")
+    root = tree_in_use(ctx).root
+    if not (root / "megatron/training/arguments.py").is_file():
+        raise QuantctlError(f"{root} holds no trainer to ask", "--ask takes a Megatron-LM checkout; lint does without")
+    answers, why = ask([one.case for one in judged], root)
+    if why:
+        output.say(f"not asked: {printable(why)}")
+    for one, answer in zip(judged, answers, strict=True):
+        if answer is not None:
+            said = f"refuses it: {answer}" if answer else "takes it"
+            output.say(f"{render.title(one)}: the tree itself {printable(said)}")
+    return sum(bool(answer) for answer in answers)
 
 
 def _explain(name: str) -> None:

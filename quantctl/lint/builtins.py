@@ -4,111 +4,119 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
+from quantctl.lint import input_lines, printing
+from quantctl.lint.assignments import assign_word
+from quantctl.lint.fields import one_text
+from quantctl.lint.inner import Reads, script_text
+from quantctl.lint.redirections import Redirections
+from quantctl.lint.starts import LOOKERS, MENTION, base
+from quantctl.lint.words import Expander
 from quantctl.lint.world import MANY, UNKNOWN, Invocation, World, known
-from quantctl.outside.records import BadRecord, open_regular
+from quantctl.outside.numbers import whole
 
-
-class Reader(Protocol):
-    """Who reads the script, as far as its commands want something read."""
-
-    path: Path | None
-
-    def nested(self, text: str, world: World, depth: int) -> list[World]:
-        """The worlds after another text."""
-
-
-_SHELLS = ("bash", "sh", "zsh", "dash")
 # what these say before anything long has run makes no difference between two ways through a script
-_SILENT = ("echo", "printf", "true", ":", "shift", "set", "command", "[", "test")
+_SILENT = (
+    "echo",
+    "printf",
+    "true",
+    "false",
+    ":",
+    "shift",
+    "set",
+    "command",
+    "[",
+    "test",
+    "let",
+    "local",
+    "break",
+    "continue",
+)
 _A_FEW = 6
-_LETTERS = {"e": "errexit"}
-_LARGEST_SOURCED = 1_000_000
+_LETTERS = {"e": "errexit", "u": "nounset"}
+_NAMES = ("errexit", "pipefail", "nounset")
 
 
-def run(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
+def run(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
     """The worlds after a command."""
     name = invocation.argv[0]
+    if name in ("builtin", "command") and invocation.argv[1:2] and not invocation.argv[1].startswith("-"):
+        invocation = replace(invocation, argv=invocation.argv[1:])
+        name = invocation.argv[0]
     if name not in _SILENT or any(len(one.argv) > _A_FEW for one in world.invocations):
         world.work.spend(len(world.invocations) // 16)
         world.invocations += (invocation,)
     if name in _BUILTINS:
-        return _BUILTINS[name](reader, invocation, world, depth)
-    place = _inner(invocation.argv)
-    if place is not None:
-        front, text = invocation.argv[: place[0]], invocation.argv[place[1]]
-        if known(text.replace(UNKNOWN, "")):
-            return _inner_shell(reader, front, text, invocation, world, depth)
-    return [world]
-
-
-def _inner(argv: tuple[str, ...]) -> tuple[int, int] | None:
-    """Where the shell of `bash -c TEXT` and its text stand, whatever is in front: srun, docker, env."""
-    for index, word in enumerate(argv[:-2]):
-        if word.rpartition("/")[2] in _SHELLS:
-            for position, option in enumerate(argv[index + 1 : -1], index + 1):
-                if not option.startswith("-"):
-                    break
-                if not option.startswith("--") and "c" in option:
-                    return index, position + 1
-            return None
-    return None
-
-
-def _inner_shell(
-    reader: Reader, front: tuple[str, ...], text: str, outer: Invocation, world: World, depth: int
-) -> list[World]:
-    """Commands of an inner shell count as the script's, at the outer one's place and behind what stands before it."""
-    before = len(world.invocations)
-    inner = world.copy()
-    inner.options = frozenset()
-    after = reader.nested(text, inner, depth)
-    for each in after:
-        found = tuple(
-            replace(outer, argv=(*front, *one.argv), environment=outer.environment | one.environment)
-            for one in each.invocations[before:]
+        world.status = True
+        return _BUILTINS[name](reader, invocation, given, world, depth)
+    world.status = None
+    world.prints(UNKNOWN)
+    if base(name) not in LOOKERS and any(MENTION.search(word) and " " in word for word in invocation.argv[1:]):
+        said = base(name).replace(UNKNOWN, "…").replace(MANY, "…")
+        world.work.unread[f"line {invocation.line}: {said} gets a training command in one word, which is not read"] = (
+            None
         )
-        each.invocations = each.invocations[:before] + found
-        each.ended, each.options = world.ended, world.options
-        each.scalars, each.arrays, each.soft = dict(world.scalars), dict(world.arrays), dict(world.soft)
-    return after
-
-
-def _set(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
-    arguments = invocation.argv[1:]
-    for index, word in enumerate(arguments):
-        if word == "--" or not word.startswith(("-", "+")):
-            break
-        names = {_LETTERS[letter] for letter in word[1:] if letter in _LETTERS}
-        if "o" in word[1:] and index + 1 < len(arguments):
-            names |= {arguments[index + 1]} & {"errexit", "pipefail"}
-        world.options = world.options | names if word.startswith("-") else world.options - names
-        if "o" in word[1:] and index + 2 < len(arguments):
-            rest = replace(invocation, argv=("set", *arguments[index + 2 :]))
-            return _set(reader, rest, world, depth)
     return [world]
 
 
-def _exit(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
+def _set(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    arguments = list(invocation.argv[1:])
+    while arguments:
+        word = arguments.pop(0)
+        if MANY in word:
+            world.positional = (MANY,)
+            return [world]
+        if word in ("-", "--") or not word.startswith(("-", "+")):
+            world.positional = tuple(arguments if word in ("-", "--") else [word, *arguments])
+            _forget_positional(world)
+            return [world]
+        names = {_LETTERS[letter] for letter in word[1:] if letter in _LETTERS}
+        if "o" in word[1:] and arguments:
+            names |= {arguments.pop(0)} & set(_NAMES)
+        if "f" in word[1:]:
+            world.work.note("it switches patterns off (set -f)")
+        world.options = world.options | names if word.startswith("-") else world.options - names
+    return [world]
+
+
+def _forget_positional(world: World) -> None:
+    for name in [name for name in world.scalars if name.isdigit()]:
+        del world.scalars[name]
+
+
+def _exit(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    world.ended = invocation.argv[0]
+    code = invocation.argv[1] if len(invocation.argv) > 1 else None
+    world.status = None if code is None or not known(code) else whole(code) == 0
+    return [world]
+
+
+def _break(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    if invocation.argv[1:2] not in ((), ("1",)):
+        world.work.note(f"it leaves several loops at once ({' '.join(invocation.argv[:2])})")
     world.ended = invocation.argv[0]
     return [world]
 
 
-def _exec(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
+def _exec(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
     """The script becomes the command; a bare `exec > log` only redirects."""
     if len(invocation.argv) > 1:
         replaced = replace(invocation, argv=invocation.argv[1:], stops=True)
-        world.invocations = (*world.invocations[:-1], replaced)
-        world.ended = "exit"
+        world.invocations = world.invocations[:-1]
+        handed = reader.hand_over(replaced, given, world, depth)
+        if handed is None:
+            world.invocations = (*world.invocations, replaced)
+        after = [world] if handed is None else handed
+        for each in after:
+            each.ended = "exit"
+        return after
     return [world]
 
 
-def _eval(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
-    text = world.work.text(" ".join(world.work.words(invocation.argv[1:])))
+def _eval(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    text = world.work.text(one_text(" ".join(world.work.words(invocation.argv[1:]))))
     before = len(world.invocations)
-    after = reader.nested(text.replace(MANY, UNKNOWN), world, depth)
+    after = reader.nested(text, world, depth, invocation.line)
     for each in after:
         found = (
             replace(one, line=invocation.line, masked=invocation.masked, stops=invocation.stops)
@@ -118,40 +126,65 @@ def _eval(reader: Reader, invocation: Invocation, world: World, depth: int) -> l
     return after
 
 
-def _source(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
-    if len(invocation.argv) < 2 or not known(invocation.argv[1]) or reader.path is None:
+def _source(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    name = invocation.argv[1] if len(invocation.argv) > 1 else ""
+    text = script_text(reader, name, world)
+    world.status = None
+    if text is None:
         return [world]
-    name = Path(invocation.argv[1])
-    for base in (reader.path.parent, Path()):
-        try:
-            file = base / name
-            if file.is_file():
-                with open_regular(file, _LARGEST_SOURCED) as script:
-                    text = script.read(_LARGEST_SOURCED).decode("utf-8", "replace")
-                return reader.nested(text.replace("\0", "?"), world, depth)
-        except OSError:
-            continue
-        except BadRecord as error:
-            world.work.note(f"it sources {error.reason}")
+    arguments = invocation.argv[2:]
+    positional = world.positional
+    if arguments:
+        world.positional = arguments
+    after = reader.nested(text, world, depth, invocation.line)
+    for each in after:
+        if arguments:
+            each.positional = positional
+        if each.ended == "return":
+            each.ended = ""
+    return after
+
+
+def _shift(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    count = whole(invocation.argv[1]) if len(invocation.argv) > 1 else 1
+    if world.positional is None:
+        _forget_positional(world)
+    elif count is None or any(MANY in word for word in world.positional[:count]):
+        world.positional = (MANY,)
+    elif count > len(world.positional):
+        world.status = False
+    else:
+        world.positional = world.positional[count:]
     return [world]
 
 
-def _shift(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
-    if world.positional:
-        world.positional = world.positional[1:]
-    for name in [name for name in world.scalars if name.isdigit()]:
-        del world.scalars[name]
-    return [world]
-
-
-def _read(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
+def _let(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    value: int | None = None
     for word in invocation.argv[1:]:
-        if word.isidentifier():
-            world.forget(word)
+        value = Expander(world).number(word) if "$" not in word else None
+    world.status = None if value is None else bool(value)
     return [world]
 
 
-def _nothing(reader: Reader, invocation: Invocation, world: World, depth: int) -> list[World]:
+def _export(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    """Where the grammar did not see a declaration: behind `builtin`, or from an expansion."""
+    for word in invocation.argv[1:]:
+        if not word.startswith("-") and (name := assign_word(word, world)) and invocation.argv[0] == "export":
+            world.exported |= {name}
+    return [world]
+
+
+def _nothing(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    return [world]
+
+
+def _false(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    world.status = False
+    return [world]
+
+
+def _unsure(reader: Reads, invocation: Invocation, given: Redirections, world: World, depth: int) -> list[World]:
+    world.status = None
     return [world]
 
 
@@ -159,14 +192,37 @@ _BUILTINS: dict[str, Callable[..., list[World]]] = {
     "set": _set,
     "exit": _exit,
     "return": _exit,
+    "break": _break,
+    "continue": _break,
     "exec": _exec,
     "eval": _eval,
     "source": _source,
     ".": _source,
     "shift": _shift,
-    "read": _read,
-    "mapfile": _read,
-    "readarray": _read,
-    "echo": _nothing,
-    "printf": _nothing,
+    "let": _let,
+    "read": input_lines.read,
+    "mapfile": input_lines.mapfile,
+    "readarray": input_lines.mapfile,
+    "getopts": input_lines.getopts,
+    "echo": printing.echo,
+    "printf": printing.printf,
+    "export": _export,
+    "declare": _export,
+    "local": _export,
+    "readonly": _export,
+    "true": _nothing,
+    ":": _nothing,
+    "false": _false,
+    "cd": _unsure,
+    "test": _unsure,
+    "[": _unsure,
+    "wait": _unsure,
+    "trap": _nothing,
+    "shopt": _nothing,
+    "ulimit": _unsure,
+    "umask": _nothing,
+    "pushd": _unsure,
+    "popd": _unsure,
+    "type": _unsure,
+    "hash": _unsure,
 }

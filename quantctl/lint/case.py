@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from quantctl.lint import own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
-from quantctl.lint.command import EMBEDDED, GPT, OTHER, SWIFT, Command
+from quantctl.lint.command import Command
 from quantctl.lint.megatron_flags import MAIN, Option, releases, table
+from quantctl.lint.other_parsers import LEGACY, LOCAL, TE, dashed, embedded_options, of_spec, swift_options
+from quantctl.lint.program import EMBEDDED, GPT, OTHER, SWIFT
 from quantctl.lint.world import Invocation
 from quantctl.outside.numbers import real
 from quantctl.spec import NONE, SITES
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from quantctl.lint.shell import Script
     from quantctl.tree.state import PatchState, TreeState
 
-LOCAL, TE = "local", "transformer_engine"
 # they bring more options, which no table knows
 _MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args", "--load-main-params-from-ckpt")
 
@@ -67,13 +68,20 @@ class Case:
         """Of the parser that reads the command."""
         if self.command.program == EMBEDDED:
             return embedded_options()
+        if self.command.program == SWIFT:
+            return swift_options(self.setting.release)
         if self.setting.root is not None and self.is_megatron:
             return own_flags.options(self.setting.release, self.setting.root)
         return table(self.setting.release)
 
     @cached_property
     def arguments(self) -> Arguments:
-        found = parse(self.command.words, self.options)
+        if self.command.program == SWIFT:
+            words = [dashed(word) for word in self.command.words]
+            found = parse(words, self.options)
+            found.given = [one for one in found.given if one.values[:1] not in (("false",), ("False",))]
+        else:
+            found = parse(self.command.words, self.options)
         found.open = found.open or any(found.last(name) for name in _MORE_OPTIONS)
         return found
 
@@ -112,12 +120,31 @@ class Case:
         return self.command.program in (GPT, OTHER)
 
     @cached_property
-    def implementation(self) -> str | None:
-        """`local`, `transformer_engine`, ..., of the layers."""
+    def layers_by(self) -> str:
+        """The flag or program that decides which layers are built."""
         if self.command.program == EMBEDDED:
+            return EMBEDDED
+        if self.is_megatron and self.command.stack_of_its_own:
+            return self.command.script
+        if self.has("--use-legacy-models") and "--use-legacy-models" in self.options:
+            return "--use-legacy-models"
+        return "--spec" if self.is_megatron and self.has("--spec") else "--transformer-impl"
+
+    @cached_property
+    def implementation(self) -> str | None:
+        """`local`, `transformer_engine`, `legacy`, ..., of the layers."""
+        by = self.layers_by
+        if by == EMBEDDED:
             return LOCAL
+        if by == self.command.script:
+            return TE
+        if by == "--use-legacy-models":
+            return LEGACY
+        if by == "--spec":
+            given = self.arguments.last("--spec")
+            return of_spec(given.values if given is not None else ())
         if self.command.program == SWIFT:
-            return self.text("--transformer_impl") or (None if self.arguments.open else TE)
+            return self.text("--transformer-impl") or (None if self.arguments.open else TE)
         return self.text("--transformer-impl")
 
     @property
@@ -208,19 +235,3 @@ def _is_this_python(interpreter: str | None) -> bool:
 
 def _minor(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-
-
-def embedded_options() -> Mapping[str, Option]:
-    """The options of `python -m quantctl.pretrain` in the same form."""
-    from quantctl.pretrain.flags import FLAGS
-
-    return {
-        name: Option(
-            name,
-            0 if flag.type is bool else flag.nargs or 1,
-            None if flag.type is bool else getattr(flag.type, "__name__", None),
-            str(flag.default),
-            None if flag.choices is None else tuple(map(str, flag.choices)),
-        )
-        for name, flag in FLAGS.items()
-    }

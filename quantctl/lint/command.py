@@ -7,18 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from quantctl.errors import QuantctlError
+from quantctl.lint.program import GPT
+from quantctl.lint.program import program as started_program
+from quantctl.lint.starts import LAUNCHERS
 from quantctl.lint.world import MANY, known
 from quantctl.modes import selection
 from quantctl.outside.numbers import whole
 from quantctl.spec import SITES
 
-GPT = "pretrain_gpt.py"
-EMBEDDED = "quantctl.pretrain"
-SWIFT = "ms-swift"
-OTHER = "other"
-
-_SCRIPT = re.compile(r"(pretrain|train|finetune)\w*\.py")
-_LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 # options of `quantctl exec` and `quantctl launch` that take a value, and what it is
 _VALUED = {
     "--mode": "mode",
@@ -69,6 +65,8 @@ class Command:
     """The python or torchrun that starts it, as it is written."""
     opaque: bool = False
     """Whether a wrapper that nobody knows stands in front: it may give the command any tree."""
+    stack_of_its_own: bool = False
+    """Whether the program builds a stack that knows Transformer Engine's layers only: Mamba and hybrid models."""
     foreign: bool = False
     """Whether something that brings flags of its own (MindSpeed) loads the program."""
 
@@ -77,12 +75,14 @@ def find(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> C
     """The training command in `argv`, whatever stands in front of it; None if it trains nothing that is known."""
     words = _with_trainer(list(argv))
     variables = dict(environment or {})
-    position = _program(words)
+    position = started_program(words)
     if position is None:
         return None
     index, program, length = position
     front = words[:index]
-    command = Command(program, words[index + length - 1], tuple(words[index + length :]))
+    script = words[index + length - 1]
+    stack = re.search(r"(^|[_/])(mamba|hybrid)", script) is not None
+    command = Command(program, script, tuple(words[index + length :]), stack_of_its_own=stack)
     return _with_front(command, front, variables)
 
 
@@ -96,24 +96,6 @@ def _with_trainer(words: list[str]) -> list[str]:
     return [*words[: dashes + 1], GPT, *(word for word in words[dashes + 1 :] if word != "--")]
 
 
-def _program(words: list[str]) -> tuple[int, str, int] | None:
-    """Where the program begins, whose it is, and how many words name it."""
-    for index, word in enumerate(words):
-        base = word.rpartition("/")[2]
-        following = words[index + 1] if index + 1 < len(words) else ""
-        if word == "-m" and following == EMBEDDED:
-            return index, EMBEDDED, 2
-        if base == "megatron" and following in ("pt", "sft", "rlhf"):
-            return index, SWIFT, 2
-        if base == GPT:
-            return index, GPT, 1
-        if _SCRIPT.fullmatch(base):
-            return index, OTHER, 1
-        if base in ("echo", "printf", "cat", "grep", "ls", "cp", "mv", "rm", "mkdir", "sed", "git") and index == 0:
-            return None
-    return None
-
-
 def _with_front(command: Command, front: list[str], variables: dict[str, str]) -> Command:
     """What the words in front of the program say: VAR=value, quantctl exec or launch, torchrun's processes."""
     for index, word in enumerate(front):
@@ -121,10 +103,10 @@ def _with_front(command: Command, front: list[str], variables: dict[str, str]) -
         name, equals, value = word.partition("=")
         if equals and name.isidentifier():
             variables[name] = value
-        elif base in _LAUNCHERS:
+        elif base in LAUNCHERS and base not in ("accelerate", "deepspeed"):
             if base == "torchrun":
                 command = replace(command, interpreter=word)
-            command = _launched(command, front[index + 1 :])
+            command = _launched(command, front[index + 1 :], variables)
         elif word in ("exec", "launch") and index and _is_quantctl(front[index - 1], front[index + 1 :]):
             command = _staged(command, front[index + 1 :], variables)
         elif re.fullmatch(r"python[\d.]*", base):
@@ -141,8 +123,9 @@ def _is_quantctl(word: str, behind: list[str]) -> bool:
     return name in ("quantctl", "quantctl.cli") or (not known(name) and behind[:1] != [] and behind[0] in _VALUED)
 
 
-def _launched(command: Command, words: list[str]) -> Command:
-    found: dict[str, int | None] = {"processes": None, "nodes": 1 if "--standalone" in words else None}
+def _launched(command: Command, words: list[str], variables: Mapping[str, str]) -> Command:
+    # without --nnodes torchrun starts one node's ranks
+    found: dict[str, int | None] = {"processes": None, "nodes": None if "PET_NNODES" in variables else 1}
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if MANY in word:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import TYPE_CHECKING
 
+from quantctl.lint import arithmetic, patterns
 from quantctl.lint.words import Expander, source
 from quantctl.lint.world import UNKNOWN, World, known
-from quantctl.outside.numbers import whole
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
 Outcome = tuple[bool, World]
-_EQUAL = {"==": True, "=": True, "-eq": True, "!=": False, "-ne": False}
+_EQUAL = {"==": True, "=": True, "!=": False}
 _COMPARE = {
+    "-eq": lambda a, b: a == b,
+    "-ne": lambda a, b: a != b,
     "-lt": lambda a, b: a < b,
     "-le": lambda a, b: a <= b,
     "-gt": lambda a, b: a > b,
@@ -41,10 +42,6 @@ def label(text: str) -> str:
     return line if len(line) <= _LONGEST_LABEL else line[: _LONGEST_LABEL - 3] + "..."
 
 
-def is_pattern(text: str) -> bool:
-    return any(sign in text for sign in "*?[")
-
-
 def both(node: Node, world: World) -> list[Outcome]:
     """Nobody knows: one world each way."""
     yes, no = world.copy(), world.copy()
@@ -54,30 +51,53 @@ def both(node: Node, world: World) -> list[Outcome]:
 
 
 def outcomes(node: Node, world: World) -> list[Outcome]:
-    """Each way that the condition can go. A command's success is never known, but for `true`, `false` and `:`."""
+    """Each way that a test can go."""
     kind = node.type
     inside = [child for child in node.children if child.is_named]
     if node.has_error:
         return both(node, world)
-    if kind == "list" and len(inside) == 2:
-        return _list(node, inside, world)
-    if kind == "negated_command" and inside:
-        return [(not truth, after) for truth, after in outcomes(inside[0], world)]
     if kind == "compound_statement" and source(node).startswith("(("):
         return _arithmetic(node, world)
+    if kind == "test_command" and source(node).startswith("((") and source(node).endswith("))"):
+        return _arithmetic(node, world)
     if kind in ("test_command", "parenthesized_expression") and len(inside) == 1:
+        plain = kind == "test_command" and source(node)[:2] != "[["
+        if plain and not _one_word_each(inside[0], world):
+            return both(node, world)
         return outcomes(inside[0], world)
     if kind == "unary_expression" and len(node.children) == 2:
         return _unary(node, world)
     if kind == "binary_expression" and len(node.children) >= 3:
         return _binary(node, world)
-    if kind == "command" and source(node) in ("true", ":", "false"):
-        return [(source(node) != "false", world)]
+    if kind in ("word", "string", "simple_expansion", "expansion", "concatenation", "raw_string", "number"):
+        expander = Expander(world)
+        value = expander.text(node)
+        if value.replace(UNKNOWN, ""):
+            return [(True, world)]
+        return both(node, world) if value else _decided(node, world, False, expander.soft)
     return both(node, world)
 
 
-def _list(node: Node, inside: list[Node], world: World) -> list[Outcome]:
-    conjunction = any(child.type == "&&" for child in node.children)
+def _one_word_each(node: Node, world: World) -> bool:
+    """Whether `[ ... ]` sees the operands that the grammar sees: an unquoted one can be none or several words."""
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here.type == "test_operator" and source(here) in ("-a", "-o"):
+            return False
+        if here.type in ("binary_expression", "unary_expression", "parenthesized_expression"):
+            stack += here.children
+        elif here.type in ("simple_expansion", "expansion", "concatenation", "command_substitution", "string"):
+            if here.type == "string" and "@" not in source(here):
+                continue
+            found = Expander(world.copy()).words(source(here))
+            if len(found) != 1 or (not known(found[0]) and here.type != "concatenation"):
+                return len(found) == 1 and variable_of(here) is not None and here.parent is not None
+    return True
+
+
+def _both_sides(node: Node, inside: list[Node], world: World) -> list[Outcome]:
+    conjunction = any(source(child) == "&&" for child in node.children)
     found: list[Outcome] = []
     for truth, after in outcomes(inside[0], world):
         found += outcomes(inside[1], after) if truth == conjunction else [(truth, after)]
@@ -95,7 +115,7 @@ def _decided(node: Node, world: World, truth: bool, soft: bool) -> list[Outcome]
 
 def _arithmetic(node: Node, world: World) -> list[Outcome]:
     expander = Expander(world)
-    value = expander.number(node)
+    value = expander.number(source(node)[2:-2])
     return both(node, world) if value is None else _decided(node, world, bool(value), expander.soft)
 
 
@@ -121,26 +141,66 @@ def _binary(node: Node, world: World) -> list[Outcome]:
     left, right = node.children[0], node.children[-1]
     operator = source(node.children[1])
     if operator in ("&&", "||"):
-        return _list(node, [left, right], world)
+        return _both_sides(node, [left, right], world)
+    if left.type == "unary_expression" and source(left.children[0]) == "!":
+        # `! A == B` is read as `(! A) == B`
+        return [(not truth, after) for truth, after in _relation(left.children[-1], operator, right, node, world)]
+    return _relation(left, operator, right, node, world)
+
+
+def _relation(left: Node, operator: str, right: Node, node: Node, world: World) -> list[Outcome]:
     expander = Expander(world)
-    one, two = expander.text(left), expander.text(right)
-    numbers = whole(one), whole(two)
-    if operator in _COMPARE and None not in numbers:
-        return _decided(node, world, _COMPARE[operator](*numbers), expander.soft)
+    one = expander.text(left)
+    if operator in _COMPARE:
+        return _compared(node, one, expander.text(right), operator, expander)
     if operator not in _EQUAL:
         return both(node, world)
-    if known(one) and known(two):
-        equal = fnmatch.fnmatchcase(one, two) if is_pattern(two) and right.type != "string" else one == two
+    plain = node.parent is not None and _in_brackets(node)
+    try:
+        pattern = None if plain else expander.pattern(source(right))
+    except patterns.NoPattern:
+        return both(node, world)
+    two = expander.text(right)
+    literal = plain or pattern == list(two)
+    if known(one) and known(two) and (plain or pattern is not None):
+        equal = one == two if literal else matches(pattern or [], one, world)
         found = _decided(node, world, equal == _EQUAL[operator], expander.soft)
     else:
         found = both(node, world)
+    if not literal:
+        return found
     return [outcome for outcome in found if _narrow(outcome, variable_of(left), two, _EQUAL[operator])]
+
+
+def _in_brackets(node: Node) -> bool:
+    """Whether a comparison stands in `[ ... ]`, where nothing is a pattern."""
+    here = node
+    while here.parent is not None and here.type != "test_command":
+        here = here.parent
+    return source(here)[:2] != "[["
+
+
+def _compared(node: Node, one: str, two: str, operator: str, expander: Expander) -> list[Outcome]:
+    """Whole numbers; in `[[ ]]` they may be expressions."""
+    if not (known(one) and known(two)):
+        return both(node, expander.world)
+    if operator in ("<", ">"):
+        if not (one.isascii() and two.isascii()):
+            return both(node, expander.world)
+        return _decided(node, expander.world, one < two if operator == "<" else one > two, expander.soft)
+    try:
+        numbers = [
+            int(text) if _in_brackets(node) else arithmetic.evaluate(text, expander.world) for text in (one, two)
+        ]
+    except (ValueError, arithmetic.NotComputed):
+        return both(node, expander.world)
+    return _decided(node, expander.world, _COMPARE[operator](*numbers), expander.soft)
 
 
 def _narrow(outcome: Outcome, name: str | None, wanted: str, equality: bool) -> bool:
     """Tell the world what the comparison means for the variable; False if that cannot be."""
     truth, world = outcome
-    if name is None or not known(wanted) or is_pattern(wanted):
+    if name is None or not known(wanted):
         return True
     equal, now = truth == equality, world.scalars.get(name, UNKNOWN)
     candidates = world.soft.get(name)
@@ -159,43 +219,8 @@ def _narrow(outcome: Outcome, name: str | None, wanted: str, equality: bool) -> 
     return True
 
 
-def arms(node: Node, world: World) -> list[tuple[Node | None, World]]:
-    """The items of a `case` that can be taken, each with a world that knows its word; None: no item matches."""
-    word = node.child_by_field_name("value")
-    expander = Expander(world)
-    value, name = expander.text(word), variable_of(word)
-    candidates = world.soft.get(name) if name else None
-    found: list[tuple[Node | None, World]] = []
-    matched = False
-    for item in (child for child in node.children if child.type == "case_item"):
-        patterns = [Expander(world).text(pattern) for pattern in item.children_by_field_name("value")]
-        literal = frozenset(pattern for pattern in patterns if known(pattern) and not is_pattern(pattern))
-        hit = known(value) and any(known(p) and fnmatch.fnmatchcase(value, p) for p in patterns)
-        if hit and not matched:
-            matched = True
-            taken = world.copy()
-            if name in taken.soft:
-                taken.soft[name] = literal or None
-            found.insert(0, (item, taken))
-        elif not known(value) or (expander.soft and not (hit and matched)):
-            possible = literal if candidates is None else literal & candidates
-            if candidates is not None and not possible:
-                continue
-            found.append((item, _other(world, name, label(source(node.children[1])), patterns, possible, value)))
-    if not known(value) and not matched:
-        found.append((None, world.copy()))
-    return found or [(None, world)]
-
-
-def _other(world: World, name: str | None, what: str, patterns: list[str], possible: frozenset[str], old: str) -> World:
-    """The world of an item that is not the default's."""
-    after = world.copy()
-    one = next(iter(possible)) if len(possible) == 1 else None
-    says = f"{name or what}={one or '|'.join(patterns)}"
-    if known(old):
-        after.assumed += (says,)
-    else:
-        after.branches += (says,)
-    if name is not None:
-        after.assign(name, one or UNKNOWN)
-    return after
+def matches(items: list[patterns.Item], value: str, world: World) -> bool:
+    try:
+        return patterns.matches(items, value, world.work)
+    except patterns.NoPattern:
+        return False  # the work is spent, which the script says

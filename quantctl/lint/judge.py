@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
 from quantctl.lint import shell
 from quantctl.lint.case import Case, Setting
-from quantctl.lint.command import GPT, OTHER, Command, find
+from quantctl.lint.command import Command, find
+from quantctl.lint.program import GPT, OTHER, TRAINS
 from quantctl.lint.rule import Finding, Severity
 from quantctl.lint.rules import RULES
 from quantctl.lint.shell import Script
+from quantctl.lint.silence import silence
 from quantctl.lint.who import who_rules
 from quantctl.lint.world import Invocation, World
 from quantctl.outside.records import BadRecord, open_regular
@@ -22,8 +23,12 @@ _LARGEST = 4 * 2**20
 """Bytes of a script."""
 _MOST_COMMANDS = 100
 _HINT = "give a shell script, or the training command behind --"
-_TRAINS = ("--num-layers", "--hidden-size", "--micro-batch-size", "--tensor-model-parallel-size", "--train-iters",
-           "--transformer-impl")  # fmt: skip
+# fmt: off
+_OTHER_LANGUAGES = {
+    ".py": "Python", ".ipynb": "a notebook", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".toml": "TOML",
+    ".mk": "a makefile", ".dockerfile": "a Dockerfile", ".nix": "Nix", ".j2": "a template",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,26 @@ def read_script(path: Path) -> Script:
             raw = file.read(_LARGEST + 1)
         if len(raw) > _LARGEST:  # of a pipe
             raise BadRecord(path, f"it has more than the {_LARGEST:,} bytes that are read")
-        return shell.read(raw.decode("utf-8", "replace"), path)
+        text = raw.decode("utf-8", "replace")
+        if language := _other_language(path, text):
+            return Script(path, text, work=shell.unread(f"it is {language}, and only shell scripts are read"))
+        return shell.read(text, path)
     except BadRecord as error:
         raise QuantctlError(error.message, _HINT) from None
     except RecursionError:
         raise QuantctlError(f"{path} is nested too deeply to be read", _HINT) from None
 
 
-def judge_script(path: Path, setting: Setting) -> list[Judged]:
-    """Judge every training command that a script starts, on every way through it."""
-    return judge(read_script(path), setting)
+def _other_language(path: Path, text: str) -> str | None:
+    """What a launcher is that no shell runs; None for a shell script."""
+    first = text.partition("\n")[0]
+    if first.startswith("#!"):
+        return "Python" if "python" in first else None
+    if path.name.lower().startswith(("dockerfile", "containerfile")):
+        return "a Dockerfile"
+    if path.name.lower() in ("makefile", "gnumakefile"):
+        return "a makefile"
+    return _OTHER_LANGUAGES.get(path.suffix.lower())
 
 
 def judge(script: Script, setting: Setting) -> list[Judged]:
@@ -98,6 +113,8 @@ def judge(script: Script, setting: Setting) -> list[Judged]:
                 script.work.note(f"it has more than {_MOST_COMMANDS} training commands")
                 break
             ways.setdefault(case.invocation.line, []).append((world, case))
+    if not ways:
+        silence(script)
     return [_over_all(found) for _, found in sorted(ways.items())]
 
 
@@ -116,12 +133,20 @@ def _cases(script: Script, world: World, setting: Setting) -> Iterable[Case]:
 
 def _is_megatron(case: Case) -> bool:
     """Whether a program that nobody knows is one of Megatron's, by its arguments."""
-    return case.command.program != OTHER or sum(case.arguments.last(name) is not None for name in _TRAINS) > 2
+    return case.command.program != OTHER or sum(case.arguments.last(name) is not None for name in TRAINS) > 2
 
 
 def _sets_tree(invocation: Invocation) -> bool:
+    """Whether a command changes the selectors of a tree: quantctl itself, or whatever names their variable."""
     words = [word.rpartition("/")[2] for word in invocation.argv]
-    return any(one == "quantctl" and two in ("set", "restore", "undo") for one, two in pairwise(words))
+    if any("quantctl" in word for word in words) and {"set", "restore", "undo"} & set(words):
+        return True
+    return any("custom_quant_type" in word for word in invocation.argv) and words[0] not in (
+        "echo",
+        "grep",
+        "printf",
+        "cat",
+    )
 
 
 def _over_all(ways: list[tuple[World, Case]]) -> Judged:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from quantctl.lint.judge import Judged
@@ -143,11 +141,6 @@ def document() -> Iterator[str]:
         yield ""
 
 
-def write(path: Path) -> None:
-    """Put the table of rules in place of the one in `path`: everything from the first family's heading on."""
-    head = path.read_text("utf-8").partition("### ")[0]
-    path.write_text(head + "\n".join(document()).strip() + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+def page(text: str) -> str:
+    """docs/lint.md with the rules as they are: in place of everything from the first family's heading on."""
+    return text.partition("### ")[0] + "\n".join(document()).strip() + "\n"

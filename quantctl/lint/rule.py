@@ -79,3 +79,17 @@ class Finding:
     """In the script."""
     when: tuple[str, ...] = ()
     """The branches that it needs; empty if it holds on every way through the script."""
+
+
+_LABELS = ("Severity", "Why", "Fix", "Releases", "Evidence")
+
+
+def described(name: str, family: str, text: str, check: Callable[[Case], Iterable[Hit]], unseen: bool) -> Rule:
+    """A rule from its module's docstring: a sentence, then a paragraph behind each label.
+
+    Raises KeyError for a label that is missing.
+    """
+    first, *paragraphs = (" ".join(part.split()) for part in text.strip().split("\n\n"))
+    said = dict(part.split(": ", 1) for part in paragraphs)
+    severity, why, fix, releases, evidence = (said[label] for label in _LABELS)
+    return Rule(name, family, Severity(severity), first.rstrip("."), why, fix, releases, evidence, check, unseen)

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantctl.lint.reader import Place, Reader, parse
+from quantctl.lint.grammar import errors, parse
+from quantctl.lint.reader import Place, Reader
 from quantctl.lint.world import MANY, UNKNOWN, Work, World
 
 if TYPE_CHECKING:
-    from tree_sitter import Node
+    pass
 
 
 _LOOKS = re.compile(r"\$\?|\$\{\?\}|PIPESTATUS|\bwait\s+(-n|[\"$])")
@@ -33,8 +34,8 @@ class Script:
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """Why the script was not followed to its end, in sentences; empty where it was."""
-        return tuple(self.work.cut)
+        """What of the script was not read or followed, and why, in sentences; empty where all of it was."""
+        return (*self.work.cut, *self.work.unread)
 
     @cached_property
     def last_look(self) -> int:
@@ -51,20 +52,19 @@ def read(text: str, path: Path | None = None) -> Script:
     """Read a script. Never raises for what it holds: what cannot be read is unknown."""
     clean = text.replace(MANY, "?").replace(UNKNOWN, "?").replace("\0", "?").replace("\r\n", "\n")
     script = Script(path, clean)
+    if "\\\t" in clean:
+        script.work.note("a tab stands behind a backslash in it, which the grammar takes for the end of a word")
     tree = parse(clean)
     reader = Reader(path)
+    script.work.capture = reader.captured
     options = frozenset({"errexit"}) if re.match(r"#!\s*\S*sh\s+-\w*e", clean) else frozenset()
     script.worlds = reader.statements(tree.children, [World(options=options, work=script.work)], Place())
-    script.unreadable = tuple(sorted(set(_errors(tree))))
+    script.unreadable = tuple(errors(tree))
     return script
 
 
-def _errors(node: Node) -> list[int]:
-    stack, found = [node], []
-    while stack:
-        here = stack.pop()
-        if here.type == "ERROR" or here.is_missing:
-            found.append(here.start_point[0] + 1)
-        elif here.has_error:
-            stack += here.children
-    return found
+def unread(why: str) -> Work:
+    """The work of a text that is not read at all."""
+    work = Work()
+    work.note(why)
+    return work

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantctl.lint.case import Case
+from quantctl.lint.case import LEGACY, Case
 
 LAYERS = ("linear", "qk", "pv")
 """Selectors that act in the local layers only; the output layer is Megatron's own in both implementations."""
@@ -26,14 +26,26 @@ def who_rules(case: Case) -> tuple[str, str]:
     """`selectors`, `transformer_engine`, `nobody` (the training dtype) or `unknown`; and a sentence that says it."""
     specs = ", ".join(f"{role}={spec}" for role, spec in case.quantized.items())
     if case.local is None:
-        return "unknown", "the layers' implementation is not known from the command"
+        return "unknown", f"the layers' implementation is not known from the command ({case.layers_by} decides)"
     if case.local:
         if case.selectors is None:
             return "selectors", "the tree's selectors rule; what they say is not known here"
         if specs:
             return "selectors", f"the selectors rule: {specs}"
         return "nobody", "every product in the training dtype"
-    layers = f"the {case.implementation} layers"
+    by = case.layers_by
+    layers = f"the {case.implementation} layers" + (f" of {by}" if by != "--transformer-impl" else "")
+    if case.implementation == LEGACY:
+        # their linear layers are core's, their attention is their own
+        runs = ", ".join(f"{role}={spec}" for role, spec in case.quantized.items() if role == "linear")
+        lost = ", ".join(f"{role}={spec}" for role, spec in case.quantized.items() if role in ("qk", "pv"))
+        said = f"the selectors rule: {runs}" if runs else "compute in the training dtype"
+        if case.selectors is None:
+            said = "what the tree's selectors say is not known here"
+        never = (
+            f"; the selectors ({lost}) are never executed: legacy models have an attention of their own" if lost else ""
+        )
+        return ("selectors" if runs else "nobody"), f"{layers}; {said}{never}"
     lost = f"; the selectors ({specs}) are never executed" if any(role in case.quantized for role in LAYERS) else ""
     if recipe := te_recipe(case):
         return "transformer_engine", f"{layers} rule with their own recipe: {recipe}{lost}"
@@ -42,8 +54,11 @@ def who_rules(case: Case) -> tuple[str, str]:
 
 def delivered(case: Case) -> set[str] | None:
     """The formats that some product gets, with the kinds that they are of (`fp8`, `fp4`); None if unknown."""
-    if case.local is None or (case.local and case.selectors is None):
+    if case.local is None or ((case.local or case.implementation == LEGACY) and case.selectors is None):
         return None
+    if case.implementation == LEGACY:
+        found = {spec.partition(":")[0] for role, spec in case.quantized.items() if role == "linear"}
+        return found | {kind for kind, members in _KINDS.items() if found & members}
     if case.local:
         found = {spec.partition(":")[0] for spec in case.quantized.values()}
         return found | {kind for kind, members in _KINDS.items() if found & members}

@@ -1,45 +1,23 @@
-"""Words of bash: quoting, variables, arrays, `${NAME:-default}`, arithmetic, on tree-sitter's syntax tree."""
+"""Words of bash expanded in a world: quoting, variables, arrays, `${NAME:-default}`, arithmetic, substitutions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from quantctl.lint.world import MANY, UNKNOWN, Work, World, known
-from quantctl.outside.numbers import whole
+from quantctl.lint import arithmetic, braces, patterns
+from quantctl.lint.fields import BREAK, DEFAULT_IFS, NO_ELEMENTS, Fields, Piece, one_text
+from quantctl.lint.parameters import Parameters
+from quantctl.lint.parts import Nested, NotRead, Parameter, Part, Text
+from quantctl.lint.scan import scan, scan_quoted
+from quantctl.lint.world import MANY, UNKNOWN, World, known
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-
-def _quotient(a: int, b: int) -> int:
-    """Towards zero."""
-    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-
-
-def _in_64_bits(number: int | None) -> int | None:
-    return None if number is None else (number + 2**63) % 2**64 - 2**63
-
-
-_OPERATORS = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: None if b == 0 else _quotient(a, b),
-    "%": lambda a, b: None if b == 0 else a - b * _quotient(a, b),
-    "==": lambda a, b: int(a == b),
-    "!=": lambda a, b: int(a != b),
-    "<": lambda a, b: int(a < b),
-    "<=": lambda a, b: int(a <= b),
-    ">": lambda a, b: int(a > b),
-    ">=": lambda a, b: int(a >= b),
-    "&&": lambda a, b: int(bool(a and b)),
-    "||": lambda a, b: int(bool(a or b)),
-}
-_NO_TEXT = (UNKNOWN, MANY, "\0")
-_SIGNS: dict[str, Callable[[int], int | None]] = {"-": lambda a: -a, "+": lambda a: a, "!": lambda a: int(not a)}
+_LONGEST_WORD = 2**20
 
 
 def source(node: Node) -> str:
@@ -47,228 +25,221 @@ def source(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
 
 
-@dataclass
-class _Line:
-    """Words in the making: a piece joins the last word unless a blank came between."""
+def spans(nodes: Sequence[Node]) -> list[str | None]:
+    """The source of each word; None for what the grammar could not read.
 
-    work: Work
-    words: list[str] = field(default_factory=list)
-    open: bool = False
-
-    def join(self, text: str) -> None:
-        if not self.work.spend(1 + len(text) // 50):
-            text = UNKNOWN
-        if self.open:
-            self.words[-1] = self.work.text(self.words[-1] + text)
+    Nodes that touch are one word, and what the grammar leaves out between two nodes (an escaped blank) belongs to the
+    word that it touches.
+    """
+    parent = nodes[0].parent if nodes else None
+    if parent is None or any(node.parent != parent for node in nodes):
+        return [None if node.has_error else source(node) for node in nodes]
+    raw, start = parent.text or b"", parent.start_byte
+    wanted = {node.start_byte for node in nodes}
+    found: list[str | None] = []
+    end = start
+    joins = False
+    opens = True
+    """Whether what stands in front is a bracket or keyword, so that a gap that touches is the word's beginning."""
+    for child in parent.children:
+        gap = _gap(raw[end - start : child.start_byte - start].decode("utf-8", "replace"))
+        touches = len(gap) == 1
+        if joins and gap[0] and found[-1] is not None:
+            found[-1] += gap[0]
+        if child.start_byte in wanted and child.type != "comment":
+            found += gap[1:-1]
+            text = None if child.has_error else source(child)
+            if joins and touches:
+                before = found[-1]
+                found[-1] = None if before is None or text is None else before + text
+            else:
+                torn = touches and gap[0] and not opens
+                found.append(None if text is None or torn else gap[-1] + text)
+            joins = True
         else:
-            self.words.append(text)
-        self.open = True
-
-    def split(self, text: str) -> None:
-        """An unquoted value: blanks in it separate words."""
-        parts = re.split(r"[ \t\n]+", text)
-        for index, part in enumerate(parts):
-            if index:
-                self.open = False
-            if part:
-                self.join(part)
-
-    def spread(self, items: tuple[str, ...]) -> None:
-        """An array in quotes: its first element joins what is before it, its last what comes behind."""
-        for index, item in enumerate(items):
-            if index:
-                self.open = False
-            self.join(item)
+            joins, opens = False, not child.is_named
+        end = child.end_byte
+    return found
 
 
-class Expander:
+def tears(node: Node) -> bool:
+    """Whether the grammar ends an assignment or redirection in a command at an escaped blank."""
+    raw, start = node.text or b"", node.start_byte
+    return any(
+        raw[one.end_byte - start : two.start_byte - start].replace(b"\\\n", b"").strip()
+        for one, two in pairwise(node.children)
+        if one.type == "variable_assignment" or one.type.endswith("redirect")
+    )
+
+
+def _gap(text: str) -> list[str]:
+    """What stands in a gap between nodes, taken apart at its blanks; one piece where there is no blank."""
+    if not text.strip(" \t\n"):
+        return ["", ""] if text else [""]
+    found, at, first = [""], 0, True
+    while at < len(text):
+        if text[at] == "\\" and text[at + 1 : at + 2] != "\n":
+            found[-1] += text[at : at + 2]
+            at += 2
+        elif text[at] in " \t\n\\":
+            if first or found[-1]:
+                found.append("")
+            first = False
+            at += 1
+        else:
+            found[-1] += text[at]
+            at += 1
+    return found
+
+
+class Expander(Parameters):
     """Expands words in one world. `soft` says afterwards whether a default that the caller can change took part."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.soft = False
 
-    def words(self, node: Node) -> list[str]:
-        """The arguments that a word of a command becomes."""
-        line = _Line(self.world.work)
-        self._into(node, line, quoted=False)
-        return line.words
+    # ---- words of a command ----
 
-    def sequence(self, nodes: list[Node]) -> list[str]:
+    def sequence(self, nodes: Sequence[Node]) -> list[str]:
         """The words of several arguments or array elements."""
         found: list[str] = []
-        end = -1
-        for node in nodes:
-            if node.start_byte == end and found:
-                found[-1] += MANY  # the grammar tears words like $1_$NAME.txt apart
-            else:
-                found += self.words(node)
-            end = node.end_byte
+        for text in spans(nodes):
+            found += [MANY] if text is None else self.words(text)
         return list(self.world.work.words(found))
 
+    def words(self, text: str) -> list[str]:
+        """The arguments that a word's source becomes."""
+        if not self._affordable(text):
+            return [MANY]
+        expanded = braces.expand(text)
+        if expanded is None:
+            self._forget_assigned(text)
+            return [MANY]
+        found: list[str] = []
+        for one in expanded:
+            try:
+                found += Fields(self.world.work, self.ifs()).add(self.pieces(scan(one)))
+            except (NotRead, patterns.NoPattern) as error:
+                self._deep(error)
+                self._forget_assigned(one)
+                found.append(MANY)
+        return found
+
+    def _affordable(self, text: str) -> bool:
+        if len(text) > _LONGEST_WORD:
+            self.world.work.note(f"a word has more than {_LONGEST_WORD:,} characters")
+            return False
+        return self.world.work.spend(1 + len(text) // 4)
+
+    def _deep(self, error: Exception) -> None:
+        if error.args:
+            self.world.work.note(str(error))
+
+    # ---- one value ----
+
     def text(self, node: Node | None) -> str:
-        """The value that a word has in an assignment or a test, where blanks separate nothing."""
+        """The value of a word in an assignment or a test, where blanks separate nothing."""
         if node is None:
             return ""
-        line = _Line(self.world.work)
-        self._into(node, line, quoted=True)
-        words = self.world.work.words(line.words)
-        return self.world.work.text(" ".join(words).replace(MANY, UNKNOWN))
+        return UNKNOWN if node.has_error else self.value_of(source(node))
 
-    def _into(self, node: Node, line: _Line, quoted: bool) -> None:
-        if node.has_error:
-            line.join(UNKNOWN if quoted else MANY)
-            return
-        kind = node.type
-        if kind in ("word", "number", "extglob_pattern", "regex", "variable_name", "test_operator"):
-            # the grammar makes words of blanks in a default value
-            text = re.sub(r"\\\n", "", source(node))
-            line.join(re.sub(r"\\(.)", r"\1", text))
-        elif kind == "raw_string":
-            line.join(source(node)[1:-1])
-        elif kind == "ansi_c_string":
-            text = source(node)[2:-1].encode("latin-1", "replace").decode("unicode_escape", "replace")
-            line.join("".join("?" if sign in _NO_TEXT or "\ud800" <= sign <= "\udfff" else sign for sign in text))
-        elif kind in ("string", "translated_string"):
-            self._string(node, line)
-        elif kind == "command_name":
-            self._into(node.children[0], line, quoted)
-        elif kind == "concatenation":
-            for child in node.children:
-                self._into(child, line, quoted)
-        elif kind in ("simple_expansion", "expansion"):
-            self._variable(node, line, quoted)
-        elif kind == "arithmetic_expansion":
-            value = self.number(node)
-            line.join(UNKNOWN if value is None else str(value))
-        else:
-            line.join(UNKNOWN if quoted else MANY)
-
-    def _string(self, node: Node, line: _Line) -> None:
-        if not _only_list(node):
-            line.join("")
-        raw, end = node.text or b"", node.start_byte + 1
-        for child in node.children[1:]:
-            # the grammar leaves blanks beside an expansion out
-            between = raw[end - node.start_byte : child.start_byte - node.start_byte]
-            if between:
-                line.join(between.decode("utf-8", "replace"))
-            end = child.end_byte
-            if child.type == "string_content":
-                text = re.sub(r"\\\n", "", source(child))
-                line.join(re.sub(r'\\([$`"\\])', r"\1", text))
-            elif child.type != '"':
-                self._into(child, line, quoted=True)
-
-    def _variable(self, node: Node, line: _Line, quoted: bool) -> None:
-        value = self.expansion(node)
-        if isinstance(value, tuple):
-            if quoted:
-                line.spread(value)
-            else:
-                for index, item in enumerate(value):
-                    line.open = line.open and index == 0
-                    line.split(item.replace(UNKNOWN, MANY))
-        elif quoted:
-            line.join(value)
-        else:
-            line.split(value.replace(UNKNOWN, MANY))
-
-    def expansion(self, node: Node) -> str | tuple[str, ...]:
-        """What `$NAME`, `${NAME...}`, `$1` or `${NAME[@]}` stands for."""
-        inner = [child for child in node.children if child.type not in ("$", "${", "}")]
-        if not inner:
+    def value_of(self, text: str) -> str:
+        """The same of a word's source."""
+        if not self._affordable(text):
             return UNKNOWN
-        if inner[0].type not in ("variable_name", "special_variable_name", "subscript"):
-            return UNKNOWN  # ${#name}, ${!name}
-        value = self._subscript(inner[0]) if inner[0].type == "subscript" else self.value(source(inner[0]))
-        if len(inner) == 1:
-            return UNKNOWN if value is None else value
-        return self._operator(source(inner[1]), inner[2:], value)
+        try:
+            return self.joined(scan(text))
+        except (NotRead, patterns.NoPattern) as error:
+            self._deep(error)
+            self._forget_assigned(text)
+            return UNKNOWN
 
-    def _operator(self, operator: str, rest: list[Node], value: str | tuple[str, ...] | None) -> str | tuple[str, ...]:
-        absent = value is None or (value in ("", ()) and operator.startswith(":"))
-        if operator in (":-", "-", ":=", "="):
-            if not absent and value is not None:
-                return value
-            self.soft = True
-            return self.text(rest[0]) if rest else ""
-        if operator in (":+", "+"):
-            # ${ARRAY[@]+"${ARRAY[@]}"} guards an array that may be empty; a variable of the caller's is not there
-            if absent:
-                self.soft = self.soft or value is None
-                return ""
-            if isinstance(value, str) and not known(value):
-                return UNKNOWN
-            line = _Line(self.world.work)
-            if rest:
-                self._into(rest[0], line, quoted=False)
-            return tuple(line.words)
-        if operator in (":?", "?") and value is not None:
-            return value
+    def document(self, text: str) -> str:
+        """The text of a here-document, with its expansions."""
+        if not self._affordable(text):
+            return UNKNOWN
+        try:
+            return self.joined(scan_quoted(text))
+        except (NotRead, patterns.NoPattern) as error:
+            self._deep(error)
+            self._forget_assigned(text)
+            return UNKNOWN
+
+    def joined(self, parts: Iterable[Part]) -> str:
+        """Parts as one text: elements of a list stand a blank apart."""
+        pieces = self.pieces(parts, splitting=False)
+        if BREAK in pieces and self.ifs() != DEFAULT_IFS:
+            return UNKNOWN  # which sign joins the elements differs between `$@` and `${@:2}`
+        found = [" " if piece is BREAK else piece.text for piece in pieces]
+        return self.world.work.text(one_text("".join(found)))
+
+    def pattern(self, text: str) -> list[patterns.Item] | None:
+        """A word as a pattern; None if it is not known in full. Raises NoPattern."""
+        try:
+            pieces = self.pieces(scan(text), splitting=False)
+        except NotRead:
+            return None
+        return self.pattern_of(pieces)
+
+    # ---- parts ----
+
+    def ifs(self) -> str | None:
+        value = self.world.scalars.get("IFS", DEFAULT_IFS)
+        return value if known(value) else None
+
+    def pieces(self, parts: Iterable[Part], splitting: bool = True) -> list[Piece]:
+        found: list[Piece] = []
+        for part in parts:
+            if isinstance(part, Text):
+                found.append(Piece(part.text, part.quoted))
+            elif isinstance(part, Parameter):
+                found += self.parameter(part, splitting)
+            else:
+                text = self._nested(part)
+                found.append(Piece(text, part.quoted, splitting and not part.quoted and part.kind != "~"))
+        return found
+
+    def _nested(self, part: Nested) -> str:
+        if part.kind == "((":
+            value = self.number(part.text)
+            return UNKNOWN if value is None else str(value)
+        if part.kind == "$(" and self.world.work.capture is not None:
+            return self.world.work.text(self.world.work.capture(part.text, self.world))
         return UNKNOWN
 
-    def _subscript(self, node: Node) -> str | tuple[str, ...] | None:
-        name, index = node.child_by_field_name("name"), node.child_by_field_name("index")
-        if name is None or index is None:
-            return UNKNOWN
-        variable = source(name)
-        items = self.world.arrays.get(variable)
-        if items is None:
-            value = self.value(variable)
-            return (MANY,) if value is None and source(index) in ("@", "*") else value
-        if source(index) in ("@", "*"):
-            return items
-        number = self.number(index)
-        if number is None or any(MANY in item for item in items):
-            return UNKNOWN
-        return items[number] if -len(items) <= number < len(items) else None
-
-    def value(self, name: str) -> str | tuple[str, ...] | None:
-        """A variable's value; None if the script did not set it."""
-        world = self.world
-        if name in ("@", "*"):
-            return (MANY,) if world.positional is None else world.positional
-        if name == "#":
-            self.soft = self.soft or world.positional is None
-            return str(len(world.positional or ()))
-        number = whole(name)
-        if number:
-            if world.positional is None:
-                return world.scalars.get(name)
-            return world.positional[number - 1] if 0 < number <= len(world.positional) else None
-        if name[0].isdigit():
-            return UNKNOWN  # the grammar reads $1_ as one name
-        if name in world.arrays:
-            return world.arrays[name][0] if world.arrays[name] else None
-        self.soft = self.soft or name in world.soft
-        return world.scalars.get(name)
-
-    def number(self, node: Node) -> int | None:
-        """An arithmetic expression; None if any part of it is unknown."""
-        kind = node.type
-        if node.has_error:
+    def number(self, text: str) -> int | None:
+        """An arithmetic expression's source; None if any part of it is unknown."""
+        try:
+            plain = self.joined(_in_arithmetic(text)) if re.search(r"[$`\"'\\]", text) else text
+            # whoever sets a variable from outside can change what it counts
+            self.soft = self.soft or any(name in self.world.soft for name in re.findall(r"[A-Za-z_]\w*", plain))
+            if known(plain):
+                return arithmetic.evaluate(plain, self.world)
+            self._forget_assigned(plain)
             return None
-        if kind in ("arithmetic_expansion", "parenthesized_expression", "compound_statement"):
-            inside = [child for child in node.children if child.is_named]
-            return self.number(inside[0]) if len(inside) == 1 else None
-        if kind == "unary_expression" and len(node.children) == 2:
-            operand = self.number(node.children[1])
-            return None if operand is None else _SIGNS.get(source(node.children[0]), lambda _: None)(operand)
-        if kind == "binary_expression":
-            left, right = (self.number(child) for child in (node.children[0], node.children[-1]))
-            operator = _OPERATORS.get(source(node.children[1]))
-            if left is None or right is None or operator is None:
-                return None
-            return _in_64_bits(operator(left, right))
-        text = source(node) if kind in ("number", "word", "variable_name") else self.text(node)
-        if re.fullmatch(r"[A-Za-z_]\w*", text):
-            value = self.value(text)
-            text = value if isinstance(value, str) else UNKNOWN
-        return whole(text)
+        except arithmetic.Fails:
+            self.world.work.note("arithmetic is in it that fails, at which bash gives a command up")
+            self._forget_assigned(text)
+            return None
+        except (NotRead, arithmetic.NotComputed, patterns.NoPattern, RecursionError):
+            self._forget_assigned(text)
+            return None
+
+    def _forget_assigned(self, text: str) -> None:
+        """What an expression that is not computed may have assigned is unknown."""
+        for name in re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|[-+*/%<>&^|]{0,2}=(?!=))", text):
+            self.world.forget(name)
+        for name in re.findall(r"\$\{([A-Za-z_]\w*):?=", text):
+            self.world.forget(name)
+        for name in re.findall(r"(?:\+\+|--)\s*([A-Za-z_]\w*)", text):
+            self.world.forget(name)
 
 
-def _only_list(node: Node) -> bool:
-    """Whether a string is "$@" or "${NAME[@]}" alone: with nothing in it, it is no word at all."""
-    inside = node.children[1:-1]
-    return len(inside) == 1 and inside[0].type in ("expansion", "simple_expansion") and b"@" in (inside[0].text or b"")
+def _in_arithmetic(text: str) -> tuple[Part, ...]:
+    """Arithmetic is expanded as if it stood in double quotes; quotes in it go."""
+    escaped = re.sub(r'(?<!\\)"', "", text)
+    return scan_quoted(escaped)
+
+
+__all__ = ["BREAK", "NO_ELEMENTS", "Expander", "source", "spans"]

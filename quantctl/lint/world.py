@@ -6,8 +6,12 @@ a word, MANY for any number of words. So `--save=$DIR/ckpt` keeps its flag, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 UNKNOWN = "\ufdd0"
 MANY = "\ufdd1"
@@ -32,6 +36,12 @@ class Work:
     left: int = _MOST_WORK
     cut: dict[str, None] = field(default_factory=dict)
     """Sentences, in the order in which they became true."""
+    unread: dict[str, None] = field(default_factory=dict)
+    """What was found and is not read, in sentences: a training may be in it."""
+    seen: set[int] = field(default_factory=set)
+    """Lines of the script with commands that some way comes to."""
+    capture: Callable[[str, World], str] | None = None
+    """What a command substitution's text prints in a world."""
 
     def spend(self, amount: int) -> bool:
         """Whether there was that much left."""
@@ -91,28 +101,57 @@ class World:
     """Variables whose value is a default that the caller can change, with what they can still be (None: anything)."""
     never: dict[str, frozenset[str]] = field(default_factory=dict)
     """What a variable that nobody knows cannot be on this way."""
+    gone: frozenset[str] = frozenset()
+    """Variables that the script unset, and a function's own ones without a value: no caller sets them."""
+    functions: dict[str, Node] = field(default_factory=dict)
+    """Name -> body."""
+    saved: dict[str, World] | None = None
+    """In a function: its own variables, each with a world that knows what the name meant outside."""
     exported: frozenset[str] = frozenset()
     positional: tuple[str, ...] | None = None
-    """A function's arguments; None: the script's own, which nobody knows."""
+    """The arguments of a function, or of `set --`; None: the script's own, which nobody knows."""
     options: frozenset[str] = frozenset()
-    """Of errexit and pipefail those that are on."""
+    """Of errexit, pipefail and nounset those that are on."""
     assumed: tuple[str, ...] = ()
     """Where this way leaves the defaults, for people: `TRAINING_CONFIG=smoke`."""
     branches: tuple[str, ...] = ()
     """What this way takes for true without knowing it."""
     invocations: tuple[Invocation, ...] = ()
     ended: str = ""
-    """`exit` or `return`: no later command runs."""
+    """`exit`, `return`, `break` or `continue`: no later command runs, up to where that is caught."""
+    status: bool | None = True
+    """Whether the last command succeeded."""
+    output: str | None = None
+    """What was printed so far inside a command substitution; None outside of one."""
+    input: str | None = None
+    """What the stage before it in a pipeline printed; None if that is no text of the script's."""
     work: Work = field(default_factory=Work, compare=False)
 
     def copy(self) -> World:
         return replace(
-            self, scalars=dict(self.scalars), arrays=dict(self.arrays), soft=dict(self.soft), never=dict(self.never)
+            self,
+            scalars=dict(self.scalars),
+            arrays=dict(self.arrays),
+            soft=dict(self.soft),
+            never=dict(self.never),
+            functions=dict(self.functions),
+            saved=None if self.saved is None else dict(self.saved),
         )
 
+    def leave_shell(self, outer: World) -> None:
+        """Forget what a subshell changed: variables, functions, options and arguments are the outer shell's again."""
+        inner = outer.copy()
+        self.scalars, self.arrays, self.soft, self.never = inner.scalars, inner.arrays, inner.soft, inner.never
+        self.functions, self.saved, self.exported, self.gone = inner.functions, inner.saved, inner.exported, inner.gone
+        self.positional, self.options, self.ended = inner.positional, inner.options, inner.ended
+
     def assign(self, name: str, value: str, soft: bool = False) -> None:
-        self.arrays.pop(name, None)
+        items = self.arrays.get(name)
+        if items is not None:
+            self.arrays[name] = self.work.words((value, *items[1:])) if MANY not in items[:1] else (MANY,)
+            return
         self.scalars[name] = self.work.text(value)
+        self.gone -= {name}
         self.soft.pop(name, None)
         self.never.pop(name, None)
         if soft and known(value):
@@ -121,7 +160,30 @@ class World:
     def assign_array(self, name: str, words: tuple[str, ...]) -> None:
         self.scalars.pop(name, None)
         self.soft.pop(name, None)
+        self.gone -= {name}
         self.arrays[name] = self.work.words(words)
+
+    def drop_value(self, name: str) -> None:
+        for part in (self.scalars, self.arrays, self.soft, self.never):
+            part.pop(name, None)
+
+    def drop(self, name: str) -> None:
+        """The variable is no more."""
+        self.drop_value(name)
+        self.exported -= {name}
+        self.gone |= {name}
+
+    def give(self, name: str, other: World) -> None:
+        """The variable is again what it is in another world."""
+        self.drop(name)
+        self.gone = self.gone - {name} | (other.gone & {name})
+        if name in other.arrays:
+            self.arrays[name] = other.arrays[name]
+        if name in other.scalars:
+            self.scalars[name] = other.scalars[name]
+        if name in other.soft:
+            self.soft[name] = other.soft[name]
+        self.exported |= other.exported & {name}
 
     def forget(self, name: str) -> None:
         """The variable has a value that nobody knows."""
@@ -130,33 +192,11 @@ class World:
         else:
             self.assign(name, UNKNOWN)
 
+    def prints(self, text: str) -> None:
+        if self.output is not None:
+            self.output = self.work.text(self.output + text)
+
     def environment(self) -> dict[str, str]:
         if not self.work.spend(len(self.exported)):
             return {}
         return {name: self.scalars.get(name, UNKNOWN) for name in self.exported}
-
-    def state(self) -> tuple[object, ...]:
-        """Equal for ways that cannot differ from here on."""
-        return (
-            tuple(sorted(self.scalars.items())),
-            tuple(sorted(self.arrays.items())),
-            tuple(sorted((name, tuple(sorted(values or ()))) for name, values in self.soft.items())),
-            tuple(sorted((name, tuple(sorted(values))) for name, values in self.never.items())),
-            self.exported,
-            self.positional,
-            self.options,
-            self.invocations,
-            self.ended,
-        )
-
-
-def merged(worlds: list[World], most: int) -> list[World]:
-    """One of those that cannot differ any more, nearest to the defaults first, at most `most`."""
-    sizes = sum(len(world.scalars) + len(world.arrays) + len(world.invocations) for world in worlds)
-    if not worlds[0].work.spend(sizes):
-        return worlds[:1]
-    worlds = sorted(worlds, key=lambda world: (len(world.assumed), len(world.branches)))
-    kept: dict[tuple[object, ...], World] = {}
-    for world in worlds:
-        kept.setdefault(world.state(), world)
-    return list(kept.values())[:most]

@@ -140,7 +140,14 @@ def _lead(
     others = proof.await_nodes(run_dir, nodes, ending.status)
     verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes), ending.status)
     finished = ending.status == 0 and verdict.ok and not ending.early
-    manifest.end(end=_now(), exit_status=ending.status, proof=verdict.ok, stopped_early=ending.early, finished=finished)
+    manifest.end(
+        end=_now(),
+        exit_status=ending.status,
+        proof=verdict.ok,
+        kernels=verdict.kernels,
+        stopped_early=ending.early,
+        finished=finished,
+    )
     (run_dir / process.STOP).unlink(missing_ok=True)
     for line in proof.lines(verdict):
         output.say(f"counted: {line}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantctl.disk.files import write_new
 from quantctl.outside import records
-from quantctl.outside.records import COUNT, TEXT, TRUTH, WHOLE, BadRecord, Each, Fields, Named, Shape
+from quantctl.outside.records import COUNT, TEXT, TRUTH, WHOLE, WORD, BadRecord, Each, Fields, Named, Shape
 from quantctl.runs import modules
 from quantctl.spec import NONE, SITES, canonical
 
@@ -46,6 +46,8 @@ class Proof:
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
     modules: dict[str, dict[str, int]] = field(default_factory=dict)
     """By site, summed over ranks: modules that there are, that ran, and that ran in a format."""
+    kernels: list[str] = field(default_factory=list)
+    """Which families of kernels computed, of all ranks: reference, cpu, triton. They give the same bits."""
 
 
 _RECORDS = ("import-*.json", "import-*.json.new", "rank*.json", ".rank*.json.*", "node*.json", ".node*.json.*")
@@ -100,7 +102,7 @@ def node_problems(reports: list[dict[str, Any]], nodes: int, hashes: Mapping[str
 _IMPORTED = Fields({"rank": COUNT})
 _COUNTED = Fields(
     {"rank": COUNT, "calls": Named(Named(Named(COUNT)))},
-    {"modules": Named(Fields({"modules": COUNT, "ran": COUNT, "bypassed": Each(TEXT)}))},
+    {"modules": Named(Fields({"modules": COUNT, "ran": COUNT, "bypassed": Each(TEXT)})), "kernels": Each(WORD)},
 )
 _REPORTED = Fields({"node": COUNT, "exit_status": WHOLE, "files": Named(TEXT)})
 
@@ -193,7 +195,8 @@ def merge(
     problems = _problems(selectors, calls, bool(imports), unproven, status)
     problems += [*_bypassed(selectors, counted, unproven), *unread, *uncounted, *beside]
     ranks = sorted({record["rank"] for record in imports})
-    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(counted))
+    kernels = sorted({family for record in counted for family in record.get("kernels") or ()})
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(counted), kernels)
     write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 
@@ -205,6 +208,8 @@ def lines(proof: Proof) -> list[str]:
         for spec, products in specs.items():
             counts = ", ".join(f"{product} {count}" for product, count in products.items())
             shown.append(f"{site} in {spec}: {counts}" if site in SITES else f"{site} {spec}: {counts}")
+    if proof.kernels:
+        shown.append(f"quantized by the kernels {', '.join(proof.kernels)}")
     if not any(site in SITES for site in proof.calls):
         shown.append("no quantized product was called")
     return shown + [f"{site}: not provable, a fork's own selector decides it" for site in proof.unproven]

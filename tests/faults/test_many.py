@@ -12,14 +12,17 @@ import time
 
 import pytest
 from faults import run_in_child
+from scenes import STRIDE
 
 from quantctl.history.recovery import read_consistent
 from quantctl.history.transaction import open_tree
 from quantctl.spec import SITES
 from quantctl.tree.state import read_state
 
-KILLS = int(os.environ.get("QUANTCTL_RANDOM_KILLS", "40"))
+KILLS = int(os.environ.get("QUANTCTL_RANDOM_KILLS", "25"))
 """`make faults` takes 1,000."""
+ROUNDS = 25 if STRIDE == 1 else 8
+"""Operations of each process."""
 
 VALUES = ("mxfp8", "mxfp4", "hifp8", "none")
 
@@ -55,7 +58,7 @@ def formats(values):
 def test_eight_processes_and_readers(tree, quantctl):
     """Each process sets all selectors of formats, which live in two files, to one value: nobody may see a mixture."""
     assert run_in_child(["--megatron", str(tree.root), "patch"])[0] == 0
-    writers = [loop(tree, random.Random(i).sample(VALUES, 4), 25) for i in range(8)]
+    writers = [loop(tree, random.Random(i).sample(VALUES, 4), ROUNDS) for i in range(8)]
     seen = 0
     while any(writer.poll() is None for writer in writers):
         values = formats(read_consistent(tree).values())

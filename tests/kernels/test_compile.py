@@ -76,6 +76,17 @@ def compiled(function, backend: str, **options):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["quantize", "linear", "grouped"])
+def test_one_graph_with_the_kernels_of_a_cpu(name, monkeypatch, same) -> None:
+    expected, calls = counted(FUNCTIONS[name], "mxfp8")
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    actual, compiled_calls = counted(compiled(FUNCTIONS[name], "aot_eager", fullgraph=True), "mxfp8")
+    for a, e in zip(actual, expected, strict=True):
+        same(a, e)
+    assert compiled_calls == calls
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
@@ -153,7 +164,9 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_nothing_waits_for_the_device_or_uploads_to_it(name, spec, monkeypatch) -> None:
-    monkeypatch.setattr(rounding, "_is_zero", lambda by: False)  # as on every device but a CPU, where looking is cheap
+    monkeypatch.setattr(
+        rounding, "known_zero", lambda by: False
+    )  # as on every device but a CPU, where looking is cheap
     step(FUNCTIONS[name], spec)  # tables are made once
     with Operations() as seen:
         step(FUNCTIONS[name], spec)

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import use_triton
 from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.triton import qdq as triton_qdq
@@ -169,24 +168,8 @@ def test_bytes_moved(spec, directions, passes) -> None:
     assert triton_qdq.bytes_moved(x, parse(spec), directions) == passes * 64 * 96 * 2
 
 
-def test_the_device_chooses_and_the_variable_forces(monkeypatch) -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.delenv("QUANTCTL_KERNELS", raising=False)
-    assert (use_triton(cpu), use_triton(cuda)) == (False, True)
-    monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
-    assert (use_triton(cpu), use_triton(cuda)) == (False, False)
-    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
-    assert use_triton(cuda)
-    if DEVICE.type == "cpu":
-        assert use_triton(cpu)
-
-
 def test_what_cannot_be_forced_is_refused(monkeypatch) -> None:
     x = torch.ones(32)
-    monkeypatch.setenv("QUANTCTL_KERNELS", "cuda")
-    with pytest.raises(QuantctlError, match="QUANTCTL_KERNELS=cuda") as refusal:
-        quantize_dequantize(x, "mxfp8")
-    assert "reference, triton" in refusal.value.hint
     monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(QuantctlError, match="tensor on cpu") as refusal:

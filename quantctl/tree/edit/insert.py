@@ -104,8 +104,10 @@ class Draft:
         edited = dict(self._edited)
         try:
             for edit in edits:
-                apply = self._apply_one_of if isinstance(edit, Either) else self._apply
-                edited |= apply(edited, edit)
+                if isinstance(edit, Either):
+                    edited |= self._apply_one_of(edited, edit)
+                else:
+                    edited |= self._apply(edited, edit)
             if header:
                 self._end_of_imports()
         except AnchorError as refusal:

@@ -40,12 +40,13 @@ def test_an_error_of_the_reference_is_not_hidden() -> None:
 
 
 def test_a_comparison_that_fails_is_a_finding_with_its_reason(monkeypatch) -> None:
-    monkeypatch.setattr(dispatch, "use_triton", lambda device: True)
+    monkeypatch.setattr(dispatch, "family", lambda device: dispatch.TRITON)
     found = check(by_choice(X, ValueError("broken")), torch.device("cpu"))
     assert found == {EQUAL: False, "comparison": "ValueError: broken"}
 
 
-def test_on_a_cpu_the_reference_itself_was_timed() -> None:
+def test_the_reference_itself_was_timed(monkeypatch) -> None:
+    monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
     assert check(by_choice(X, X.abs()), torch.device("cpu")) == {}
 
 

@@ -153,9 +153,7 @@ def test_torch_is_not_imported():
 
 
 def test_the_document_holds_the_table_of_rules():
-    assert "\n".join(document()).strip() in DOCUMENT.read_text("utf-8"), (
-        "python -m quantctl.lint.render docs/lint.md writes it"
-    )
+    assert "\n".join(document()).strip() in DOCUMENT.read_text("utf-8"), "quantctl generate writes it"
 
 
 def test_a_script_nested_too_deeply_is_refused(tmp_path):

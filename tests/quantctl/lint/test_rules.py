@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantctl.lint.case import Setting
-from quantctl.lint.judge import judge_command, judge_script
+from quantctl.lint.judge import judge, judge_command, read_script
 from quantctl.lint.megatron_flags import table
 from quantctl.lint.rules import RULES
 from quantctl.modes import mode_selectors
@@ -45,8 +45,44 @@ DEEPSEEK = (
 )
 ROPE = "--use-rope-scaling --rope-scaling-factor"
 
+# what flags alone decide at the start, and beside it what passes
+EXPERTS = "--num-experts 8 --expert-tensor-parallel-size 1 --pipeline-model-parallel-size 2"
+STOPS = (
+    (
+        f"{EXPERTS} --expert-model-parallel-size 8",
+        f"{EXPERTS} --expert-model-parallel-size 4",
+    ),
+    ("--num-experts 6 --expert-model-parallel-size 4", "--num-experts 8 --expert-model-parallel-size 4"),
+    ("--expert-model-parallel-size 2", "--expert-model-parallel-size 2 --num-experts 2"),
+    ("--num-layers 6 --pipeline-model-parallel-size 4", "--num-layers 8 --pipeline-model-parallel-size 4"),
+    ("--fp16", ""),
+    ("--save DIR", "--save DIR --save-interval 5"),
+    ("--overlap-param-gather", "--overlap-param-gather --overlap-grad-reduce --use-distributed-optimizer"),
+    ("--defer-embedding-wgrad-compute", "--pipeline-model-parallel-size 2 --defer-embedding-wgrad-compute"),
+    (
+        "--recompute-granularity full",
+        "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
+    ),
+)
+
 # rule -> where it applies, where it does not; words, release, options of Setting
 CASES = {
+    "pipeline-layout": [
+        (f"{TE} --pipeline-model-parallel-layout Etx|L", f"{TE} --pipeline-model-parallel-layout Ett|L", "0.16.1", {}),
+    ],
+    "sequence-parallel-length": [
+        (
+            f"{TE} --tensor-model-parallel-size 4 --sequence-parallel --seq-length 62",
+            f"{TE} --tensor-model-parallel-size 4 --sequence-parallel --seq-length 64",
+            "0.16.1",
+            {},
+        )
+    ],
+    "stops-at-start": [
+        (f"{TE} --disable-bias-linear {wrong}", f"{TE} --disable-bias-linear {right}", release, {})
+        for release in ("0.17.1", "0.18.2", "0.19.0")
+        for wrong, right in STOPS
+    ],
     "flag-unknown": [(f"{TE} --num-layer 3", f"{TE} --num-layers 3", "0.16.1", {})],
     "flag-removed": [(f"{TE} --moe-extended-tp", f"{TE} --moe-extended-tp", "0.19.0 0.16.1", {})],
     "flag-later": [(f"{TE} --rope-type rope", f"{TE} --rope-type rope", "0.13.1 0.14.0", {})],
@@ -206,10 +242,14 @@ def packages(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("rule", "wrong", "right", "releases", "options"), TABLE)
-def test_a_rule_applies_where_it_should_and_nowhere_else(rule, wrong, right, releases, options, packages):
+def test_a_rule_applies_where_it_should_and_nowhere_else(
+    rule, wrong, right, releases, options, packages, megatron_tree
+):
     if rule == "apex-rmsnorm":
         packages({"apex"})
     first, *others = releases.split()
+    if rule == "stops-at-start":  # what the tree's own trainer says
+        options = options | {"root": megatron_tree(first)}
     names = options.get("name") or (None, None)
     for words, release, name, expected in (
         (wrong, first, names[0], True),
@@ -224,7 +264,7 @@ def test_a_rule_about_scripts(rule, wrong, right, tmp_path):
     for text, expected in ((wrong, True), (right, False)):
         script = tmp_path / "train.sh"
         script.write_text(text.replace("{train}", GPT))
-        (judged,) = judge_script(script, Setting("0.16.1"))
+        (judged,) = judge(read_script(script), Setting("0.16.1"))
         assert (rule in {finding.rule.id for finding in judged.findings}) is expected, text
 
 
@@ -260,7 +300,7 @@ def test_the_flags_of_a_fork_are_known(stock_copy):
     assert "flag-unknown" in _rules(f"{TE} --our-own-flag 3", setting)
     arguments = tree / "megatron" / "training" / "our_arguments.py"
     arguments.write_text("parser.add_argument('--our-own-flag', type=int)\n")
-    from quantctl.lint.rules.flags import _own_sources
+    from quantctl.lint.rules._flags import own_sources as _own_sources
 
     _own_sources.cache_clear()
     assert "flag-unknown" not in _rules(f"{TE} --our-own-flag 3", setting)
@@ -348,6 +388,6 @@ def test_the_sixty_scripts_are_clean(release):
     scripts = sorted(folder.glob("*/pretrain_*.sh"))
     assert len(scripts) == 60
     for script in scripts[:: 1 if release == "0.16.1" else 7]:
-        judged = judge_script(script, Setting(release))
+        judged = judge(read_script(script), Setting(release))
         assert judged, script
         assert [f.message for one in judged for f in one.findings] == [], script

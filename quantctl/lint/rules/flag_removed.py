@@ -1,0 +1,27 @@
+"""A flag that the release has no more.
+
+Severity: error
+
+Why: argparse without abbreviations: the parser stops before anything is built
+
+Fix: take it out, or use an older release
+
+Releases: all
+
+Evidence: quantctl/lint/megatron_flags, read from the live parsers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantctl.lint.case import Case
+from quantctl.lint.megatron_flags import releases
+from quantctl.lint.rule import Hit
+from quantctl.lint.rules._flags import elsewhere, unknown
+
+
+def check(case: Case) -> Iterator[Hit]:
+    for one in unknown(case):
+        if (had := elsewhere(case, one.name)) and releases().index(had[-1]) < releases().index(case.setting.release):
+            yield Hit(f"{one.name} was removed: {had[-1]} is the last release that has it", (one.name,))

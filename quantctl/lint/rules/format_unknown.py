@@ -1,0 +1,31 @@
+"""A selector's value that is no format spec.
+
+Severity: error
+
+Why: quantctl refuses it, and a patched tree stops at it
+
+Fix: quantctl list shows the modes, the README the specs
+
+Releases: all
+
+Evidence: quantctl/spec.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantctl.errors import QuantctlError
+from quantctl.lint.case import Case
+from quantctl.lint.rule import Hit
+from quantctl.spec import parse
+
+
+def check(case: Case) -> Iterator[Hit]:
+    for role, spec in (case.selectors or {}).items():
+        try:
+            parse(spec, role)
+        except QuantctlError as error:
+            yield Hit(f"{role}: {error.message}", fix=error.hint)
+    if case.command.staged and case.command.selectors is None and case.command.mode:
+        yield Hit(f"--mode {case.command.mode} is no mode", fix="quantctl list modes shows them")

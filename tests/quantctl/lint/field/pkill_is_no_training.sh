@@ -1,0 +1,5 @@
+#!/bin/bash
+set -euo pipefail
+pkill -f pretrain_gpt.py || true
+sha256sum pretrain_gpt.py
+torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 2 --hidden-size 64 --num-attention-heads 4 --seq-length 64 --max-position-embeddings 64 --micro-batch-size 1 --global-batch-size 8 --train-iters 10 --eval-interval 10 --bf16 --attention-backend flash
