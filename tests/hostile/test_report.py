@@ -254,7 +254,7 @@ def test_names_and_words_reach_the_page_as_they_are(tmp_path):
     assert_civil(ended, 0)
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("qk=$\\frac{&lt;b&gt;") > 2
-    assert "What qk=$\\frac{&lt;b&gt; did" in page
+    assert "<b>qk=$\\frac{&lt;b&gt;</b>" in page
 
 
 LOGS = {  # what a log alone holds, beside a good curve
