@@ -84,7 +84,7 @@ def head(machine: dict[str, Any], quick: bool) -> list[str]:
         lines[0] += f", driver {device['driver']}"
     else:
         lines[0] += f", {device['threads']} threads"
-        lines.append("reduced sizes; targets are about a GPU and are not judged here")
+        lines.append("on a CPU, in reduced sizes; targets are about a GPU and are not judged here")
     if quick:
         lines.append("quick: fewer cases and repeats")
     if absent:

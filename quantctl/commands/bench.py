@@ -78,7 +78,7 @@ def command(ctx: click.Context, names: tuple[str, ...], png: Path | None, device
         if png is not None and rows:
             from quantctl.bench.picture import draw
 
-            draw(rows, "\n".join(lines[:2]), png)
+            draw(rows, "\n".join(lines), png)
             output.say(f"picture: {png}")
     ctx.exit(DIFFERS if any(row.is_finding for row in rows) else 0)
 

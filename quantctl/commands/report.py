@@ -14,7 +14,7 @@ import click
     "--output",
     "folder",
     type=click.Path(path_type=Path),
-    help="Folder for loss.png, gap.png, report.html, .csv and .json.",
+    help="Folder for gap.png, course.png, loss.png, report.html, .csv and .json.",
 )
 @click.option("--title", default="What the formats cost", show_default=True, help="Heading of the page.")
 @click.pass_context

@@ -30,7 +30,7 @@ def _submit(
     if dry:
         show(*job, json)
         return 0
-    return submit(*job, variables)
+    return submit(*job, variables, [run.run_dir for run in runs])
 
 
 @click.command()

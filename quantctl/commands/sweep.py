@@ -191,11 +191,9 @@ def _submit(
     if dry_run:
         show(argv, text, as_json)
         return 0
-    status = submit(argv, text, variables)
-    if not status:
-        for task in missing:
-            record.write(task.run_dir, task.experiment)
-        output.say(f"when they are done: quantctl report {os.path.commonpath([task.run_dir for task in planned])}")
+    status = submit(argv, text, variables, [task.run_dir for task in missing])
+    for task in missing:
+        record.write(task.run_dir, task.experiment)
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, file: Path, cut: Counter[st
         vocab_size=vocabulary,
         special_tokens=[END_OF_DOCUMENT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
     cut = Counter() if cut is None else cut
     tokenizer.train_from_iterator((piece for text in texts for piece in pieces(text, cut)), trainer)

@@ -53,6 +53,7 @@ class Run:
     """MODEL_DATASET_MODE, the dataset being what the run is called after."""
     own: Mapping[str, str]
     """The variables by which it differs from what the script would do by itself."""
+    run_dir: str
 
     @classmethod
     def of(cls, model: str, dataset: str, called: str, mode: str, environment: Mapping[str, str]) -> Run:
@@ -62,9 +63,11 @@ class Run:
         own = {}
         if words := selector_words(mode):
             own["SELECTORS"] = " ".join([*words, *environment.get("SELECTORS", "").split()])
+        config = environment.get("TRAINING_CONFIG") or next(iter(TRAINING_CONFIGS))
+        run_dir = environment.get("RUN_DIR") or f"runs/{name}_{config}"
         if name != script.stem.removeprefix("pretrain_") and not environment.get("RUN_DIR"):
-            own["RUN_DIR"] = f"runs/{name}_{environment.get('TRAINING_CONFIG') or next(iter(TRAINING_CONFIGS))}"
-        return cls(model, script, name, own)
+            own["RUN_DIR"] = run_dir
+        return cls(model, script, name, own, run_dir)
 
     def bash(self, trailing: Sequence[str]) -> list[str]:
         """The script with Megatron's flags behind its own."""

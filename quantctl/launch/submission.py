@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
 from quantctl import output
 from quantctl.errors import QuantctlError
-from quantctl.launch import slurm
+from quantctl.exits import FINE
+from quantctl.launch import queued, slurm
 from quantctl.launch.settings import SETTINGS, choose, positive
 
 _NOT_THE_JOBS = {"DRY_RUN", "NNODES", "NODE_RANK"}
@@ -67,9 +69,20 @@ def show(argv: Sequence[str], text: str, as_json: bool) -> None:
     click.echo(f"{shlex.join(argv)} <<'{end}'\n{text}{end}")
 
 
-def submit(argv: Sequence[str], text: str, variables: Mapping[str, str]) -> int:
-    """Hand a submission to sbatch; the exit status."""
+def submit(argv: Sequence[str], text: str, variables: Mapping[str, str], run_dirs: Sequence[str | Path]) -> int:
+    """Hand a submission to sbatch, and say where its runs will write; the exit status.
+
+    Raises QuantctlError where there is no sbatch, and with the way out where it refuses.
+    """
+    environment = slurm.for_submission(variables)
     try:
-        return subprocess.run(argv, env=slurm.for_submission(variables), input=text, text=True).returncode
+        done = subprocess.run(argv, env=environment, input=text, text=True, capture_output=True)
     except FileNotFoundError as error:
         raise QuantctlError("there is no sbatch here", "run it on a machine of the Slurm cluster") from error
+    if done.returncode:
+        raise queued.refused(done.stderr)
+    if done.stderr.strip():
+        output.say(done.stderr.rstrip())
+    click.echo(done.stdout, nl=False)
+    queued.tell(argv, done.stdout, run_dirs)
+    return FINE

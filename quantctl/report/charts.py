@@ -1,116 +1,169 @@
-"""Loss and gap curves, as PNG for documents and SVG for the page. Colour is the format, line style the sites."""
+"""What the formats cost: PNG for documents, SVG for the page. Colour is the format, line style the sites."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from quantctl.report.compare import Comparison, Row, gaps
-from quantctl.report.pictures import LIGHT, Theme, as_png, as_svg, drawing
-from quantctl.report.run import Run
+from quantctl.report.compare import Comparison, Spread, gaps
+from quantctl.report.pictures import FORMATS, LIGHT, WIDTH, as_png, as_svg, bare, drawing
 
 Series = dict[int, float]
 
-
 _STYLES = {"FA": (0, (1, 1.2)), "linear": (0, (5, 2)), "FA_linear": "-"}
-_OTHERS = ("#bf8700", "#0a7ea4", "#d4619a", "#6e7781", "#953800", "#4d2d82")
+_OTHERS = ("#bf8700", "#0a7ea4", "#d4619a", "#6e7781", "#953800", "#8c6bb1")
 _MOST_POINTS = 400
 """Points a curve is drawn with; longer ones are averaged in steps."""
+_MOST_BANDS = 4
+"""Curves that are drawn with their range over seeds; of more, the ranges would hide the curves."""
 
 
-def _style(mode: str, theme: Theme, others: list[str]) -> tuple[str, Any]:
+_SHORT = 18
+"""Characters of a name of which two stand in one line of a legend."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The gap of one mode."""
+
+    mode: str
+    spread: Spread
+    seeds: Sequence[float]
+    """Seed by seed."""
+
+
+def _style(mode: str, others: list[str]) -> tuple[str, Any]:
     sites, _, name = mode.rpartition("_")
     if mode == "bf16":
-        return theme.ink, "-"
-    if name in theme.formats:
-        return theme.formats[name], _STYLES.get(sites, (0, (3, 1, 1, 1)))
+        return LIGHT["ink"], "-"
+    if name in FORMATS:
+        return FORMATS[name], _STYLES.get(sites, (0, (3, 1, 1, 1)))
     if mode not in others:
         others.append(mode)
     return _OTHERS[others.index(mode) % len(_OTHERS)], "-"
 
 
-def _band(series: Sequence[Series]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Iterations, and mean, lowest and highest over the series at each; in steps where there are too many."""
-    first, *others = series
-    whole = sorted(iteration for iteration in first if all(iteration in curve for curve in others))
+def _colour(mode: str) -> str:
+    """Of the first format that the mode, or its selectors, name."""
+    found = [(mode.index(name), colour) for name, colour in FORMATS.items() if name in mode]
+    return min(found)[1] if found else LIGHT["ink"]
+
+
+def _draw_curve(axes: Any, mode: str, series: Sequence[Series], others: list[str], has_band: bool) -> None:
+    """The mean over the series and their range, at the iterations that all have."""
+    first, *more = series
+    whole = sorted(iteration for iteration in first if all(iteration in curve for curve in more))
     step = -(-len(whole) // _MOST_POINTS) or 1
     blocks = [whole[start : start + step] for start in range(0, len(whole), step)]
-
-    def over(pick: Callable[[list[float]], float]) -> list[float]:
-        return [fmean(pick([curve[iteration] for curve in series]) for iteration in block) for block in blocks]
-
-    return [block[-1] for block in blocks], over(fmean), over(min), over(max)
-
-
-def _band_alpha(comparison: Comparison) -> float:
-    """Bands of many modes lie over each other: the more, the fainter."""
-    return min(0.15, 0.6 / len(comparison.rows))
-
-
-def _draw(axes: Any, mode: str, series: Sequence[Series], theme: Theme, others: list[str], band: float) -> None:
-    iterations, mean, low, high = _band(series)
-    colour, line = _style(mode, theme, others)
-    axes.plot(iterations, mean, color=colour, linestyle=line, linewidth=1.6, label=mode)
-    if len(series) > 1:
-        axes.fill_between(iterations, low, high, color=colour, alpha=band, linewidth=0)
+    iterations = [block[-1] for block in blocks]
+    mean, low, high = (
+        [fmean(pick([curve[iteration] for curve in series]) for iteration in block) for block in blocks]
+        for pick in (fmean, min, max)
+    )
+    colour, line = _style(mode, others)
+    axes.plot(iterations, mean, color=colour, linestyle=line, linewidth=1.4, label=mode)
+    if has_band and more:
+        axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _loss(axes: Any, comparison: Comparison, theme: Theme) -> None:
+def _loss(axes: Any, comparison: Comparison) -> None:
     others: list[str] = []
     for row in comparison.rows:
-        _draw(axes, row.mode, [run.losses for run in row.runs], theme, others, _band_alpha(comparison))
+        _draw_curve(axes, row.mode, [run.losses for run in row.runs], others, len(comparison.rows) <= _MOST_BANDS)
     for run in comparison.left_out:
         if run.losses:
-            iterations, mean, _, _ = _band([run.losses])
-            axes.plot(iterations, mean, color=theme.grid, linewidth=1)
+            points = list(run.losses.items())[:: -(-len(run.losses) // _MOST_POINTS)]
+            axes.plot(*zip(*points, strict=True), color=LIGHT["line"], linewidth=1)
     axes.set_ylabel("lm loss (nats/token)")
 
 
-def _gap(axes: Any, comparison: Comparison, theme: Theme) -> None:
+def _course(axes: Any, comparison: Comparison) -> None:
     others: list[str] = []
     references = {run.seed: run for row in comparison.rows if row.mode == comparison.reference for run in row.runs}
     for row in comparison.rows:
-        series = _gap_series(row, references)
+        series = [gaps(run, references[run.seed]) for run in row.runs if run.seed in references]
         if row.mode != comparison.reference and series:
-            _draw(axes, row.mode, series, theme, others, _band_alpha(comparison))
-    axes.axhline(0, color=theme.ink, linewidth=1)
+            _draw_curve(axes, row.mode, series, others, len(comparison.rows) <= _MOST_BANDS + 1)
+    axes.axhline(0, color=LIGHT["ink"], linewidth=1)
     axes.set_ylabel(f"loss minus {comparison.reference}'s, same seed")
 
 
-def _gap_series(row: Row, references: dict[int | None, Run]) -> list[Series]:
-    return [gaps(run, references[run.seed]) for run in row.runs if run.seed in references]
+_CURVES = {"loss": _loss, "course": _course}
+PICTURES = {"gap": "Gap to the reference", "course": "The gap over the run", "loss": "Training loss"}
+"""Name -> title."""
 
 
-PICTURES = {"loss": _loss, "gap": _gap}
-"""Name -> what draws it."""
-
-
-def _figure(name: str, comparison: Comparison, theme: Theme) -> Any:
+def _curves(name: str, comparison: Comparison) -> Any:
     with drawing() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
-        PICTURES[name](axes, comparison, theme)
+        columns = 1 if any(len(row.mode) > _SHORT for row in comparison.rows) else 2
+        height = 2.6 + 0.16 * -(-len(comparison.rows) // columns)
+        figure, axes = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
+        _CURVES[name](axes, comparison)
         axes.set_xlabel("iteration")
-        axes.grid(color=theme.grid, linewidth=0.6)
+        axes.grid(color=LIGHT["line"], linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        for spine in axes.spines.values():
-            spine.set_color(theme.grid)
-        axes.tick_params(colors=theme.ink, length=0)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set_color(theme.ink)
+        bare(axes)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        figure.tight_layout()
+            figure.legend(frameon=False, labelcolor=LIGHT["ink"], fontsize=8, loc="outside lower center", ncols=columns)
     return figure
+
+
+def intervals(comparison: Comparison) -> list[Interval]:
+    """Of every mode but the reference."""
+    return [Interval(row.mode, row.gap, row.seed_gaps) for row in comparison.rows if row.mode != comparison.reference]
+
+
+def forest(found: Sequence[Interval], reference: str) -> Any:
+    """A line a mode: its mean gap, a standard deviation to either side, and each seed's own gap as a stroke."""
+    found = [one for one in found if math.isfinite(one.spread.mean)]
+    with drawing() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 0.36 * max(len(found), 1) + 0.7), layout="constrained")
+        for place, one in enumerate(found):
+            mean, deviation, colour = one.spread.mean, one.spread.sd, _colour(one.mode)
+            known = math.isfinite(deviation)
+            axes.plot([0, 0], [place - 0.24, place + 0.24], color=LIGHT["ink"], linewidth=1)
+            if known:
+                axes.plot([mean - deviation, mean + deviation], [place] * 2, color=colour, linewidth=2.2)
+                axes.plot(one.seeds, [place] * len(one.seeds), "|", color=colour, markersize=7, markeredgewidth=0.9)
+            axes.plot([mean], [place], "o", color=colour, markersize=4.5)
+            value = f"{mean:+.4f}" + (f" ± {deviation:.4f}" if known else "")
+            for side, text in (("left", one.mode), ("right", value)):
+                axes.text(
+                    side == "right",
+                    place - 0.5,
+                    text,
+                    transform=axes.get_yaxis_transform(),
+                    ha=side,
+                    va="center",
+                    color=LIGHT["ink"],
+                    fontsize=8,
+                )
+            if place:
+                axes.axhline(place - 0.76, color=LIGHT["line"], linewidth=0.6)
+        axes.set_ylim(len(found) - 0.6, -0.8)
+        axes.set_yticks([])
+        axes.margins(x=0.04)
+        axes.set_xlabel(f"loss minus {reference}'s at the same seed; mean of the last quarter")
+        bare(axes)
+        axes.spines["left"].set_visible(False)
+    return figure
+
+
+def _figure(name: str, comparison: Comparison) -> Any:
+    if name in _CURVES:
+        return _curves(name, comparison)
+    return forest(intervals(comparison), comparison.reference)
 
 
 def png(name: str, comparison: Comparison, path: Path) -> None:
     """Write a picture for documents: light, on white."""
-    as_png(_figure(name, comparison, LIGHT), path)
+    as_png(_figure(name, comparison), path)
 
 
-def svg(name: str, comparison: Comparison, theme: Theme) -> str:
+def svg(name: str, comparison: Comparison) -> str:
     """The picture as an <svg> element."""
-    return as_svg(_figure(name, comparison, theme), name + theme.ink)
+    return as_svg(_figure(name, comparison), name)

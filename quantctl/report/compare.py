@@ -56,8 +56,11 @@ class Row:
     """Last validation loss, nats a token."""
     gap: Spread
     """Loss minus the reference's at the same seed and iterations, mean of the last quarter."""
+    seed_gaps: list[float]
+    """That gap, seed by seed."""
     largest_gap: float
-    """The largest gap of any iteration and seed behind the first quarter, where curves of one seed still coincide."""
+    """The gap farthest from zero, with its sign, of any iteration and seed behind the first quarter, where runs of one
+    seed still coincide."""
     milliseconds: float
     """Time of an iteration: median over the seeds' medians."""
     slowdown: float
@@ -90,6 +93,18 @@ class Comparison:
     @property
     def left_out(self) -> list[Run]:
         return [run for run in self.runs if not run.is_clean]
+
+    @property
+    def caution(self) -> str:
+        """What the table's figures do not say: of one seed nothing tells a difference from chance. Empty otherwise."""
+        alone = [row.mode for row in self.rows if len(row.runs) == 1]
+        if len(self.rows) < 2 or not alone or alone == [self.reference]:
+            return ""
+        whose = "One seed" if len(alone) == len(self.rows) else f"One seed of {', '.join(alone)}"
+        return (
+            f"{whose}: nothing is ranked here. Another seed may turn the order; quantctl sweep --seeds 1,2,3 gives "
+            "the gaps a deviation."
+        )
 
 
 def _base(runs: Sequence[Run], reference: str) -> Run | None:
@@ -132,11 +147,12 @@ def gaps(run: Run, reference: Run) -> dict[int, float]:
 def _largest(series: Sequence[dict[int, float]]) -> float:
     ends = [max(gap, default=0) for gap in series]
     late = (v for gap, end in zip(series, ends, strict=True) for iteration, v in gap.items() if iteration > end / 4)
-    return max((value for value in late if not math.isnan(value)), default=math.nan)
+    return max((value for value in late if not math.isnan(value)), key=abs, default=math.nan)
 
 
 def _row(mode: str, runs: list[Run], references: dict[int | None, Run]) -> Row:
     series = [gaps(run, references[run.seed]) for run in runs if run.seed in references]
+    tails = [tail_mean(gap) for gap in series]
     milliseconds = _median([run.milliseconds for run in runs])
     theirs = _median([run.milliseconds for run in references.values()])
     return Row(
@@ -144,7 +160,8 @@ def _row(mode: str, runs: list[Run], references: dict[int | None, Run]) -> Row:
         runs,
         Spread.of([run.final_loss for run in runs]),
         Spread.of([run.validation[-1][1] for run in runs if run.validation]),
-        Spread.of([tail_mean(gap) for gap in series]),
+        Spread.of(tails),
+        tails,
         _largest(series),
         milliseconds,
         milliseconds / theirs if theirs else math.nan,

@@ -66,6 +66,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _digits(value: float | None) -> str:
+    """As many as a log writes, and a float32 has: what lies behind them is noise."""
+    return "" if value is None else f"{value:.7g}"
+
+
 def as_csv(comparison: Comparison) -> str:
     """One line a run and iteration: path, mode, seed, whether it was averaged in, iteration, loss, gap."""
     references = {run.seed: run for row in comparison.rows if row.mode == comparison.reference for run in row.runs}
@@ -76,5 +81,6 @@ def as_csv(comparison: Comparison) -> str:
         reference = references.get(run.seed)
         gap = gaps(run, reference) if reference and run.is_clean else {}
         for iteration, loss in run.losses.items():
-            writer.writerow([run.path, run.mode, run.seed, int(run.is_clean), iteration, loss, gap.get(iteration, "")])
+            figures = _digits(loss), _digits(gap.get(iteration))
+            writer.writerow([run.path, run.mode, run.seed, int(run.is_clean), iteration, *figures])
     return text.getvalue()

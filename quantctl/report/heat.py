@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from quantctl.outside.records import COUNT, NUMBER, WORD, BadRecord, Fields, is_json, open_regular, parse
-from quantctl.report.pictures import LIGHT, Theme, as_png, as_svg, drawing
+from quantctl.report.pictures import LIGHT, WIDTH, as_png, as_svg, drawing
 
 
 @dataclass(frozen=True)
@@ -143,57 +143,95 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
-def figure(rows: Sequence[Row], quantity: Quantity, theme: Theme) -> Any:
-    """One heat map an operand and spec; all of them share a colour scale."""
-    panels = _panels(rows)
-    steps = sorted({row.iteration for row in rows})
-    steps = steps[:: -(-len(steps) // _MOST_STEPS)]
-    height = max(len(places) for places in panels.values())
-    columns = min(len(panels), 3)
-    lines = -(-len(panels) // columns)
-    values = [getattr(row, quantity.name) * quantity.factor for row in rows if getattr(row, quantity.name) is not None]
+Scale = tuple[float, float]
+"""What the lowest and the highest colour stand for."""
+
+
+def scale(rows: Sequence[Row], quantity: Quantity) -> Scale:
+    """From the lowest to the highest of the rows."""
+    values = [value for row in rows if not math.isnan(value := _value(row, quantity))]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    image: Any = None
-    with drawing() as pyplot:
-        size = (2.6 * columns + 1.6, lines * (0.16 * height + 1.0))
-        figure, grid = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-        for axes, (key, places) in zip(grid.flat, sorted(panels.items()), strict=False):
-            order = sorted(places)
-            cells = [[_cell(places[place].get(step), quantity) for step in steps] for place in order]
-            image = axes.imshow(
-                cells,
-                aspect="auto",
-                cmap=quantity.colours,
-                vmin=low,
-                vmax=high if high > low else low + 1,
-                interpolation="nearest",
-            )
-            axes.set_title("\n".join(key), color=theme.ink, fontsize=8)
-            axes.set_yticks(range(len(order)), [_label(place, key[0].split()[0]) for place in order], fontsize=5)
-            shown = range(0, len(steps), -(-len(steps) // 5))
-            axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=6)
-            axes.tick_params(colors=theme.ink, length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        for axes in list(grid.flat)[len(panels) :]:
-            axes.set_visible(False)
-        bar = figure.colorbar(image, ax=grid, shrink=0.8)
-        bar.ax.tick_params(colors=theme.ink, labelsize=6)
-        bar.set_label(quantity.title, color=theme.ink, fontsize=8)
-        bar.outline.set_visible(False)
-    return figure
+    return low, high if high > low else low + 1
 
 
-def _cell(row: Row | None, quantity: Quantity) -> float:
+def _value(row: Row | None, quantity: Quantity) -> float:
     value = None if row is None else getattr(row, quantity.name)
     return math.nan if value is None else value * quantity.factor
 
 
-def svgs(rows: Sequence[Row], theme: Theme) -> list[tuple[str, str]]:
-    """Title and <svg> of each quantity."""
-    return [(q.title, as_svg(figure(rows, q, theme), q.name + theme.ink)) for q in QUANTITIES]
+def _draw(axes: Any, places: dict[tuple[int, str], dict[int, Row]], site: str, quantity: Quantity, at: Scale) -> Any:
+    """One panel, layers x steps; the image."""
+    order = sorted(places)
+    steps = sorted({step for rows in places.values() for step in rows})
+    steps = steps[:: -(-len(steps) // _MOST_STEPS)]
+    cells = [[_value(places[place].get(step), quantity) for step in steps] for place in order]
+    image = axes.imshow(cells, aspect="auto", cmap=quantity.colours, vmin=at[0], vmax=at[1], interpolation="nearest")
+    axes.set_yticks(range(len(order)), [_label(place, site) for place in order], fontsize=7)
+    shown = range(0, len(steps), -(-len(steps) // 5))
+    axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=7)
+    axes.tick_params(colors=LIGHT["ink"], length=0)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _bar(figure: Any, image: Any, quantity: Quantity, **where: Any) -> None:
+    bar = figure.colorbar(image, **where)
+    bar.ax.tick_params(colors=LIGHT["ink"], labelsize=7)
+    bar.set_label(quantity.title, color=LIGHT["ink"], fontsize=8)
+    bar.outline.set_visible(False)
+
+
+_ROW = 0.14
+"""Inches of a layer."""
+
+
+def figure(rows: Sequence[Row], quantity: Quantity) -> Any:
+    """One heat map an operand and spec, all in one picture and on one scale."""
+    panels = sorted(_panels(rows).items())
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    height = max(len(places) for _, places in panels)
+    at, image = scale(rows, quantity), None
+    with drawing() as pyplot:
+        size = (3 * columns + 1, lines * (_ROW * height + 0.7))
+        figure, grid = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+        for axes, (key, places) in zip(grid.flat, panels, strict=False):
+            image = _draw(axes, places, key[0].split()[0], quantity, at)
+            axes.set_title("\n".join(key), color=LIGHT["ink"], fontsize=8)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        _bar(figure, image, quantity, ax=grid, shrink=0.8)
+    return figure
+
+
+def bar(quantity: Quantity, at: Scale) -> str:
+    """What the colours of the quantity stand for, as <svg>."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    with drawing() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 0.55), layout="constrained")
+        image = ScalarMappable(Normalize(*at), quantity.colours)
+        _bar(figure, image, quantity, cax=axes, orientation="horizontal")
+    return as_svg(figure, quantity.name)
+
+
+def svgs(rows: Sequence[Row], quantity: Quantity, at: Scale) -> tuple[list[tuple[str, str]], list[str]]:
+    """A title and an <svg> of each operand and spec, and the titles of those that are zero everywhere."""
+    drawn, zero = [], []
+    for key, places in sorted(_panels(rows).items()):
+        title = f"{key[0]}, {key[1]}"
+        if not any(_value(row, quantity) for found in places.values() for row in found.values()):
+            zero.append(title)
+            continue
+        with drawing() as pyplot:
+            size = (WIDTH, _ROW * len(places) + 0.4)
+            figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+            _draw(axes, places, key[0].split()[0], quantity, at)
+        drawn.append((title, as_svg(figure, quantity.name + title)))
+    return drawn, zero
 
 
 def png(rows: Sequence[Row], quantity: Quantity, path: Path) -> None:
     """Write one quantity's heat maps for documents."""
-    as_png(figure(rows, quantity, LIGHT), path)
+    as_png(figure(rows, quantity), path)

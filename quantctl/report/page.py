@@ -13,8 +13,6 @@ from quantctl.report.compare import Comparison
 from quantctl.report.pictures import DARK, LIGHT
 from quantctl.report.run import Run
 
-_TITLES = {"loss": "Training loss", "gap": "Gap to the reference"}
-
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     """What all averaged runs have in common."""
@@ -52,19 +50,22 @@ def _left_out(run: Run) -> dict[str, Any]:
 
 
 def _statistics(comparison: Comparison) -> list[dict[str, Any]]:
-    """Heat maps of the first run of each mode that recorded any."""
+    """Heat maps of the first run of each mode that recorded any; of each quantity all on one scale."""
     from markupsafe import Markup
 
-    found = []
-    for row in comparison.rows:
-        if rows := row.statistics:
-            light, dark = (heat.svgs(rows, theme) for theme in (LIGHT, DARK))
-            pictures = [
-                {"title": title, "light": Markup(day), "dark": Markup(night)}
-                for (title, day), (_, night) in zip(light, dark, strict=True)
-            ]
-            found.append({"mode": row.mode, "pictures": pictures})
-    return found
+    found = {row.mode: row.statistics for row in comparison.rows if row.statistics}
+    quantities = []
+    for quantity in heat.QUANTITIES if found else ():
+        at = heat.scale([row for rows in found.values() for row in rows], quantity)
+        modes = []
+        for mode, rows in found.items():
+            drawn, zero = heat.svgs(rows, quantity, at)
+            pictures = [{"title": title, "svg": Markup(svg)} for title, svg in drawn]
+            modes.append({"mode": mode, "pictures": pictures, "zero": zero})
+        is_drawn = any(mode["pictures"] for mode in modes)
+        bar = Markup(heat.bar(quantity, at)) if is_drawn else ""
+        quantities.append({"title": quantity.title, "bar": bar, "modes": modes})
+    return quantities
 
 
 def html(comparison: Comparison, title: str) -> str:
@@ -73,12 +74,8 @@ def html(comparison: Comparison, title: str) -> str:
     from markupsafe import Markup
 
     pictures = [
-        {
-            "title": _TITLES[name],
-            "light": Markup(charts.svg(name, comparison, LIGHT)),
-            "dark": Markup(charts.svg(name, comparison, DARK)),
-        }
-        for name in charts.PICTURES
+        {"title": title, "svg": Markup(charts.svg(name, comparison))}
+        for name, title in charts.PICTURES.items()
         if comparison.rows
     ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
@@ -86,6 +83,8 @@ def html(comparison: Comparison, title: str) -> str:
         title=printable(title),
         made=f"{datetime.now():%d %B %Y}",
         reference=comparison.reference,
+        themes={"light": LIGHT, "dark": DARK},
+        caution=comparison.caution,
         headings=list(table.COLUMNS),
         rows=table.cells(comparison),
         products=[(row.mode, table.products(row)) for row in comparison.rows if row.runs[0].selectors],

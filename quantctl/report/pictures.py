@@ -5,29 +5,28 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours that are read on a light or a dark background."""
-
-    ink: str
-    grid: str
-    formats: dict[str, str]
-
-
-LIGHT = Theme(
-    "#1f2328",
-    "#d0d7de",
-    {"mxfp8": "#0969da", "mxfp4": "#cf222e", "hifp8": "#1a7f37", "nvfp4": "#bc4c00", "mxfp6": "#8250df"},
-)
-DARK = Theme(
-    "#e6edf3",
-    "#30363d",
-    {"mxfp8": "#58a6ff", "mxfp4": "#ff7b72", "hifp8": "#3fb950", "nvfp4": "#ffa657", "mxfp6": "#bc8cff"},
-)
+FORMATS = {
+    "mxfp8": "#0969da",
+    "mxfp4": "#cf222e",
+    "hifp8": "#1a7f37",
+    "nvfp4": "#bc4c00",
+    "mxfp6": "#8250df",
+}
+LIGHT = {"ink": "#1f2328", "line": "#d0d7de", **FORMATS}
+DARK = {
+    "ink": "#e6edf3",
+    "line": "#30363d",
+    "mxfp8": "#58a6ff",
+    "mxfp4": "#ff7b72",
+    "hifp8": "#3fb950",
+    "nvfp4": "#ffa657",
+    "mxfp6": "#bc8cff",
+}
+"""Colours that are read on a light and on a dark background. Pictures are drawn in the light ones."""
+WIDTH = 3.9
+"""Inches of a picture on the page: so narrow that its text is still read when a phone's width is all there is."""
 
 
 @contextmanager
@@ -38,12 +37,15 @@ def drawing() -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):
         yield pyplot
 
 
 def as_svg(figure: Any, salt: str) -> str:
-    """A figure as an <svg> element without a background, closed; its text stays text. `salt` makes its ids its own."""
+    """A figure as an <svg> element without a background, closed; its text stays text. `salt` makes its ids its own.
+
+    Its colours of LIGHT become the page's CSS variables of the same names, so that one picture serves light and dark.
+    """
     import matplotlib
 
     text = io.StringIO()
@@ -53,11 +55,25 @@ def as_svg(figure: Any, salt: str) -> str:
     ):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    for name, colour in LIGHT.items():
+        for what in ("fill", "stroke"):
+            svg = svg.replace(f"{what}: {colour}", f"{what}: var(--{name})")
+    return svg
 
 
 def as_png(figure: Any, path: Any) -> None:
     """Write a figure for documents, and close it."""
     with drawing() as pyplot:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=200)
         pyplot.close(figure)
+
+
+def bare(axes: Any) -> None:
+    """Axes without a frame, in the colours of the page."""
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(LIGHT["line"])
+    axes.tick_params(colors=LIGHT["ink"], length=0, labelsize=8)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=LIGHT["ink"], fontsize=8)

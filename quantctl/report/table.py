@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -29,24 +30,65 @@ def memory(value: float) -> str:
     return "-" if math.isnan(value) else f"{value / 1e9:.2f} GB"
 
 
-COLUMNS = {
-    "mode": lambda row, _: row.mode,
-    "seeds": lambda row, _: str(len(row.runs)),
+Show = Callable[[Row, bool], str]
+QUALITY: dict[str, Show] = {
     "final loss": lambda row, _: spread(row.loss),
-    "validation": lambda row, _: spread(row.validation),
     "gap": lambda row, is_reference: "reference" if is_reference else spread(row.gap, "+.4f"),
     "largest gap": lambda row, is_reference: "-" if is_reference else number(row.largest_gap, "+.4f"),
-    "ms/iter": lambda row, _: number(row.milliseconds, ".0f"),
+    "validation": lambda row, _: spread(row.validation),
+    "seeds": lambda row, _: str(len(row.runs)),
+}
+COST: dict[str, Show] = {
     "time": lambda row, _: "-" if math.isnan(row.slowdown) else f"{row.slowdown:.2f}x",
+    "ms/iter": lambda row, _: number(row.milliseconds, ".0f"),
     "tokens/s": lambda row, _: number(row.tokens_per_second, ",.0f"),
     "peak memory": lambda row, _: memory(row.memory),
 }
-"""Heading -> what a row shows, given whether it is the reference."""
+COLUMNS: dict[str, Show] = {"mode": lambda row, _: row.mode, **QUALITY, **COST}
+"""Heading -> what a row shows, given whether it is the reference. What matters most comes first."""
 
 
-def cells(comparison: Comparison) -> list[list[str]]:
+_ANY_WIDTH = 10_000
+
+
+def cells(comparison: Comparison, headings: Iterable[str] = COLUMNS) -> list[list[str]]:
     """The table as text, a list a row."""
-    return [[show(row, row.mode == comparison.reference) for show in COLUMNS.values()] for row in comparison.rows]
+    return [
+        [COLUMNS[heading](row, row.mode == comparison.reference) for heading in headings] for row in comparison.rows
+    ]
+
+
+def _table(comparison: Comparison, headings: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        is_name = heading == "mode"
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    for row in cells(comparison, headings):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _width(table: Table, console: Console) -> int:
+    """What it takes without folding anything."""
+    return console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+
+
+def tables(comparison: Comparison, console: Console) -> list[Table]:
+    """The columns in as few tables as the width takes: one, else quality and cost, else these in parts."""
+
+    def is_within(headings: Sequence[str]) -> bool:
+        return _width(_table(comparison, headings), console) <= console.width
+
+    if is_within(list(COLUMNS)):
+        return [_table(comparison, list(COLUMNS))]
+    parts: list[list[str]] = []
+    for group in (QUALITY, COST):
+        parts.append(["mode"])
+        for heading in group:
+            if len(parts[-1]) > 1 and not is_within([*parts[-1], heading]):
+                parts.append(["mode"])
+            parts[-1].append(heading)
+    return [_table(comparison, part) for part in parts]
 
 
 _MOST_CALLS = 20
@@ -63,17 +105,18 @@ def products(row: Row) -> str:
     return ", ".join(shown if quantized else ["nothing quantized", *shown])
 
 
-def render(comparison: Comparison) -> RenderableType:
+def render(comparison: Comparison, console: Console) -> RenderableType:
     """Rows of the clean runs, the products each mode ran, and the runs that were left out with their reason."""
     parts: list[RenderableType] = []
     if comparison.rows:
-        table = Table(box=box.SIMPLE_HEAD)
-        for heading in COLUMNS:
-            table.add_column(heading, justify="left" if heading == "mode" else "right", no_wrap=True)
-        for row in cells(comparison):
-            table.add_row(*row)
-        parts += [table, Text("Products of one run, counted by the run itself:")]
-        parts += [Text(f"  {row.mode:<18} {products(row)}") for row in comparison.rows if row.runs[0].selectors]
+        parts += tables(comparison, console)
+        parts += [Text(f"{comparison.caution}\n")] if comparison.caution else []
+        parts.append(Text("Products of one run, counted by the run itself:"))
+        counted = Table.grid(padding=(0, 2, 0, 0))
+        for row in comparison.rows:
+            if row.runs[0].selectors:
+                counted.add_row(Text(row.mode, overflow="fold"), Text(products(row)))
+        parts.append(Padding(counted, (0, 0, 0, 2), expand=False))
     else:
         parts.append(Text("No run is left to compare."))
     if comparison.left_out:
@@ -82,9 +125,12 @@ def render(comparison: Comparison) -> RenderableType:
             loss = "no loss" if math.isnan(run.final_loss) else f"loss {run.final_loss:.4f}"
             reasons = "\n".join(map(str, run.marks))
             parts.append(Text(f"  {run.name} ({run.mode}, seed {run.seed}, {loss})"))
-            parts.append(Padding(Text(reasons), (0, 0, 0, 6)))
+            parts.append(Padding(Text(reasons), (0, 0, 0, 6), expand=False))
     return Group(*parts)
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    console.print(render(comparison))
+    """Print it; where nobody sees a width, none cuts the table."""
+    if not console.is_terminal:
+        console.width = max(console.width, _width(_table(comparison, list(COLUMNS)), console))
+    console.print(render(comparison, console))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,12 +65,14 @@ def write(
             charts.png(name, comparison, folder / f"{name}.png")
         for name, text in (("html", html(comparison, title)), ("csv", as_csv(comparison)), ("json", data)):
             write_new(folder / f"report.{name}", text.encode("utf-8", "backslashreplace"))
-        output.say(f"written: {folder}/report.html, .csv, .json, " + ", ".join(f"{n}.png" for n in charts.PICTURES))
     if as_json:
         click.echo(data, nl=False)
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from quantctl.report.table import show
+        from quantctl.report.table import show
 
-    show(comparison, Console(width=None if Console().is_terminal else 160))
+        show(comparison, Console(width=None if Console().is_terminal else 160))
+    if folder is not None:
+        sys.stdout.flush()
+        output.say(f"\npage: {folder}/report.html, with the pictures, report.csv and report.json beside it")

@@ -34,7 +34,9 @@ def main() -> int:
     subprocess.run([sys.executable, "-m", "quantctl.cli", "check"], check=True)
     # built once, before the runs would each build it
     subprocess.run([sys.executable, "-m", "quantctl.data.corpus"], check=True, stdout=subprocess.DEVNULL)
-    console.print(f"\nTraining on English prose from Python's own documentation; run directories in {folder}/")
+    console.print(
+        f"\nTraining on English prose from Python's own documentation; run directories in {folder}/", soft_wrap=True
+    )
     settings = {"TRAINING_CONFIG": "smoke", "PYTHON": sys.executable}
     with watching(console) as watch:
         jobs = run(tasks([MODEL], DATASET, MODES, [SEED], folder, settings), [Slot()] * SIDE_BY_SIDE, watch)

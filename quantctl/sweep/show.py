@@ -1,4 +1,4 @@
-"""How far a sweep is: a live table on a terminal, a line an event elsewhere."""
+"""How far a sweep is: a live table with a bar on a terminal, a line an event elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from datetime import timedelta
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -62,37 +64,45 @@ class Watch:
                 last = _loss(next(reversed(job.points), None)) if job.is_over else ""
                 loss = f", loss {last}" if last else ""
                 took = f" in {_clock(job.seconds)}" if job.seconds else ""
-                over = f"[{sum(other.is_over for other in jobs)}/{len(jobs)}]"
-                line = f"{over} {job.task.name}: {job.state.value}{took}{loss}"
+                over = sum(other.is_over for other in jobs)
+                left = f"; {self._left(jobs)}" if job.state is State.FINISHED and over < len(jobs) else ""
+                line = f"[{over}/{len(jobs)}] {job.task.name}: {job.state.value}{took}{loss}{left}"
                 self.console.print(line, markup=False, highlight=False)
+
+    def _done(self, mine: Sequence[Job]) -> float:
+        """How many of the jobs are done; of one under way, the share of its iterations."""
+        done = 0.0
+        for job in mine:
+            point = self.points.get(str(job.task.run_dir))
+            if job.is_over:
+                done += 1
+            elif point is not None and job.state is State.RUNNING:
+                done += point.iteration / max(point.total, 1)
+        return done
 
     def _left(self, jobs: Sequence[Job]) -> str:
         """Time left, from the share of all iterations that this call has done so far."""
         mine = [job for job in jobs if job.state is not State.FOUND]
-        done = 0.0
-        for job in mine:
-            point = self.points.get(str(job.task.run_dir))
-            done += (
-                1.0 if job.is_over else point.iteration / point.total if point and job.state is State.RUNNING else 0.0
-            )
+        done = self._done(mine)
         if done < 0.05:
             return "time left: not known yet"
-        elapsed = time.monotonic() - self.started
-        return f"time left: {_clock(elapsed * (len(mine) - done) / done)}"
+        return f"{_clock((time.monotonic() - self.started) * (len(mine) - done) / done)} left"
 
     def _table(self, jobs: Sequence[Job]) -> RenderableType:
+        """The runs under way and the last that ended, and below them a bar over all."""
+        models = len({job.task.model for job in jobs}) > 1
         table = Table(box=box.SIMPLE_HEAD)
-        for heading in ("run", "model", "state", "iteration", "loss"):
-            table.add_column(heading, no_wrap=True)
+        for heading in ("run", *(["model"] if models else []), "state", "iteration", "loss"):
+            table.add_column(heading, no_wrap=heading != "run", overflow="fold")
         shown = [job for job in jobs if job.state is not State.WAITING]
         for job in shown[-max(self.console.height - 8, 5) :]:
             point = self.points.get(str(job.task.run_dir))
             state = Text(job.state.value, style=_COLOURS.get(job.state, ""))
             where = f"{point.iteration}/{point.total}" if point else ""
-            table.add_row(job.task.name, job.task.model, state, where, _loss(point))
+            table.add_row(job.task.name, *([job.task.model] if models else []), state, where, _loss(point))
         over = sum(job.is_over for job in jobs)
-        waiting = sum(job.state is State.WAITING for job in jobs)
-        return Group(table, Text(f"{over} of {len(jobs)} done, {waiting} waiting; {self._left(jobs)}"))
+        bar = ProgressBar(total=len(jobs), completed=self._done(jobs), width=min(40, self.console.width - 4))
+        return Group(table, Padding(bar, (0, 0, 0, 2)), Text(f"  {over} of {len(jobs)} done, {self._left(jobs)}"))
 
 
 @contextmanager

@@ -65,7 +65,7 @@ case "$TRAINING_CONFIG" in
             --v-head-dim 64 --moe-ffn-hidden-size 32 --moe-shared-expert-intermediate-size 64
             --moe-layer-freq '([0]*1+[1]*2)'
         )
-        TRAINING_ARGS+=(--seq-length 128 --micro-batch-size 8 --lr 0.002 --min-lr 0.0002)
+        TRAINING_ARGS+=(--seq-length 128 --micro-batch-size 8 --lr 0.0005 --min-lr 5e-05)
         PARALLEL_ARGS=(--tensor-model-parallel-size 1 --pipeline-model-parallel-size 1)
         ;;
 esac

@@ -57,7 +57,7 @@ case "$TRAINING_CONFIG" in
             --num-layers 4 --hidden-size 128 --ffn-hidden-size 448 --num-attention-heads 4 --num-query-groups 1
             --kv-channels 32
         )
-        TRAINING_ARGS+=(--seq-length 128 --micro-batch-size 8 --lr 0.004 --min-lr 0.0004)
+        TRAINING_ARGS+=(--seq-length 128 --micro-batch-size 8 --lr 0.001 --min-lr 0.0001)
         PARALLEL_ARGS=(--tensor-model-parallel-size 1 --pipeline-model-parallel-size 1)
         ;;
 esac

@@ -12,7 +12,7 @@ import pytest
 
 from quantctl.cli import cli
 from quantctl.errors import QuantctlError
-from quantctl.launch import rendezvous, slurm, submission
+from quantctl.launch import queued, rendezvous, slurm, submission
 from quantctl.sweep import runner
 from quantctl.sweep.runner import Slot
 
@@ -73,11 +73,46 @@ def test_sbatch_gets_nothing_of_the_job_it_is_called_in(tmp_path, monkeypatch):
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     variables = {"PATH": os.environ["PATH"], "SLURM_STEP_ID": "0", "SLURM_CONF": "c", "SLURM_ARRAY_TASK_ID": "5"}
-    script = (
-        f"import sys; from quantctl.launch.submission import submit; sys.exit(submit(['sbatch'], '', {variables!r}))"
-    )
+    call = f"submit(['sbatch'], '', {variables!r}, [])"
+    script = f"import sys; from quantctl.launch.submission import submit; sys.exit({call})"
     seen = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert [line for line in seen.splitlines() if line.startswith("SLURM_")] == ["SLURM_CONF=c"]
+
+
+OUTPUTS = {
+    "as it is": ([], False, "name-12.out"),
+    "of an array": ([], True, "name-*.out"),
+    "a short option, its value apart": (["-o", "log/%A_%4a-%N%%.txt"], True, "log/12_*-*%.txt"),
+    "one that wins": (["--output=a", "-ob", "-D", "/there", "--job-name", "other"], False, "/there/b"),
+}
+
+
+@pytest.mark.parametrize(("extra", "is_array", "wanted"), OUTPUTS.values(), ids=OUTPUTS)
+def test_where_a_job_prints(extra, is_array, wanted):
+    argv, _ = submission.submission("name", [["true"]], {}, ())
+    assert queued.output_file([*argv, *extra], "12", is_array) == wanted
+
+
+def test_after_sbatch_its_files_and_the_next_commands_are_said(capsys):
+    queued.tell(["sbatch", "--job-name=a", "-D", "/there"], "12;cluster\n", ["runs/a"])
+    said = capsys.readouterr().err
+    for words in ("job 12 ", " /there/slurm-12.out", " squeue --jobs=12", " tail -F /there/runs/a/log.txt"):
+        assert words in said
+    assert said.rstrip().endswith("quantctl report /there/runs/a")
+
+
+REFUSALS = {
+    "no GPUs": ("Batch job submission failed: Requested node configuration is not available", "--platform cpu"),
+    "unknown to us": ("Batch job submission failed: Unspecified error", "--dry-run shows what it was given"),
+    "silent": ("", "--dry-run shows what it was given"),
+}
+
+
+@pytest.mark.parametrize(("said", "hint"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_says_the_way_out(said, hint):
+    error = queued.refused(f"sbatch: warning: a\nsbatch: error: {said}\n" if said else "")
+    assert hint in error.hint
+    assert said.rpartition(": ")[2] in error.message
 
 
 INDICES = {"0": (0, "first\n", ""), "1": (0, "second\n", ""), "7": (2, "", "array index 7 has no command\n")}

@@ -65,6 +65,11 @@ def test_two_ranks_on_two_nodes_and_a_finished_run_is_skipped(slurm, submit, tmp
     assert len(read(run / "manifest.json")["attempts"]) == 1
 
 
+def test_a_partition_without_gpus_is_explained(submit):
+    with pytest.raises(AssertionError, match=r"sbatch took no job: .*\n.*--platform cpu"):
+        submit("bf16", PLATFORM="cuda")
+
+
 def test_an_array_trains_several_modes_at_once(slurm, submit, tmp_path):
     expected = {
         "bf16": {},

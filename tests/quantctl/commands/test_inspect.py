@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from quantctl.kernels.measure.statistics import measure
 
@@ -42,11 +45,26 @@ def test_figures_that_json_does_not_know_are_null(quantctl, tmp_path):
 
 
 def test_the_text(saved, quantctl):
-    done = quantctl("inspect", saved[0], "--spec", "mxfp8:scale=rceil")
+    done = quantctl("inspect", saved[0], "--spec", "mxfp8:scale=rceil", "--spec", "mxfp4")
     assert done.status == 0, done.err
-    assert "layer.weight  64x96 bfloat16, mxfp8 along axis -1" in done.out
+    heading, weight, bias = (re.split(r" {2,}", line) for line in done.out.splitlines()[:3])
+    assert heading == ["tensor", "amax", "mxfp8", "mxfp4"]
+    assert weight[:2] == ["layer.weight", "64x96 bfloat16"]
+    assert (bias[:3], bias[3:]) == (["bias", "32 float32", "1"], ["no error, 0 %, 0 %"] * 2)
     assert "steps" not in done.out  # integers
-    assert "no error" in done.out  # a bias of ones
+    assert "2^" not in done.out
+    one = quantctl("inspect", saved[0], "--spec", "mxfp4", "--key", "bias").out
+    assert "block scales of mxfp4\n    2^-2  1  ###" in one
+
+
+def test_other_files_hold_the_same(saved, quantctl, tmp_path):
+    weight = saved[1]["layer"]["weight"].float()
+    save_file({"w": weight, "steps": torch.arange(3)}, tmp_path / "w.safetensors")
+    numpy.save(tmp_path / "w.npy", weight.numpy().astype(">f4"))
+    torch.save(weight, tmp_path / "w.pt")
+    read = [json.loads(quantctl("--json", "inspect", path, "--spec", "mxfp4").out) for path in tmp_path.glob("w.*")]
+    assert sorted(row["tensor"] for (row,) in read) == ["w", "w.npy", "w.pt"]
+    assert len({json.dumps({**row, "tensor": ""}) for (row,) in read}) == 1
 
 
 REFUSALS = {

@@ -27,6 +27,12 @@ def runs(run_directory):
     return [load(path) for path in made]
 
 
+def test_the_largest_gap_is_the_one_farthest_from_zero(run_directory):
+    made = [run_directory("bf16", 1, losses((7.0, 6.0, 5.0, 4.0)))]
+    made.append(run_directory("linear_mxfp8", 1, losses((9.0, 6.1, 4.5, 4.2))))
+    assert compare([load(path) for path in made]).rows[1].largest_gap == pytest.approx(-0.5)
+
+
 def test_figures(runs):
     reference, row = compare(runs).rows
     assert (reference.mode, row.mode) == ("bf16", "linear_mxfp8")

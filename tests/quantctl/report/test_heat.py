@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from quantctl.report import heat
+from quantctl.report import charts, heat
 
 
 def row(iteration, layer, **changed):
@@ -34,13 +34,23 @@ def test_of_a_repeated_step_the_last_record_counts_and_a_torn_line_is_skipped(ru
 
 
 def test_places_are_sorted_by_layer(run):
-    drawn = heat.figure(heat.read(run), heat.QUANTITIES[0], heat.Theme("#000", "#fff", {}))
+    drawn = heat.figure(heat.read(run), heat.QUANTITIES[0])
     titles = {axes.get_title(): axes for axes in drawn.axes if axes.get_title()}
     assert titles.keys() == {"linear fprop input\nmxfp4", "lm_head fprop input\nmxfp4"}
     labels = [label.get_text() for label in titles["linear fprop input\nmxfp4"].get_yticklabels()]
     assert labels == ["1 mlp.linear_fc1", "2 mlp.linear_fc1"]
     (image,) = titles["linear fprop input\nmxfp4"].images
     assert image.get_array().tolist() == [[101.0, 201.0], [102.0, 99.0]]
+
+
+def test_all_modes_are_on_one_scale_and_what_is_zero_is_a_line(run):
+    rows = heat.read(run)
+    sqnr, underflow, saturated = heat.QUANTITIES
+    assert heat.scale(rows, sqnr) == (99.0, 201.0)
+    drawn, zero = heat.svgs(rows, underflow, heat.scale(rows, underflow))
+    assert ([title for title, _ in drawn], zero) == (["linear fprop input, mxfp4", "lm_head fprop input, mxfp4"], [])
+    drawn, zero = heat.svgs(rows, saturated, heat.scale(rows, saturated))
+    assert (drawn, zero) == ([], ["linear fprop input, mxfp4", "lm_head fprop input, mxfp4"])
 
 
 class _Figures(HTMLParser):
@@ -53,7 +63,8 @@ class _Figures(HTMLParser):
 def test_the_page_shows_them(run, quantctl, tmp_path):
     assert quantctl("report", tmp_path, "--output", tmp_path / "cost").status == 0
     text = (tmp_path / "cost" / "report.html").read_text()
-    assert "What linear_mxfp4 did to the products" in text
+    assert "What the formats did to the products" in text
+    assert "linear_mxfp4: 0 everywhere in linear fprop input, mxfp4; lm_head fprop input, mxfp4." in text
     page = _Figures()
     page.feed(text)
-    assert page.captions == 2 + len(heat.QUANTITIES)
+    assert page.captions == len(charts.PICTURES) + 2 * 2  # of two quantities, two operands

@@ -5,9 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
+
+from quantctl.report import table
+from quantctl.report.compare import compare
+from quantctl.report.sources import load
 
 
 @pytest.fixture
@@ -21,14 +27,38 @@ def runs(run_directory):
 def test_the_table(runs, quantctl, tmp_path):
     done = quantctl("report", tmp_path)
     assert done.status == 0, done.err
-    (row,) = [line for line in done.out.splitlines() if line.split()[:2] == ["FA_mxfp4", "2"]]
+    (row,) = [line for line in done.out.splitlines() if line.split()[:2] == ["FA_mxfp4", "4.1500"]]
     assert "4.1500 ± 0.0707" in row
     assert "+0.1500 ± 0.0707" in row
     assert "linear_hifp8-1 (linear_hifp8, seed 1, no loss)" in done.out
     assert "diverged: no finite loss at iteration 2" in done.out
     assert "failed: exit status 1" in done.out
-    assert "FA_mxfp4           qk in mxfp4 20" in done.out
-    assert "bf16               nothing quantized" in done.out
+    assert "  bf16      nothing quantized" in done.out
+    assert "  FA_mxfp4  qk in mxfp4 20" in done.out
+    assert "nothing is ranked" not in done.out
+
+
+def test_one_seed_ranks_nothing(run_directory, quantctl, tmp_path):
+    run_directory("bf16", 1, {1: 7.0, 2: 6.0})
+    run_directory("FA_mxfp4", 1, {1: 7.0, 2: 5.9})
+    done = quantctl("report", tmp_path, "--output", tmp_path / "cost")
+    assert "One seed: nothing is ranked here." in done.out
+    assert done.err.rstrip().splitlines()[-1].startswith(f"page: {tmp_path}/cost/report.html")
+    assert "One seed: nothing is ranked here." in (tmp_path / "cost" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_no_width_cuts_the_table(runs, tmp_path, width):
+    """Every heading and every figure stands there, whole, however many tables that takes."""
+    comparison = compare([load(path) for path in sorted(tmp_path.iterdir())])
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    table.show(comparison, console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word.strip() for line in lines for word in line.split("  ")}
+    assert set(table.COLUMNS) | {cell for row in table.cells(comparison) for cell in row} <= words
+    first = next(line for line in lines if "mode" in line)
+    assert first.split()[:3] == ["mode", "final", "loss"]
 
 
 def test_json(runs, quantctl, tmp_path, documented):
@@ -58,16 +88,18 @@ class _Page(HTMLParser):
 def test_files(runs, quantctl, tmp_path):
     out = tmp_path / "cost"
     assert quantctl("report", tmp_path, "--output", out, "--title", "A < B").status == 0
-    assert {path.name for path in out.iterdir()} == {"loss.png", "gap.png", "report.html", "report.csv", "report.json"}
+    pictures = {"gap.png", "course.png", "loss.png"}
+    assert {path.name for path in out.iterdir()} == {*pictures, "report.html", "report.csv", "report.json"}
     text = (out / "report.html").read_text()
     page = _Page()
     page.feed(text)
     assert page.outside == []  # one self-contained file
-    assert page.tags.count("svg") == 4  # two pictures, light and dark
+    assert page.tags.count("svg") == len(pictures)
+    assert not re.search(r"(fill|stroke): (#1f2328|#d0d7de|#cf222e)", text)  # both in light and in dark
     assert "A &lt; B" in text
     rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
     (last,) = [row for row in rows if row["mode"] == "FA_mxfp4" and (row["seed"], row["iteration"]) == ("2", "4")]
-    assert float(last["gap"]) == pytest.approx(0.2)
+    assert (last["loss"], last["gap"]) == ("4.2", "0.2")
     assert (out / "gap.png").read_bytes().startswith(b"\x89PNG")
 
 
