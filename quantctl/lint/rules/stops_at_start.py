@@ -6,7 +6,7 @@ Why: validate_args, the parallel state's set-up or the configuration raises befo
 
 Fix: change the flags that the sentence names
 
-Releases: all, where the tree in use holds the trainer (a checkout; megatron-core's wheels from 0.17.1 on)
+Releases: all; of a tree without a trainer (megatron-core's wheels up to 0.16) what megatron.core itself checks
 
 Evidence: the tree's own sources, read and not run; tests/support/start_checks.py compares with running them
 """
@@ -21,6 +21,7 @@ from quantctl.lint.rules import (
     attention_backend_local,
     batch_size,
     cuda_connections_fsdp,
+    expert_parallel,
     flag_choice,
     flag_count,
     flag_later,
@@ -29,7 +30,10 @@ from quantctl.lint.rules import (
     flag_value,
     gqa_with_mla,
     heads,
+    overlap_param_gather,
     persist_layer_norm,
+    pipeline_layers,
+    save_interval,
     sequence_length,
     world_size,
 )
@@ -39,6 +43,7 @@ from quantctl.lint.start.launch import stop
 _MORE_EXACT = (
     *(flag_unknown, flag_removed, flag_later, flag_choice, flag_value, flag_count, world_size, batch_size, heads),
     *(sequence_length, cuda_connections_fsdp, attention_backend_local, gqa_with_mla, persist_layer_norm),
+    *(expert_parallel, overlap_param_gather, pipeline_layers, save_interval),
 )
 
 

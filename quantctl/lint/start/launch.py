@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,23 @@ from quantctl.lint.arguments import Given, is_unknown
 from quantctl.lint.case import Case
 from quantctl.lint.megatron_flags import Option
 from quantctl.lint.program import GPT
-from quantctl.lint.start import source
+from quantctl.lint.start import core, source
 from quantctl.lint.start.calls import Program
 from quantctl.lint.start.expressions import GaveUp
 from quantctl.lint.start.values import UNKNOWN, Stop
 
-_ARGUMENTS = Path("megatron/training/arguments.py")
 # what pretrain_gpt.py hands to validate_args
 _GPT_DEFAULTS = {"tokenizer_type": "GPT2BPETokenizer"}
 _PLAIN = ("int", "float", "str", None)
 
 
+Step = Callable[[Program, Mapping[str, Any], dict[str, Any]], None]
+
+
 @lru_cache(maxsize=4)
 def table(root: Path | None) -> Mapping[str, Any] | None:
-    """The checks of the tree at `root`; None where there is no tree, or no trainer in it."""
-    if root is None or not (root / _ARGUMENTS).is_file():
-        return None
-    found = source.read(root)
-    return found if "validate_args" in found["functions"] else None
+    """The checks of the tree at `root`; None where there is none."""
+    return None if root is None else source.read(root)
 
 
 def stop(case: Case) -> tuple[str, str, int | None] | None:
@@ -43,29 +42,47 @@ def stop(case: Case) -> tuple[str, str, int | None] | None:
     nodes, processes = case.command.nodes, case.command.processes
     program = Program(checks, None, nodes * processes if nodes and processes else None)
     program.environment = _Environment(case)
-    args = program.new(_namespace(case, program))
-    named = {"defaults": program.new(dict(_GPT_DEFAULTS if case.command.program == GPT else {}))}
     where = ""
     try:
-        functions = checks["functions"]
-        for where, words in (("validate_args", [args]), ("initialize_model_parallel", None),
-                             ("core_transformer_config_from_args", [args])):  # fmt: skip
-            if where not in functions:
-                continue
-            if words is None:
-                asked = checks["parallel"]
-                if asked is None:
-                    continue
-                env = {"args": args}
-                program.run(functions[where], [program.value(word, env) for word in asked[2]],
-                            {name: program.value(word, env) for name, word in asked[3].items()})  # fmt: skip
-            else:
-                program.run(functions[where], words, named if where == "validate_args" else {})
+        args = _namespace(case, program)
+        for name, step in _steps(checks, args, program, case.command.program == GPT):
+            where = name
+            step(program, checks, args)
     except Stop as found:
         return (str(found), where, program.line) if program.sure else None
     except (GaveUp, RecursionError):
         return None
     return None
+
+
+def _steps(
+    checks: Mapping[str, Any], args: dict[str, Any], program: Program, is_gpt: bool
+) -> Iterator[tuple[str, Step]]:
+    """What is followed, by name: the trainer's way through its checks, or megatron.core's own where there is none."""
+    functions = checks["functions"]
+    if "validate_args" not in functions:
+        if core.PARALLEL in functions:
+            yield core.PARALLEL, core.follow_parallel_state
+        if core.CONFIG in checks["classes"]:
+            yield core.CONFIG, core.follow_configuration
+        return
+    space = program.new(args)
+    named = {"defaults": program.new(dict(_GPT_DEFAULTS if is_gpt else {}))}
+    yield "validate_args", lambda *_: _run(program, functions["validate_args"], [space], named)
+    if core.PARALLEL in functions and (asked := checks["parallel"]) is not None:
+        yield core.PARALLEL, lambda *_: _run_call(program, functions[core.PARALLEL], asked, {"args": space})
+    if (name := "core_transformer_config_from_args") in functions:
+        yield name, lambda *_: _run(program, functions[name], [space], {})
+
+
+def _run(program: Program, function: Mapping[str, Any], words: list[Any], named: dict[str, Any]) -> None:
+    program.run(function, words, named)
+
+
+def _run_call(program: Program, function: Mapping[str, Any], asked: Any, env: dict[str, Any]) -> None:
+    """The function with what a call's words and names come to in `env`."""
+    words = [program.value(word, env) for word in asked[2]]
+    program.run(function, words, {name: program.value(word, env) for name, word in asked[3].items()})
 
 
 class _Environment(dict[str, Any]):

@@ -18,7 +18,7 @@ EXPECTED = {
     "false_alarm_array_in_string.sh": (set(), "transformer_engine layers"),
     "pkill_is_no_training.sh": (set(), "transformer_engine layers"),
     "sbatch_heredoc.sh": ({"flag-unknown", "eval-interval"}, "transformer_engine layers"),
-    "string_blank_silent.sh": ({"norm-sequence-parallel"}, "every product in the training dtype"),
+    "string_blank_silent.sh": ({"norm-sequence-parallel", "save-interval"}, "every product in the training dtype"),
     "training_lost.sh": ({"flag-unknown", "eval-interval"}, "transformer_engine layers"),
     "until_loop.sh": ({"flag-unknown", "eval-interval"}, "transformer_engine layers"),
     "pretrain_linear_mxfp8.sh": (set(), "what they say is not known"),

@@ -52,12 +52,8 @@ STOPS = (
         f"{EXPERTS} --expert-model-parallel-size 8",
         f"{EXPERTS} --expert-model-parallel-size 4",
     ),
-    ("--num-experts 6 --expert-model-parallel-size 4", "--num-experts 8 --expert-model-parallel-size 4"),
     ("--expert-model-parallel-size 2", "--expert-model-parallel-size 2 --num-experts 2"),
-    ("--num-layers 6 --pipeline-model-parallel-size 4", "--num-layers 8 --pipeline-model-parallel-size 4"),
     ("--fp16", ""),
-    ("--save DIR", "--save DIR --save-interval 5"),
-    ("--overlap-param-gather", "--overlap-param-gather --overlap-grad-reduce --use-distributed-optimizer"),
     ("--defer-embedding-wgrad-compute", "--pipeline-model-parallel-size 2 --defer-embedding-wgrad-compute"),
     (
         "--recompute-granularity full",
@@ -67,6 +63,38 @@ STOPS = (
 
 # rule -> where it applies, where it does not; words, release, options of Setting
 CASES = {
+    "pipeline-layers": [
+        (
+            f"{TE} --num-layers 6 --pipeline-model-parallel-size 4",
+            f"{TE} --num-layers 6 --pipeline-model-parallel-size 4 --decoder-first-pipeline-num-layers 0",
+            "0.16.1",
+            {},
+        ),
+        (f"{TE} --num-layers 6 --pipeline-model-parallel-size 4", f"{TE} --num-layers 8", "0.12.3", {}),
+    ],
+    "expert-parallel": [
+        (
+            f"{TE} --num-experts 6 --expert-model-parallel-size 4",
+            f"{TE} --num-experts 8 --expert-model-parallel-size 4",
+            "0.16.1",
+            {},
+        )
+    ],
+    "save-interval": [(f"{TE} --save d", f"{TE} --save d --save-interval 5", "0.16.1", {})],
+    "overlap-param-gather": [
+        (
+            f"{TE} --overlap-param-gather --overlap-grad-reduce",
+            f"{TE} --overlap-param-gather --overlap-grad-reduce --use-distributed-optimizer",
+            "0.16.1",
+            {},
+        ),
+        (
+            f"{TE} --overlap-param-gather --use-distributed-optimizer",
+            f"{TE} --overlap-param-gather --use-megatron-fsdp",
+            "0.16.1",
+            {},
+        ),
+    ],
     "pipeline-layout": [
         (f"{TE} --pipeline-model-parallel-layout Etx|L", f"{TE} --pipeline-model-parallel-layout Ett|L", "0.16.1", {}),
     ],
@@ -257,6 +285,27 @@ def test_a_rule_applies_where_it_should_and_nowhere_else(
     ):
         setting = Setting(release, **(options | {"name": name}))
         assert (rule in _rules(words, setting)) is expected, words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "says"),
+    [
+        ("--expert-model-parallel-size 2", "--expert-model-parallel-size 1", "TransformerConfig"),
+        ("--fp16", "", "TransformerConfig"),
+        (
+            "--pipeline-model-parallel-size 2 --num-experts 8 --expert-model-parallel-size 8 "
+            "--expert-tensor-parallel-size 1",
+            "--num-experts 8 --expert-model-parallel-size 8 --expert-tensor-parallel-size 1",
+            "initialize_model_parallel",
+        ),
+    ],
+)
+def test_a_tree_without_a_trainer_says_what_core_checks(wrong, right, says, packages, megatron_tree):
+    setting = Setting("0.16.1", megatron_tree("0.16.1"))
+    for words, expected in ((wrong, True), (right, False)):
+        judged = judge_command(shlex.split(f"{TE} --bf16 {words}"), setting)
+        said = [finding.message for finding in judged.findings if finding.rule.id == "stops-at-start"]
+        assert [says in message for message in said] == [True] * expected, said
 
 
 @pytest.mark.parametrize(("rule", "wrong", "right"), [(r, *case) for r, cases in SCRIPTS.items() for case in cases])
