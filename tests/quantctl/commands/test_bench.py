@@ -7,11 +7,18 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from quantctl.bench import linear, qdq, step
+from quantctl.bench import linear, machine, qdq, step
 from quantctl.bench.result import SCHEMA, Failure, Row
 from quantctl.cli import cli
 
 KERNELS = ("qdq", "linear", "grouped", "attention")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """With one and with all there would be two measurements of each."""
+    with machine.threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +49,11 @@ def test_every_case_has_a_time(bench, measured) -> None:
 @pytest.mark.parametrize(
     ("bench", "subjects"),
     [
-        ("qdq", {"copy", "mxfp8", "torchao eager, mxfp8", "hifp8"}),
-        ("linear", {"bf16", "mxfp8"}),
+        (
+            "qdq",
+            {"copy", "mxfp8", "hifp8", "torch reference, mxfp8", "torch reference, hifp8", "torchao eager, mxfp8"},
+        ),
+        ("linear", {"bf16", "mxfp8", "torch reference, mxfp8"}),
         ("grouped", {"bf16", "mxfp8", "mxfp8, weights reused"}),
         (
             "attention",
@@ -83,7 +93,7 @@ def test_the_table_shows_failures_with_their_reason(monkeypatch) -> None:
     monkeypatch.setattr(linear, "quantized_linear", broken)
     done = CliRunner().invoke(cli, ["bench", "linear", "--device", "cpu", "--quick"])
     assert done.exit_code == 1
-    assert done.stdout.count("ArithmeticError: a broken kernel") == 3
+    assert done.stdout.count("ArithmeticError: a broken kernel") == 6
     assert "bf16" in done.stdout
 
 
@@ -125,7 +135,7 @@ def test_a_training_step(monkeypatch) -> None:
     monkeypatch.setattr(step, "REDUCED", step.Size(1, 64, 128, 2, 1, 64, 1, 2, 100, iterations=4, warm_up=1))
     done = CliRunner().invoke(cli, ["bench", "step", "--device", "cpu", "--quick", "--json"])
     assert done.exit_code == 0, done.output
-    stock, quantized = json.loads(done.stdout)["rows"]
+    stock, quantized, _ = json.loads(done.stdout)["rows"]
     assert [stock["subject"], quantized["subject"]] == [step.STOCK, "FA_linear_mxfp8"]
     for row in (stock, quantized):
         assert row["milliseconds"]["repeats"] == 4
