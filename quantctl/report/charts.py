@@ -147,6 +147,7 @@ def forest(found: Sequence[Interval], reference: str) -> Any:
         axes.set_ylim(len(found) - 0.6, -0.8)
         axes.set_yticks([])
         axes.margins(x=0.04)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(f"loss minus {reference}'s at the same seed; mean of the last quarter")
         bare(axes)
         axes.spines["left"].set_visible(False)
