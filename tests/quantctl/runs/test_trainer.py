@@ -48,7 +48,7 @@ def test_what_does_not_compile_is_one_sentence(tree):
 def test_the_python_that_trains_is_the_one_that_is_compiled_for(tree, tmp_path):
     (tmp_path / "bin").mkdir()
     for name in ("python", "python3"):
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho this {name}\n")
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo this {name}\n')
         (tmp_path / "bin" / name).chmod(0o755)
     (tree / "megatron/core/datasets/Makefile").write_text("helpers_cpp.so:\n\tpython3 > $@\n")
     trainer.prepare(tree, [str(tmp_path / "bin/python"), str(tree / "pretrain_gpt.py")])
