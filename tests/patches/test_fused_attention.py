@@ -12,10 +12,21 @@ import pytest
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "fused_attention.py"
 RELEASES = [
-    *("0.12.3", "0.16.1", "0.19.0"),
+    *("0.16.1", "0.19.0"),
     *(
         pytest.param(release, marks=pytest.mark.releases)
-        for release in ("0.10.0", "0.11.0", "0.12.0", "0.13.1", "0.14.0", "0.15.3", "0.17.1", "0.18.2", "main")
+        for release in (
+            "0.10.0",
+            "0.11.0",
+            "0.12.0",
+            "0.12.3",
+            "0.13.1",
+            "0.14.0",
+            "0.15.3",
+            "0.17.1",
+            "0.18.2",
+            "main",
+        )
     ),
 ]
 MODELS = {"one-layer": 1, "gqa": 2, "mla": 2, "layer-scaling": 2, "bf16": 2}
