@@ -21,7 +21,7 @@ from rich.text import Text
 from quantctl.tree.tree import find_tree
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "first.svg"
-WIDTH = 112
+WIDTH = 126
 SWEEP = "sweep --model llama32-1b --dataset wikipedia --training-config smoke --platform cpu"
 COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
