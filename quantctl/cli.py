@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from quantctl.commands._options import Group, shared, with_shared
-from quantctl.exits import REFUSED, exit_with
+from quantctl.errors import REFUSED, exit_with
 
 GROUPS = {
     "Tree": {

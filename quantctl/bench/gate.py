@@ -25,8 +25,7 @@ from typing import Any
 from quantctl.bench import equality, machine, markdown
 from quantctl.bench.result import EQUAL, SCHEMA
 from quantctl.disk.files import write_new
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS, REFUSED
+from quantctl.errors import DIFFERS, REFUSED, QuantctlError
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     *(("equality", (part,)) for part in equality.PARTS),
@@ -139,6 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from quantctl.exits import exit_with
+    from quantctl.errors import exit_with
 
     exit_with(main)

@@ -15,7 +15,7 @@ import click
 from quantctl import output
 from quantctl.commands._common import describe, tree_in_use
 from quantctl.commands._options import Choice
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS
 from quantctl.outside.packages import require
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import BehindDashes, accept_option, behind_dashes, describe, meant, tree_in_use
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.history.recovery import read_consistent
 from quantctl.modes import selection
 from quantctl.runs.provenance import git_state

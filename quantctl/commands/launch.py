@@ -13,8 +13,7 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import chosen_values, selector_options
-from quantctl.errors import QuantctlError
-from quantctl.exits import REFUSED
+from quantctl.errors import REFUSED, QuantctlError
 from quantctl.launch.settings import SETTINGS, choose
 from quantctl.script.platforms import PLATFORMS
 

@@ -16,8 +16,7 @@ from quantctl.commands._common import (
     selector_options,
     tree_in_use,
 )
-from quantctl.errors import QuantctlError, unknown
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError, unknown
 from quantctl.output import printable
 from quantctl.outside.packages import require
 

@@ -7,7 +7,7 @@ import click
 from quantctl import output
 from quantctl.commands._change import change_tree
 from quantctl.commands._common import accept_option, chosen_values, selector_options, tree_in_use
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS
 
 
 @click.command(short_help="change selectors")

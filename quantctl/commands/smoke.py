@@ -17,8 +17,7 @@ import click
 from quantctl import output
 from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
 from quantctl.commands._options import Choice
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS, REFUSED
+from quantctl.errors import DIFFERS, REFUSED, QuantctlError
 from quantctl.outside.packages import require
 from quantctl.patches.patch import Patch
 from quantctl.runs import modules

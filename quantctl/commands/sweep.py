@@ -15,8 +15,7 @@ from quantctl import output
 from quantctl.commands._common import MODE_HELP
 from quantctl.commands._options import Mode
 from quantctl.commands._training import MODEL, of_data, settings_of, training_options
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.outside.packages import require
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantctl.data.bpe import END_OF_DOCUMENT
-from quantctl.errors import QuantctlError
-from quantctl.exits import exit_with
+from quantctl.errors import QuantctlError, exit_with
 
 VOCABULARY = 2048
 PREFIX = "text_document"

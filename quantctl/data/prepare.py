@@ -22,8 +22,7 @@ from quantctl.data.output import Counts, Growing, put_in_place, read_json
 from quantctl.data.part import Target, forget, owned
 from quantctl.data.shards import WORDS, Batch, batches
 from quantctl.data.source import changed, from_json
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.output import say
 
 _AHEAD = 3

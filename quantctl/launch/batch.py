@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantctl import output
-from quantctl.exits import FINE
+from quantctl.errors import FINE
 from quantctl.launch import slurm
 from quantctl.runs.privacy import as_private_as_tree_in_use
 from quantctl.runs.process import STOP

@@ -11,8 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from quantctl.errors import QuantctlError
-from quantctl.exits import exit_with
+from quantctl.errors import QuantctlError, exit_with
 
 ADAPTOR = ("torch", "torch_npu", "mindspeed.megatron_adaptor")
 """What is imported, in this order."""

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from quantctl import output
-from quantctl.errors import QuantctlError
-from quantctl.exits import FINE
+from quantctl.errors import FINE, QuantctlError
 from quantctl.launch import queued, slurm
 from quantctl.launch.settings import SETTINGS, choose, positive
 

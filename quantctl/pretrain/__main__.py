@@ -9,8 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from quantctl.errors import QuantctlError
-from quantctl.exits import exit_with
+from quantctl.errors import QuantctlError, exit_with
 from quantctl.outside.packages import require
 from quantctl.pretrain.arguments import parse
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.pretrain import checkpoint
 from quantctl.pretrain.balance import scale_gradients, take_losses
 from quantctl.pretrain.data import Batch, Samples

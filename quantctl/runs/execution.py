@@ -9,8 +9,7 @@ from pathlib import Path
 
 import quantctl.runs.child
 from quantctl import output
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS
+from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.outside.masking import masked
 from quantctl.runs import attempts, process, proof, provenance, rundir, trainer, variables
 from quantctl.runs.manifest import Manifest, with_defaults

@@ -11,8 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-from quantctl.errors import QuantctlError
-from quantctl.exits import exit_with
+from quantctl.errors import QuantctlError, exit_with
 
 SEQUENCES = 2
 

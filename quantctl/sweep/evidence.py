@@ -25,8 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from quantctl.errors import QuantctlError
-from quantctl.exits import DIFFERS, FINE, exit_with
+from quantctl.errors import DIFFERS, FINE, QuantctlError, exit_with
 from quantctl.modes import SCRIPT_MODES
 from quantctl.report import heat
 from quantctl.report.charts import Interval, forest

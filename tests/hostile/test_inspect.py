@@ -16,7 +16,7 @@ import torch
 from hostile import SECONDS, Ended, assert_civil
 
 from quantctl.cli import _run
-from quantctl.exits import exit_with
+from quantctl.errors import exit_with
 
 SPEC = ("--spec", "mxfp8")
 
