@@ -20,9 +20,11 @@ def remember_insertion() -> None:
     known: dict[tuple[object, ...], tuple[bytes, dict[str, QuantctlError]]] = {}
 
     def insert(patches: Sequence[Patch], raw: bytes, unfit: dict[str, QuantctlError]) -> bytes:
-        key = (raw, *(patch.name for patch in patches), *sorted(unfit))
+        if unfit:  # what is said of them belongs to this tree
+            return real(patches, raw, unfit)
+        key = (raw, *(patch.name for patch in patches))
         if key not in known:
-            found = dict(unfit)
+            found: dict[str, QuantctlError] = {}
             known[key] = real(patches, raw, found), found
         after, found = known[key]
         unfit |= found
