@@ -22,7 +22,7 @@ _GPT_DEFAULTS = {"tokenizer_type": "GPT2BPETokenizer"}
 _PLAIN = ("int", "float", "str", None)
 
 
-Step = Callable[[Program, Mapping[str, Any], dict[str, Any]], None]
+Step = Callable[[], object]
 
 
 @lru_cache(maxsize=4)
@@ -47,7 +47,7 @@ def stop(case: Case) -> tuple[str, str, int | None] | None:
         args = _namespace(case, program)
         for name, step in _steps(checks, args, program, case.command.program == GPT):
             where = name
-            step(program, checks, args)
+            step()
     except Stop as found:
         return (str(found), where, program.line) if program.sure else None
     except (GaveUp, RecursionError):
@@ -62,21 +62,17 @@ def _steps(
     functions = checks["functions"]
     if "validate_args" not in functions:
         if core.PARALLEL in functions:
-            yield core.PARALLEL, core.follow_parallel_state
+            yield core.PARALLEL, lambda: core.follow_parallel_state(program, checks, args)
         if core.CONFIG in checks["classes"]:
-            yield core.CONFIG, core.follow_configuration
+            yield core.CONFIG, lambda: core.follow_configuration(program, checks, args)
         return
     space = program.new(args)
     named = {"defaults": program.new(dict(_GPT_DEFAULTS if is_gpt else {}))}
-    yield "validate_args", lambda *_: _run(program, functions["validate_args"], [space], named)
+    yield "validate_args", lambda: program.run(functions["validate_args"], [space], named)
     if core.PARALLEL in functions and (asked := checks["parallel"]) is not None:
-        yield core.PARALLEL, lambda *_: _run_call(program, functions[core.PARALLEL], asked, {"args": space})
+        yield core.PARALLEL, lambda: _run_call(program, functions[core.PARALLEL], asked, {"args": space})
     if (name := "core_transformer_config_from_args") in functions:
-        yield name, lambda *_: _run(program, functions[name], [space], {})
-
-
-def _run(program: Program, function: Mapping[str, Any], words: list[Any], named: dict[str, Any]) -> None:
-    program.run(function, words, named)
+        yield name, lambda: program.run(functions[name], [space], {})
 
 
 def _run_call(program: Program, function: Mapping[str, Any], asked: Any, env: dict[str, Any]) -> None:

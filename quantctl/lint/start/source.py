@@ -7,7 +7,7 @@ and what cannot be followed is `["?"]`.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ def _called(code: Any) -> Iterator[str]:
 
 def read(root: Path) -> dict[str, Any]:
     """The checks of the tree at `root`: functions, configuration classes, and how the parallel state is asked for."""
-    found: dict[str, Any] = {}
-    for name in _FILES:
-        module = _parsed(root / name)
-        for node in module.body if module is not None else ():
+    modules = {name: module for name in _FILES if (module := _parsed(root / name)) is not None}
+    found: dict[str, ast.FunctionDef] = {}
+    for module in modules.values():
+        for node in module.body:
             if isinstance(node, ast.FunctionDef):
                 found.setdefault(node.name, node)
     functions: dict[str, Any] = {}
@@ -79,22 +79,26 @@ def read(root: Path) -> dict[str, Any]:
         if name not in functions and name in found:
             functions[name] = _function(found[name])
             wanted += _called(functions[name])
-    classes = {}
-    for name in _CONFIGS:
-        module = _parsed(root / name)
-        for node in module.body if module is not None else ():
-            if isinstance(node, ast.ClassDef) and node.name in _CLASSES:
-                classes[node.name] = _class(node)
-    imported = _imported([root / name for name in (*_FILES, *_CONFIGS)])
-    return {"functions": functions, "classes": classes, "imported": imported, "parallel": _parallel(root / _INITIALIZE)}
+    classes = {
+        node.name: _class(node)
+        for name in _CONFIGS
+        if name in modules
+        for node in modules[name].body
+        if isinstance(node, ast.ClassDef) and node.name in _CLASSES
+    }
+    return {
+        "functions": functions,
+        "classes": classes,
+        "imported": _imported(modules.values()),
+        "parallel": _parallel(_parsed(root / _INITIALIZE)),
+    }
 
 
-def _imported(paths: list[Path]) -> list[str]:
+def _imported(modules: Iterable[ast.Module]) -> list[str]:
     """Functions that are imported by name: as values they are known by it (quick_gelu)."""
     found: set[str] = set()
-    for path in paths:
-        module = _parsed(path)
-        for node in ast.walk(module) if module is not None else ():
+    for module in modules:
+        for node in ast.walk(module):
             if isinstance(node, ast.ImportFrom):
                 found |= {name.asname or name.name for name in node.names if name.name.islower()}
     return sorted(found)
@@ -125,9 +129,8 @@ def _default(node: ast.expr | None) -> Code:
     return UNKNOWN if node is None else expression(node)
 
 
-def _parallel(path: Path) -> Code | None:
+def _parallel(module: ast.Module | None) -> Code | None:
     """The call of initialize_model_parallel in the trainer."""
-    module = _parsed(path)
     for node in ast.walk(module) if module is not None else ():
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "initialize_model_parallel":
             return call(node)
