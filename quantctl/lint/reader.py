@@ -138,8 +138,12 @@ class Reader(Commands, Loops):
             return [(not truth, after) for truth, after in self.truths(node.children[-1], world, place)]
         if node.type in _TESTS and (node.type != "compound_statement" or node.children[0].type == "(("):
             return conditions.outcomes(node, world)
-        found = []
-        for after in self.statement(node, world, here):
+        return self._outcomes(node, world, here)
+
+    def _outcomes(self, node: Node, world: World, place: Place) -> list[Outcome]:
+        """Where a statement's success is known, that; else both."""
+        found: list[Outcome] = []
+        for after in self.statement(node, world, place):
             if after.ended or after.status is not None:
                 found.append((after.status is not False, after))
             else:
@@ -206,14 +210,7 @@ class Reader(Commands, Loops):
         """The left side of `&&` or `||`, whose commands keep what the place says about their failure."""
         if node.type in (*_TESTS, "list", "negated_command"):
             return self.truths(node, world, place)
-        checked = Place(place.masked, place.checked, place.depth, place.group, True)
-        found: list[Outcome] = []
-        for after in self.statement(node, world, checked):
-            if after.ended or after.status is not None:
-                found.append((after.status is not False, after))
-            else:
-                found += conditions.both(node, after)
-        return found
+        return self._outcomes(node, world, Place(place.masked, place.checked, place.depth, place.group, True))
 
     def _negated_command(self, node: Node, world: World, place: Place) -> list[World]:
         after = self.statements(node.children, [world], Place(place.masked, True, place.depth))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -146,21 +146,17 @@ class Expander(Parameters):
 
     def value_of(self, text: str) -> str:
         """The same of a word's source."""
-        if not self._affordable(text):
-            return UNKNOWN
-        try:
-            return self.joined(scan(text))
-        except (NotRead, patterns.NoPattern) as error:
-            self._deep(error)
-            self._forget_assigned(text)
-            return UNKNOWN
+        return self._scanned(text, scan)
 
     def document(self, text: str) -> str:
         """The text of a here-document, with its expansions."""
+        return self._scanned(text, scan_quoted)
+
+    def _scanned(self, text: str, scanner: Callable[[str], Iterable[Part]]) -> str:
         if not self._affordable(text):
             return UNKNOWN
         try:
-            return self.joined(scan_quoted(text))
+            return self.joined(scanner(text))
         except (NotRead, patterns.NoPattern) as error:
             self._deep(error)
             self._forget_assigned(text)
