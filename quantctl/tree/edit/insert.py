@@ -54,6 +54,9 @@ def _parse(text: str, file: str) -> cst.Module:
     return module
 
 
+_ABOVE = "class _:\n"
+
+
 @dataclass(frozen=True)
 class _Function:
     """One function of a file as a syntax tree of its own, under a class of one line where it is indented."""
@@ -77,8 +80,6 @@ class _Function:
         return self.module.with_changes(body=[below]).code.removeprefix(_ABOVE)
 
 
-_ABOVE = "class _:\n"
-
 Functions = dict[int, _Function]
 """By the number of the function in the file."""
 
@@ -92,6 +93,7 @@ class Draft:
     def __init__(self, raw: bytes, file: str) -> None:
         self._source = source_of(raw, file)
         self._there = list(functions_of(self._source.module))
+        self._stock: Functions = {}
         self._edited: Functions = {}
         self._headers: list[str] = []
 
@@ -163,8 +165,11 @@ class Draft:
         return fitting[0]
 
     def _taken_apart(self, number: int) -> _Function:
-        text = self._source.text(*self._source.lines_of(self._there[number][1]))
-        return _Function.of(text, self._source.name)
+        """A function as it stands in the file."""
+        if number not in self._stock:
+            text = self._source.text(*self._source.lines_of(self._there[number][1]))
+            self._stock[number] = _Function.of(text, self._source.name)
+        return self._stock[number]
 
     def _end_of_imports(self) -> int:
         """Where the block of imports at the top of the file ends."""
