@@ -86,7 +86,9 @@ def _request(connection: socket.socket) -> tuple[list[str], str, dict[str, str],
     return argv, cwd, env, own_session, list(fds)
 
 
-def _be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: bool, fds: list[int]) -> NoReturn:
+def be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: bool, fds: list[int]) -> NoReturn:
+    """Become `quantctl ARGV`, in a process that was forked for it, with `fds` as standard input, output and error."""
+    atexit._clear()  # what the process before it registered is not this one's to do
     status = 70
     try:
         signal.set_wakeup_fd(-1)
@@ -129,7 +131,6 @@ def _serve(path: str) -> None:
     importlib.import_module("quantctl.tree.edit.insert")
     importlib.import_module("quantctl.cli")
     assert "torch" not in sys.modules
-    atexit._clear()  # what they registered is the server's, which ends without
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -155,7 +156,7 @@ def _serve(path: str) -> None:
                     connection, _ = listener.accept()
                     argv, cwd, env, own_session, fds = _request(connection)
                     if (pid := os.fork()) == 0:
-                        _be_quantctl(argv, cwd, env, own_session, fds)
+                        be_quantctl(argv, cwd, env, own_session, fds)
                     for fd in fds:
                         os.close(fd)
                     waiting[pid] = connection

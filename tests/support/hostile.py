@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from command_server import be_quantctl
 from remembered import remember_insertion
 
 SECONDS = 10.0
@@ -80,10 +80,11 @@ def run(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = 
 def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
     """The same in a fork of this process, which has its modules already: for long tables. Memory is not measured."""
     remember_insertion()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
         start = time.monotonic()
         if (pid := os.fork()) == 0:
-            _be_quantctl(arguments, cwd, env or {}, out.fileno(), err.fileno())
+            files = [nothing.fileno(), out.fileno(), err.fileno()]
+            be_quantctl([*map(str, arguments)], str(cwd), {**os.environ, **(env or {})}, False, files)
         while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
             if time.monotonic() - start > SECONDS:
                 os.kill(pid, signal.SIGKILL)
@@ -94,27 +95,6 @@ def run_forked(arguments: Sequence[object], cwd: Path, env: Mapping[str, str] | 
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
     return Ended(os.waitstatus_to_exitcode(ended[1]), *said, seconds, 0)
-
-
-def _be_quantctl(arguments: Sequence[object], cwd: Path, env: Mapping[str, str], out: int, err: int) -> NoReturn:
-    status = 70
-    try:
-        os.chdir(cwd)
-        os.environ.update(env)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
-        sys.argv = ["quantctl", *map(str, arguments)]
-        from quantctl import cli
-
-        cli.main()
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def assert_civil(ended: Ended, *statuses: int) -> None:
