@@ -9,26 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from daily import daily
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "fused_attention.py"
-RELEASES = [
-    *("0.16.1", "0.19.0"),
-    *(
-        pytest.param(release, marks=pytest.mark.releases)
-        for release in (
-            "0.10.0",
-            "0.11.0",
-            "0.12.0",
-            "0.12.3",
-            "0.13.1",
-            "0.14.0",
-            "0.15.3",
-            "0.17.1",
-            "0.18.2",
-            "main",
-        )
-    ),
-]
+RELEASES = daily(("0.16.1", "0.19.0"))
 MODELS = {"one-layer": 1, "gqa": 2, "mla": 2, "layer-scaling": 2, "bf16": 2}
 """Layers by model."""
 

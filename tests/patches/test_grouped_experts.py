@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from daily import daily
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "experts.py"
 
@@ -38,7 +39,7 @@ CASES = {
     ),
 }
 RUN_ALWAYS = ("0.10.0", "0.16.1")
-RELEASES = [pytest.param(r, marks=[] if r in RUN_ALWAYS else pytest.mark.releases) for r in CASES]
+RELEASES = daily(RUN_ALWAYS, CASES)
 WITHOUT_PROBS = ("0.10.0", "0.12.0")
 """Releases that apply the routing weights behind the experts."""
 IN_THE_LOOP = ("fused weight gradients", "hook")

@@ -9,20 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from daily import RELEASES as ALL_RELEASES
+from daily import daily
 
 from quantctl.patches.registry import PATCHES
 from quantctl.tree.state import PatchState, plan, read_state
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
 CASES = ("mla", "moe", "mtp", "mtp-tied")
-RELEASES = [
-    "0.12.3",
-    "0.16.1",
-    *(
-        pytest.param(release, marks=pytest.mark.releases)
-        for release in ("0.13.1", "0.14.0", "0.15.3", "0.17.1", "0.18.2", "0.19.0", "main")
-    ),
-]
+RELEASES = daily(("0.12.3", "0.16.1"), ALL_RELEASES[ALL_RELEASES.index("0.12.3") :])
 
 
 def run(tree: Path, *cases: str) -> dict[str, dict]:

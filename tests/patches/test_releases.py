@@ -16,21 +16,15 @@ from pathlib import Path
 
 import pytest
 import stock_table
+from daily import RELEASES, daily
 
 from quantctl.patches.registry import PATCHES
 from quantctl.tree.edit.insert import insert
 
 GOLDEN = Path(__file__).parent / "golden"
-RELEASES = (
-    *("0.10.0", "0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
-    "main",
-)
-TRAINED_ALWAYS = ("0.12.3", "0.16.1", "0.19.0")
 IMPORT_TRITON = ("0.18.2", "0.19.0", "main")
 
-TRAINED = [
-    pytest.param(release, marks=[] if release in TRAINED_ALWAYS else pytest.mark.releases) for release in RELEASES
-]
+TRAINED = daily(("0.12.3", "0.16.1", "0.19.0"))
 VALUES = {
     "linear": "mxfp8",
     "lm_head": "mxfp8:scale=floor",
