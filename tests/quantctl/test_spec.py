@@ -6,10 +6,20 @@ import doctest
 
 import pytest
 
-from quantctl import spec
 from quantctl.errors import QuantctlError
 from quantctl.modes import MODES, SCRIPT_FORMATS, SCRIPT_MODES, mode_selectors
-from quantctl.spec import FORMATS, SITES, FormatSpec, canonical, parse
+from quantctl.spec import (
+    FORMATS,
+    SITES,
+    FormatSpec,
+    canonical,
+    conditions,
+    formats,
+    literals,
+    operands,
+    parse,
+    resolution,
+)
 
 CANONICAL = {
     # text, site -> canonical
@@ -101,5 +111,6 @@ def test_unknown_mode():
         mode_selectors("FA")
 
 
-def test_examples_in_the_docs():
-    assert doctest.testmod(spec).failed == 0
+@pytest.mark.parametrize("module", [conditions, formats, literals, operands, resolution], ids=lambda m: m.__name__)
+def test_examples_in_the_docs(module):
+    assert doctest.testmod(module).failed == 0

@@ -1,10 +1,9 @@
-"""Format specs: `format[:key=value[,key=value...]]`, the whole numerics of a matrix product in one literal.
+"""Format specs: `format[:key=value[,key=value...]]`, one format for all operands of a site.
 
     >>> parse("mxfp8:scale=floor", "linear")
     FormatSpec(format='mxfp8', scale='floor', elem='e4m3', round='nearest', bwd='quantized')
 
-The tables below are the only place that knows which formats and options exist. This module imports
-nothing but the standard library: commands, generated scripts and training ranks all share it.
+The tables below are the only place that knows which formats and options exist.
 """
 
 from __future__ import annotations
@@ -73,57 +72,72 @@ class FormatSpec:
         return {key: value for key, value in values.items() if value is not None}
 
 
-def _defaults(format_: str, site: str) -> dict[str, str]:
+def defaults_of(format_: str, site: str) -> dict[str, str]:
+    """The options that a format has at `site` where nothing else is said."""
     return {key: values[0] for key, values in FORMATS[format_].items()} | SITE_DEFAULTS.get(site, {})
 
 
-def _refuse(text: str, what: str, value: str, choices: Sequence[str]) -> QuantctlError:
+def refuse(text: str, what: str, value: str, choices: Sequence[str]) -> QuantctlError:
+    """The error for a spec of which `value` is none of the choices."""
     hint = f"{suggestion(value, choices)}; quantctl list formats"
     return QuantctlError(f"{quoted(text)} is not a format spec: {what}", hint)
 
 
-@lru_cache(maxsize=256)
-def parse(text: str, site: str = "linear") -> FormatSpec:
-    """The spec that `text` means at `site` (the site decides the default of `bwd`).
-
-    Raises QuantctlError that names the wrong part and lists what is allowed.
-    """
-    if site not in SITES:
-        raise unknown("site", site, SITES)
-    name, colon, rest = text.strip().partition(":")
+def format_named(text: str, name: str) -> str:
+    """The format called `name`, which may be an alias or none. Raises QuantctlError that quotes the spec `text`."""
     name = ALIASES.get(name, name)
-    if name == NONE and not colon:
+    if name != NONE and name not in FORMATS:
+        raise refuse(text, f"unknown format {quoted(name)}", name, (NONE, *ALIASES, *FORMATS))
+    return name
+
+
+def split(text: str) -> tuple[str, list[str]]:
+    """Name and options of a spec, as they are written."""
+    name, colon, rest = text.strip().partition(":")
+    return name, [item.strip() for item in rest.split(",")] if colon else []
+
+
+def spec_of(text: str, name: str, items: Sequence[str], site: str) -> FormatSpec:
+    """The spec of a format and its options; errors quote the whole `text`."""
+    format_ = format_named(text, name)
+    if format_ == NONE:
+        if items:
+            raise refuse(text, f"{quoted(name)} takes no options", "", (NONE, *ALIASES, *FORMATS))
         return FormatSpec(NONE)
-    if name not in FORMATS:
-        known = (NONE, *ALIASES, *FORMATS)
-        if name == NONE:
-            raise _refuse(text, f"{text.partition(':')[0]!r} takes no options", "", known)
-        raise _refuse(text, f"unknown format {quoted(name)}", name, known)
-    options = _defaults(name, site)
+    options = defaults_of(format_, site)
     given: set[str] = set()
-    for item in rest.split(",") if colon else ():
-        key, equals, value = item.strip().partition("=")
-        if not equals or key not in FORMATS[name]:
-            keys = [f"{k}=..." for k in FORMATS[name]]
-            meant = "".join(f"{k}=..." for k in near(key, FORMATS[name])[:1])
-            raise _refuse(text, f"{quoted(item.strip())} is no option of {name}", meant, keys)
-        if value not in FORMATS[name][key]:
-            raise _refuse(text, f"{key}={value[:60]}", "", [f"{key}={v}" for v in FORMATS[name][key]])
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or key not in FORMATS[format_]:
+            keys = [f"{k}=..." for k in FORMATS[format_]]
+            meant = "".join(f"{k}=..." for k in near(key, FORMATS[format_])[:1])
+            raise refuse(text, f"{quoted(item)} is no option of {format_}", meant, keys)
+        if value not in FORMATS[format_][key]:
+            raise refuse(text, f"{key}={value[:60]}", "", [f"{key}={v}" for v in FORMATS[format_][key]])
         if key in given:
             raise QuantctlError(f"{quoted(text)} is not a format spec: {key} is given twice", f"one {key}=... only")
         given.add(key)
         options[key] = value
-    return FormatSpec(name, **options)
+    return FormatSpec(format_, **options)
 
 
-def canonical(text: str, site: str = "linear") -> str:
-    """The shortest literal with the same meaning at `site`: defaults left out, options in table order."""
-    spec = parse(text, site)
-    if spec.is_none:
-        return NONE
-    defaults = _defaults(spec.format, site)
-    changed = [f"{key}={value}" for key, value in spec.options().items() if defaults[key] != value]
-    return spec.format + (":" + ",".join(changed) if changed else "")
+@lru_cache(maxsize=256)
+def parse(text: str, site: str = "linear") -> FormatSpec:
+    """The spec that `text` means for every operand of `site`, which decides the default of `bwd`.
+
+    Raises QuantctlError that names the wrong part and lists what is allowed, and for a text that says operands or
+    products apart (`operands.products` reads those).
+    """
+    if site not in SITES:
+        raise unknown("site", site, SITES)
+    name, items = split(text)
+    for item in items:
+        if "." in item.partition("=")[0]:
+            raise QuantctlError(
+                f"{quoted(text)} speaks of single operands or products ({quoted(item)}), and one format is meant here",
+                f"give the format of the operand that is meant, such as {quoted(name)}",
+            )
+    return spec_of(text, name, items, site)
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:

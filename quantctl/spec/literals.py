@@ -1,0 +1,113 @@
+"""A selector's whole literal: a spec, then rules for layers, modules and phases, of which the last that fits holds.
+
+    spec; condition ...: spec; condition ...: option,...
+
+    >>> canonical("mxfp4 ;layers 1-2 , -4..-1 : bf16; *.linear_fc2: mxfp8:scale=rceil")
+    'mxfp4; layers 1-2,-4..-1: none; *.linear_fc2: mxfp8'
+
+Conditions (conditions.py) in front of one colon must all hold. Behind it stands a spec, which takes the place of all
+that was said before, or options, which are laid over it: `from 80%: fprop.format=none`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from quantctl.errors import QuantctlError, quoted, unknown
+from quantctl.spec.conditions import Condition, Phase, conditions_of
+from quantctl.spec.formats import NONE, SITES
+from quantctl.spec.operands import KEYS, amended, canonical_spec, split_items
+
+SEPARATOR = ";"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What holds where, and when."""
+
+    conditions: tuple[Condition, ...]
+    value: str
+    """A canonical spec; or options, by which it changes what holds without the rule."""
+
+    @property
+    def amends(self) -> bool:
+        return _amends(self.value)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return tuple(one for one in self.conditions if isinstance(one, Phase))
+
+    @property
+    def head(self) -> str:
+        return " ".join(map(str, self.conditions))
+
+    def over(self, spec: str, site: str) -> str:
+        """The spec that holds where this rule does and `spec` did."""
+        if not self.amends:
+            return self.value
+        return canonical_spec(amended(spec, self.value.split(","), site), site)
+
+    def __str__(self) -> str:
+        return f"{self.head}: {self.value}"
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A parsed literal."""
+
+    site: str
+    base: str
+    """The canonical spec that holds where no rule does."""
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it says stock products for every module at all times."""
+        return self.base == NONE and not self.rules
+
+    def __str__(self) -> str:
+        return f"{SEPARATOR} ".join([self.base, *map(str, self.rules)])
+
+
+def _amends(value: str) -> bool:
+    return "=" in value.partition(":")[0]
+
+
+def _options(text: str, site: str) -> str:
+    """Options of an amendment in canonical order. Raises QuantctlError for one that is none."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        key, equals, value = word.partition("=")
+        if "." not in key and (key not in KEYS or key in ("format", "source") or not equals or not value):
+            hint = f"options are {', '.join(f'{k}=...' for k in KEYS[1:-2])}, bwd=...; fprop.format=... with a scope"
+            raise QuantctlError(f"{quoted(text)}: {quoted(word)} is no option", hint)
+    plain, scoped = split_items(text, words, site)
+    return ",".join([*plain, *map(str, scoped)])
+
+
+def _rule(text: str, site: str) -> Rule:
+    head, colon, value = text.partition(":")
+    value = value.strip()
+    if not colon or not value:
+        raise QuantctlError(
+            f"{quoted(text.strip())} is no rule: it wants a condition, a colon and a spec", "such as `layers 1-2: none`"
+        )
+    conditions = conditions_of(head)
+    return Rule(conditions, _options(value, site) if _amends(value) else canonical_spec(value, site))
+
+
+@lru_cache(maxsize=256)
+def literal(text: str, site: str = "linear") -> Literal:
+    """The literal that `text` is at `site`. Raises QuantctlError that names the part that is wrong."""
+    if site not in SITES:
+        raise unknown("site", site, SITES)
+    base, *rules = text.split(SEPARATOR)
+    if rules and not rules[-1].strip():
+        rules.pop()  # a list may end with its separator
+    return Literal(site, canonical_spec(base, site), tuple(_rule(rule, site) for rule in rules))
+
+
+def canonical(text: str, site: str = "linear") -> str:
+    """The literal in its one form: aliases, defaults and blanks gone, options in the order of the tables."""
+    return str(literal(text, site))
