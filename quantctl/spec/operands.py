@@ -285,7 +285,7 @@ def _written(format_: str, options: dict[str, str], items: Sequence[Item]) -> st
     return format_ + (":" + ",".join(words) if words else "")
 
 
-def _plain(spec: FormatSpec, site: str) -> str:
+def text_of(spec: FormatSpec, site: str) -> str:
     """A spec of one format, the options left out that are its defaults."""
     if spec.is_none:
         return NONE
@@ -299,7 +299,7 @@ def _uniform(specs: ProductSpecs) -> str | None:
         return NONE
     first = specs.fprop[0].spec
     for bwd in FORMATS[first.format]["bwd"] if not first.is_none else ():
-        text = _plain(FormatSpec(first.format, **first.options(), bwd=bwd), specs.site)
+        text = text_of(FormatSpec(first.format, **first.options(), bwd=bwd), specs.site)
         if products(text, specs.site) == specs:
             return text
     return None
