@@ -21,6 +21,4 @@ def originals(state: TreeState, backup: Backup) -> dict[str, bytes]:
     last = {file: record.after.blob for file, record in latest_records(backup.operations()).items() if file in known}
     blobs = backup.repository.read_objects([*known.values(), *last.values()])
     before, after = (dict(zip(known, part, strict=True)) for part in (blobs[: len(known)], blobs[len(known) :]))
-    return {
-        file: raw for file, raw in before.items() if raw is not None and after[file] == state.sources[file].raw
-    }
+    return {file: raw for file, raw in before.items() if raw is not None and after[file] == state.sources[file].raw}
