@@ -58,4 +58,6 @@ def _is_share(said: Literal) -> bool:
 
 def says_rules(selectors: Mapping[str, str]) -> bool:
     """Whether a selector speaks of layers, modules or phases, which a model may not have."""
-    return any((found := _literal(text, site)) and found.rules for site, text in selectors.items() if site != "attention")
+    return any(
+        (found := _literal(text, site)) and found.rules for site, text in selectors.items() if site != "attention"
+    )
