@@ -1,4 +1,4 @@
-"""What the selectors say of each module of the model that a command trains: the resolved table, before anything runs."""
+"""What the selectors say of each module of the model that a command trains: the resolved table, before it runs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Table:
         return layout.document(self.found, self.outline, self.steps)
 
 
+def has_rules(case: Case) -> bool:
+    """Whether a selector speaks of layers, modules or phases, which a model may not have."""
+    return any((said := _literal(text, site)) and said.rules for site, text in (case.selectors or {}).items())
+
+
 def table(case: Case) -> Table | Unknown:
     """Of the command's selectors, those that are literals. Raises QuantctlError for what no module or step fits."""
     if case.selectors is None:
@@ -54,10 +59,3 @@ def _literal(text: str, site: str) -> Literal | None:
 
 def _is_share(said: Literal) -> bool:
     return any(phase.bound.endswith("%") for rule in said.rules for phase in rule.phases)
-
-
-def says_rules(selectors: Mapping[str, str]) -> bool:
-    """Whether a selector speaks of layers, modules or phases, which a model may not have."""
-    return any(
-        (found := _literal(text, site)) and found.rules for site, text in selectors.items() if site != "attention"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -67,16 +68,16 @@ def lines(found: Mapping[str, Resolved], outline: Outline) -> list[str]:
         rows = [
             row
             for schedule, group in _groups(one, modules).items()
-            for row in _rows(schedule, site, "; ".join(places(group, modules)))
+            for row in _rows(schedule, site, places(group, modules))
         ]
         text += [f"{'' if index else site:<{_SITE}}{row}" for index, row in enumerate(rows)]
     return text
 
 
-def _rows(schedule: Schedule, site: str, where: str) -> list[str]:
+def _rows(schedule: Schedule, site: str, where: list[str]) -> list[str]:
     spans = list(_phases(schedule))
     if not any(_is_scoped(spec) for _, spec in spans):
-        return _wrapped(f"{where}: {schedule}")
+        return _wrapped(where, f": {schedule}")
     cells = [(when if len(spans) > 1 else "", *cell) for when, spec in spans for cell in _operands(spec, site)]
     widths = [max(len(cell[place]) for cell in cells) for place in (0, 1)]
     widths = [width + 2 if width else 0 for width in widths]
@@ -84,11 +85,15 @@ def _rows(schedule: Schedule, site: str, where: str) -> list[str]:
         f"    {'' if index and when == cells[index - 1][0] else when:<{widths[0]}}{operands:<{widths[1]}}{text}"
         for index, (when, operands, text) in enumerate(cells)
     ]
-    return [*_wrapped(f"{where}:"), *rows]
+    return [*_wrapped(where, ":"), *rows]
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH - _SITE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _wrapped(where: list[str], end: str) -> list[str]:
+    """On one line if it fits, else a line or more for each place."""
+    line = "; ".join(where) + end
+    lines = [line] if len(line) <= WIDTH - _SITE else [*where[:-1], where[-1] + end]
+    wrap = textwrap.TextWrapper(WIDTH - _SITE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [row for line in lines for row in wrap.wrap(line)]
 
 
 def _phases(schedule: Schedule) -> Iterator[tuple[str, str]]:
@@ -148,27 +153,54 @@ def _scopes(wanted: frozenset[Slot], site: str) -> str:
 
 # ---- where modules stand ----
 
+_DEPTH = re.compile(r"mtp\.layers\.(\d+)\.")
+_HEADS = ("layers", "mtp", "")
 
-def places(group: Sequence[Module], modules: Sequence[Module]) -> list[str]:
+
+def _place(module: Module) -> tuple[str, int]:
+    """Which numbering the module is in, and its number there: layers from 1, depths of prediction from 0."""
+    if module.layer is not None:
+        return "layers", module.layer
+    depth = _DEPTH.match(module.name)
+    return ("", 0) if depth is None else ("mtp", int(depth[1]))
+
+
+def places(group: Collection[Module], modules: Sequence[Module]) -> list[str]:
     """`group`, of all the modules of a site, in words: layers as Megatron counts them, names as rules give them."""
     if len(group) == len(modules):
         return [f"all {len(modules)} modules" if len(modules) > 1 else modules[0].name]
     wanted = {module.name for module in group}
-    whole: set[int | None] = {module.layer for module in group}
-    whole -= {module.layer for module in modules if module.name not in wanted} | {None}
+    found = []
+    for head in _HEADS:
+        there: dict[int, set[str]] = {}
+        mine: dict[int, set[str]] = {}
+        for module in modules:
+            kind, number = _place(module)
+            if kind == head:
+                there.setdefault(number, set()).add(module.within)
+                if module.name in wanted:
+                    mine.setdefault(number, set()).add(module.within)
+        found += _of_head(head, mine, there)
+    return found
+
+
+def _of_head(head: str, mine: Mapping[int, set[str]], there: Mapping[int, set[str]]) -> Iterator[str]:
+    def label(numbers: Collection[int]) -> str:
+        return head if head != "layers" and len(numbers) == len(there) else f"{head} {ranges(numbers)}"
+
+    whole = {number for number, names in mine.items() if names == there[number]}
+    if whole and head:
+        yield label(whole)
     by_name: dict[str, set[int]] = {}
-    for module in group:
-        if module.layer is not None and module.layer not in whole:
-            by_name.setdefault(module.within, set()).add(module.layer)
-    by_layers: dict[tuple[int, ...], list[str]] = {}
-    for name, layers in by_name.items():
-        by_layers.setdefault(tuple(sorted(layers)), []).append(name)
-    found = [f"layers {ranges(number for number in whole if number is not None)}"] if whole else []
-    for numbers, names in by_layers.items():
-        there = {module.within for module in modules if module.layer in numbers}
-        found.append(f"layers {ranges(numbers)} {', '.join(_shortened(names, there))}")
-    outside = [module.name for module in group if module.layer is None]
-    return found + _shortened(outside, {module.name for module in modules if module.layer is None})
+    for number in mine.keys() - (whole if head else set()):
+        for name in mine[number]:
+            by_name.setdefault(name, set()).add(number)
+    by_numbers: dict[tuple[int, ...], list[str]] = {}
+    for name in sorted(by_name):
+        by_numbers.setdefault(tuple(sorted(by_name[name])), []).append(name)
+    for numbers, names in sorted(by_numbers.items()):
+        known = set[str]().union(*(there[number] for number in numbers))
+        yield f"{label(numbers)} {', '.join(_shortened(names, known))}".strip()
 
 
 def _shortened(names: Collection[str], there: Collection[str]) -> list[str]:
