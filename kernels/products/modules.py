@@ -78,8 +78,8 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
     """Give the modules of a model that has just been built their names, and what the tree's selectors say of each.
 
     model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the
-    selectors' variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not have, and a
-    rule that fits no module of any stage.
+    selectors' variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not
+    have, and a rule that fits no module of any stage.
     """
     values = {variable.removeprefix(VARIABLES): value for variable, value in quant_types.items()}
     found = list(_numbered(model))
