@@ -1,8 +1,8 @@
 """The modules of a model that compute products: what each is called, and which spec holds for it now.
 
-A patched model calls `name` once it is built. Each of its linear layers and core attentions gets a `quant_layer`, which
-the patched statements hand to the products; nothing is looked for on anybody's stack. Names are those of named_modules()
-with the layers counted over all pipeline stages.
+A patched model calls `name` once it is built. Each of its linear layers and core attentions gets a `quant_layer`,
+which the patched statements hand to the products; nothing is looked for on anybody's stack. Names are those of
+named_modules() with the layers counted over all pipeline stages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Named:
 
 
 _modules: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-"""By name, those whose evaluation has a spec of its own."""
+"""By name, those whose spec is not always the same one, and may be another in evaluation."""
 
 
 def spec_now(text: str, site: str, layer: Named | str | None = None) -> str:
@@ -77,9 +77,9 @@ def _is_layer(name: str, module: Any) -> bool:
 def name(model: Any, quant_types: Mapping[str, str]) -> None:
     """Give the modules of a model that has just been built their names, and what the tree's selectors say of each.
 
-    model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the selectors'
-    variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not have, and a
-    rule that fits no module of any stage.
+    model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the
+    selectors' variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not
+    have, and a rule that fits no module of any stage.
     """
     values = {variable.removeprefix(VARIABLES): value for variable, value in quant_types.items()}
     found = list(_numbered(model))
@@ -104,9 +104,7 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
         if said := literals[module.name]:
             layer.quant_layer = Named(folded[module.name], said)
             hits.expect(folded[module.name], said)
-            if any(
-                schedule_of(text, site).evaluation != schedule_of(text, site).training for site, text in said.items()
-            ):
+            if any(SEPARATOR in text for text in said.values()):
                 _modules[folded[module.name]] = layer
 
 
