@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quantctl.errors import QuantctlError
-from quantctl.lint.case import Case
+from quantctl.lint import unseen
+from quantctl.lint.case import Case, Setting
+from quantctl.lint.judge import case_of
+from quantctl.lint.megatron_flags import nearest
 from quantctl.lint.outline import Unknown, outline, steps
 from quantctl.spec import Literal, Resolved, literal
 from quantctl.spec import table as layout
+from quantctl.spec.literals import Rule
 from quantctl.spec.outline import Outline, by_site
+from quantctl.tree.state import read_state
+from quantctl.tree.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,6 @@ class Table:
         return layout.document(self.found, self.outline, self.steps)
 
 
-def has_rules(case: Case) -> bool:
-    """Whether a selector speaks of layers, modules or phases, which a model may not have."""
-    return any((said := _literal(text, site)) and said.rules for site, text in (case.selectors or {}).items())
-
-
 def table(case: Case) -> Table | Unknown:
     """Of the command's selectors, those that are literals. Raises QuantctlError for what no module or step fits."""
     if case.selectors is None:
@@ -44,9 +45,25 @@ def table(case: Case) -> Table | Unknown:
         return model
     said = {site: found for site, text in case.selectors.items() if (found := _literal(text, site))}
     length = steps(case)
-    if length is None and any(_is_share(one) for one in said.values()):
+    if length is None and has_shares(case):
         return Unknown("its phases are shares of a training whose length its flags do not say")
     return Table(model, length, by_site({site: str(one) for site, one in said.items()}, model, length))
+
+
+def foreseen(command: Sequence[str], tree: Tree, selectors: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """The table of a training command on a tree with these selectors, for its manifest; None where it is not known.
+
+    `selectors` may be left out where `quantctl exec` stands in the command with its own.
+
+    Raises QuantctlError for selectors that speak of what the model or its training does not have, and for products that
+    would go past a selector without anybody's noticing.
+    """
+    case = case_of(command, Setting(nearest(tree.version()), tree.root, read_state(tree.root), selectors=selectors))
+    if case is None:
+        return None
+    unseen.refuse(case)
+    found = table(case)
+    return None if isinstance(found, Unknown) else found.document()
 
 
 def _literal(text: str, site: str) -> Literal | None:
@@ -57,5 +74,17 @@ def _literal(text: str, site: str) -> Literal | None:
         return None
 
 
-def _is_share(said: Literal) -> bool:
-    return any(phase.bound.endswith("%") for rule in said.rules for phase in rule.phases)
+def has_rules(case: Case) -> bool:
+    """Whether a selector speaks of layers, modules or phases, which a model may not have."""
+    return any(True for _ in _rules(case))
+
+
+def has_shares(case: Case) -> bool:
+    """Whether a phase begins or ends with a share of the training."""
+    return any(phase.bound.endswith("%") for rule in _rules(case) for phase in rule.phases)
+
+
+def _rules(case: Case) -> Iterator[Rule]:
+    for site, text in (case.selectors or {}).items():
+        if said := _literal(text, site):
+            yield from said.rules
