@@ -30,8 +30,10 @@ _next_write = 0.0
 _written = False
 
 
-def count(site: str, product: str, spec: str) -> None:
+def count(site: str, product: str, spec: str, module: str | None = None) -> None:
     """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`.
+
+    module: the name of the module that computed it, where the model has named it.
 
     Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
     """
