@@ -15,7 +15,7 @@ from quantctl.spec.formats import (
     names_of,
     parse,
 )
-from quantctl.spec.literals import Literal, canonical, literal
+from quantctl.spec.literals import SEPARATOR, Literal, canonical, literal
 from quantctl.spec.operands import FORWARD, GRADIENT, OPERANDS, ORIGINAL, PRODUCTS, Operand, ProductSpecs, products
 from quantctl.spec.resolution import Module, Resolved, Schedule, resolve
 
@@ -29,6 +29,7 @@ __all__ = [
     "OPERANDS",
     "ORIGINAL",
     "PRODUCTS",
+    "SEPARATOR",
     "SITES",
     "SITE_DEFAULTS",
     "FormatSpec",
