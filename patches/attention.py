@@ -26,6 +26,20 @@ else:
         KT,
         SCALE,
         custom_quant_type_qk,
+        getattr(self, 'quant_layer', None),
+    )
+"""
+_FORMER_QK = """
+if custom_quant_type_qk == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import attention as quantctl_attention  # missing? pip install quantctl, or set 'none'
+
+    matmul_result = quantctl_attention.qk(
+        Q,
+        KT,
+        SCALE,
+        custom_quant_type_qk,
     )
 """
 
@@ -35,8 +49,19 @@ if custom_quant_type_pv == 'none':
 else:
     from quantctl.kernels import attention as quantctl_attention  # missing? pip install quantctl, or set 'none'
 
+    context = quantctl_attention.pv(P, V, custom_quant_type_pv, getattr(self, 'quant_layer', None))
+"""
+_FORMER_PV = """
+if custom_quant_type_pv == 'none':
+    ORIGINAL_STATEMENT
+else:
+    from quantctl.kernels import attention as quantctl_attention  # missing? pip install quantctl, or set 'none'
+
     context = quantctl_attention.pv(P, V, custom_quant_type_pv)
 """
+_FORWARD = "DotProductAttention.forward"
+_STOCK_QK = "matmul_result = torch.baddbmm(BUFFER, Q, KT, beta=0.0, alpha=SCALE)"
+_STOCK_PV = "context = torch.bmm(P, V)"
 
 PATCH = Patch(
     name="attention",
@@ -46,14 +71,14 @@ PATCH = Patch(
     header=_HEADER,
     mark=b"custom_quant_type_qk",
     roles=("qk", "pv"),
+    edition=b"'quant_layer'",
     edits=(
-        Edit(
-            Kind.REPLACE,
-            "DotProductAttention.forward",
-            "matmul_result = torch.baddbmm(BUFFER, Q, KT, beta=0.0, alpha=SCALE)",
-            _QK,
-        ),
-        Edit(Kind.REPLACE, "DotProductAttention.forward", "context = torch.bmm(P, V)", _PV),
-        Edit(Kind.PRODUCTS, "DotProductAttention.forward", "", "", count=(2,)),
+        Edit(Kind.REPLACE, _FORWARD, _STOCK_QK, _QK),
+        Edit(Kind.REPLACE, _FORWARD, _STOCK_PV, _PV),
+        Edit(Kind.PRODUCTS, _FORWARD, "", "", count=(2,)),
+    ),
+    former=(
+        Edit(Kind.REPLACE, _FORWARD, _STOCK_QK, _FORMER_QK),
+        Edit(Kind.REPLACE, _FORWARD, _STOCK_PV, _FORMER_PV),
     ),
 )

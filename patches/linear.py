@@ -5,8 +5,9 @@ which forward reads from the selector. The original statements stay on the `none
 quantized at one place, right behind prepare_input_tensors_for_wgrad_compute, because every variant of it (fused into
 main_grad or plain) comes later; the bias gradient keeps the unquantized output gradient.
 
-The functions do not know whose product they compute, so `lm_head` travels as an argument from
-ColumnParallelLinear.forward, which looks at the tag that quantctl.patches.lm_head puts on a model's output layer.
+The functions do not know whose product they compute, so `quant_layer` travels as an argument from the layers' forward:
+the name that quantctl.patches.names gives a module once its model is built, before that `lm_head` on an output layer
+(quantctl.patches.lm_head), else nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ _TRAINED = "LinearWithGradAccumulationAndAsyncCommunication"
 _FROZEN = "LinearWithFrozenWeight"
 
 _CHOOSE = """
+ctx.quant_layer = quant_layer
+ctx.quant_site = getattr(quant_layer, 'site', quant_layer) or 'linear'
+ctx.quant_type = custom_quant_type_lm_head if ctx.quant_site == 'lm_head' else custom_quant_type_linear"""
+_FORMER_CHOOSE = """
 ctx.quant_site = 'lm_head' if lm_head else 'linear'
 ctx.quant_type = custom_quant_type_lm_head if lm_head else custom_quant_type_linear"""
 
-_SAVE = (
-    _CHOOSE
-    + """
+_SAVE = """
 if ctx.quant_type == 'none':
     ORIGINAL_STATEMENT
 else:
     quant_save = (input, weight)  # fprop saves them, the input packed
 """
-)
 
 _FPROP = """
 if ctx.quant_type == 'none':
@@ -88,6 +90,9 @@ else:
 """
 
 
+_HAND_OVER = "quant_layer=getattr(self, 'quant_layer', None)"
+
+
 def _fprop(function: str, before: str = "", save: str = "") -> Either:
     """The forward product stands in the function itself, or behind 0.19 in a helper that chooses among two GEMMs."""
     return Either(
@@ -103,6 +108,16 @@ def _fprop(function: str, before: str = "", save: str = "") -> Either:
     )
 
 
+def _handed_on(function: str, caller: str, name: str, default: str = "None") -> tuple[Edit, ...]:
+    """An argument that the function which calls an autograd function hands on to it."""
+    annotation = "bool" if default == "False" else "object"
+    return (
+        Edit(Kind.PARAMETER, f"{function}.forward", "", f"{name}={default}"),
+        Edit(Kind.PARAMETER, caller, "", f"{name}: {annotation} = {default}"),
+        Edit(Kind.LIST_ELEMENT, caller, "args", name),
+    )
+
+
 PATCH = Patch(
     name="linear",
     file=LAYERS,
@@ -110,17 +125,16 @@ PATCH = Patch(
     releases="0.10 - 0.19, main",
     header=_HEADER,
     mark=b"custom_quant_type_linear",
+    edition=b"quant_layer",
     roles=("linear", "lm_head"),
     together=("lm_head",),
     edits=(
-        Edit(Kind.PARAMETER, f"{_FROZEN}.forward", "", "lm_head=False"),
+        *_handed_on(_FROZEN, "linear_with_frozen_weight", "quant_layer"),
         _fprop(f"{_FROZEN}.forward", before=_CHOOSE),
         Edit(Kind.REPLACE, f"{_FROZEN}.backward", "grad_input = DY.matmul(weight)", _DGRAD, count=(1, 2)),
         Edit(Kind.RETURN_ELEMENT, f"{_FROZEN}.backward", "", "None"),
-        Edit(Kind.PARAMETER, "linear_with_frozen_weight", "", "lm_head: bool = False"),
-        Edit(Kind.LIST_ELEMENT, "linear_with_frozen_weight", "args", "lm_head"),
-        Edit(Kind.PARAMETER, f"{_TRAINED}.forward", "", "lm_head=False"),
-        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "ctx.save_for_backward(input, weight)", _SAVE),
+        *_handed_on(_TRAINED, "linear_with_grad_accumulation_and_async_allreduce", "quant_layer"),
+        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "ctx.save_for_backward(input, weight)", _CHOOSE + _SAVE),
         _fprop(f"{_TRAINED}.forward", save=", quant_save"),
         Edit(Kind.REPLACE, f"{_TRAINED}.backward", "input, weight = ctx.saved_tensors", _SAVED),
         Edit(Kind.REPLACE, f"{_TRAINED}.backward", "grad_input = DY.matmul(weight)", _DGRAD),
@@ -137,17 +151,23 @@ PATCH = Patch(
             _BIAS_GRAD,
         ),
         Edit(Kind.RETURN_ELEMENT, f"{_TRAINED}.backward", "", "None", count=(2,)),
-        Edit(Kind.PARAMETER, "linear_with_grad_accumulation_and_async_allreduce", "", "lm_head: bool = False"),
-        Edit(Kind.LIST_ELEMENT, "linear_with_grad_accumulation_and_async_allreduce", "args", "lm_head"),
+        Edit(Kind.ARGUMENT, "ColumnParallelLinear.forward", "self._forward_impl", _HAND_OVER),
+        Edit(Kind.ARGUMENT, "RowParallelLinear.forward", "self._forward_impl", _HAND_OVER),
+        Edit(Kind.PRODUCTS, f"{_FROZEN}.forward", "", ""),
+        Edit(Kind.PRODUCTS, f"{_FROZEN}.backward", "", "", count=(1, 2)),
+        Edit(Kind.PRODUCTS, f"{_TRAINED}.forward", "", ""),
+        Edit(Kind.PRODUCTS_BEFORE, f"{_TRAINED}.backward", "prepare_input_tensors_for_wgrad_compute", ""),
+    ),
+    former=(
+        *_handed_on(_FROZEN, "linear_with_frozen_weight", "lm_head", "False"),
+        _fprop(f"{_FROZEN}.forward", before=_FORMER_CHOOSE),
+        *_handed_on(_TRAINED, "linear_with_grad_accumulation_and_async_allreduce", "lm_head", "False"),
+        Edit(Kind.REPLACE, f"{_TRAINED}.forward", "ctx.save_for_backward(input, weight)", _FORMER_CHOOSE + _SAVE),
         Edit(
             Kind.ARGUMENT,
             "ColumnParallelLinear.forward",
             "self._forward_impl",
             "lm_head=getattr(self, 'is_lm_head', False)",
         ),
-        Edit(Kind.PRODUCTS, f"{_FROZEN}.forward", "", ""),
-        Edit(Kind.PRODUCTS, f"{_FROZEN}.backward", "", "", count=(1, 2)),
-        Edit(Kind.PRODUCTS, f"{_TRAINED}.forward", "", ""),
-        Edit(Kind.PRODUCTS_BEFORE, f"{_TRAINED}.backward", "prepare_input_tensors_for_wgrad_compute", ""),
     ),
 )

@@ -10,9 +10,19 @@ from __future__ import annotations
 
 from quantctl.patches.patch import Edit, Kind, Patch
 
+_FORMER_TAG = """
+if hasattr(self, 'output_layer'):
+    self.output_layer.is_lm_head = True  # quantctl: obeys custom_quant_type_lm_head
+    if tensor_parallel.layers.custom_quant_type_lm_head != 'none':
+        from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
+
+        quantctl_linear.check_head(self.output_layer, tensor_parallel.layers.custom_quant_type_lm_head)
+"""
+
 _TAG = """
 if hasattr(self, 'output_layer'):
     self.output_layer.is_lm_head = True  # quantctl: obeys custom_quant_type_lm_head
+    self.output_layer.quant_layer = 'lm_head'
     if tensor_parallel.layers.custom_quant_type_lm_head != 'none':
         from quantctl.kernels import linear as quantctl_linear  # missing? pip install quantctl, or set 'none'
 
@@ -27,4 +37,6 @@ PATCH = Patch(
     mark=b"is_lm_head",
     together=("linear",),
     edits=(Edit(Kind.FIRST, "LanguageModule.setup_embeddings_and_output_layer", "", _TAG),),
+    edition=b"quant_layer",
+    former=(Edit(Kind.FIRST, "LanguageModule.setup_embeddings_and_output_layer", "", _FORMER_TAG),),
 )

@@ -19,6 +19,7 @@ class Kind(Enum):
     REPLACE = "put code in place of the statement"
     AFTER = "insert code behind the statement"
     FIRST = "insert code as the function's first statement"
+    LAST = "insert code as the function's last statement"
     PARAMETER = "add a parameter behind the last positional one"
     LIST_ELEMENT = "append an element to the list assigned to the name"
     RETURN_ELEMENT = "append an element to each returned tuple"
@@ -85,3 +86,7 @@ class Patch:
     """The selectors that it brings."""
     together: tuple[str, ...] = ()
     """Patches without which it must not be in the tree."""
+    edition: bytes = b""
+    """What a file patched by this edition holds, and one patched by an earlier one does not."""
+    former: tuple[Edit | Either, ...] = ()
+    """Edits of earlier editions, which trees may still hold in the place of today's."""

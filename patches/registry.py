@@ -10,6 +10,7 @@ from quantctl.patches import (
     mla_tensor_parallel,
     moe_without_te,
     mtp_without_te,
+    names,
     rmsnorm_sp,
     rope_scaling_factor,
 )
@@ -18,6 +19,7 @@ from quantctl.patches.patch import Patch
 PATCHES: tuple[Patch, ...] = (
     linear.PATCH,
     lm_head.PATCH,
+    *names.PATCHES,
     attention.PATCH,
     fused_attention.PATCH,
     mla.ATTENTION_PATCH,

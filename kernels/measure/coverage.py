@@ -96,20 +96,19 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def _named() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-    """Name, module and its sites, of all models of the process."""
+def places_in(model: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Name, module and sites, of what computes products in a model of Megatron's local layers."""
     linear, attention = _classes(_LINEAR), _classes(_ATTENTION)
-    for root in _roots() if linear or attention else ():
-        for name, module in root.named_modules():
-            if sites := _sites(module, linear, attention):
-                yield _unwrapped(name), module, sites
+    for name, module in model.named_modules() if linear or attention else ():
+        if sites := _sites(module, linear, attention):
+            yield _unwrapped(name), module, sites
 
 
 def begin() -> None:
     """Watch the modules that there are now. Called by the first product unless somebody has called it before."""
     global _begun
     _begun = True
-    for name, module, sites in _named():
+    for name, module, sites in (place for root in _roots() for place in places_in(root)):
         if id(module) not in _waiting:
             _waiting[id(module)] = _Once(module, name, sites)
             for site in sites:

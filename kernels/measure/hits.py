@@ -1,4 +1,4 @@
-"""Counts every quantized product by site, spec and product: the evidence that a run used its formats.
+"""Counts every quantized product by site, spec and product, and by module: the evidence that a run used its formats.
 
 With QUANTCTL_RUN_DIR in the environment the process writes <it>/proof/rank<RANK>-<pid>.json: at the first count,
 then at most every INTERVAL seconds, and at exit. A process killed without notice loses that last interval.
@@ -13,11 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import dispatch
 from quantctl.kernels.measure import coverage
+from quantctl.spec import NONE
 
 INTERVAL = 10.0
 """Seconds between two writes."""
@@ -26,22 +29,49 @@ Calls = dict[str, dict[str, dict[str, int]]]
 
 _lock = threading.Lock()  # autograd runs backward products in threads of its own
 _counts: dict[tuple[str, str, str], int] = {}
+_by_module: dict[tuple[str, str, str, str], int] = {}
+_expected: dict[str, dict[str, str]] = {}
+"""What the selectors say of each module that has a name, by site."""
 _next_write = 0.0
 _written = False
 
 
-def count(site: str, product: str, spec: str) -> None:
+def expect(module: str, literals: Mapping[str, str]) -> None:
+    """A module of that name is to compute its products, by site, as the literals say."""
+    with _lock:
+        _expected[module] = dict(literals)
+
+
+def count(site: str, product: str, spec: str, module: str | None = None) -> None:
     """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`.
 
+    module: whose product it is, where its model has named it. Stock products (`none`) are counted for modules only.
     Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
     """
-    key = (site, spec, product)
     with _lock:
-        _counts[key] = _counts.get(key, 0) + 1
+        if spec != NONE:
+            key = (site, spec, product)
+            _counts[key] = _counts.get(key, 0) + 1
+        if module is not None:
+            own = (module, *(site, spec, product))
+            _by_module[own] = _by_module.get(own, 0) + 1
     if product == "fprop":
         coverage.counted(site)
     if time.monotonic() >= _next_write:
         write()
+
+
+def by_module() -> dict[str, dict[str, dict[str, Any]]]:
+    """{module: {site: {says: literal, calls: {spec: {product: calls}}}}} of this process."""
+    with _lock:
+        counts, expected = dict(_by_module), dict(_expected)
+    found: dict[str, dict[str, dict[str, Any]]] = {
+        module: {site: {"says": text, "calls": {}} for site, text in said.items()} for module, said in expected.items()
+    }
+    for (module, site, spec, product), n in sorted(counts.items()):
+        own = found.setdefault(module, {}).setdefault(site, {"says": "", "calls": {}})
+        own["calls"].setdefault(spec, {})[product] = n
+    return found
 
 
 def snapshot() -> Calls:
@@ -71,6 +101,7 @@ def write() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         record = {"rank": rank, "pid": pid, "calls": snapshot(), "modules": coverage.report()}
+        record["by_module"] = by_module()
         with os.fdopen(handle, "w") as file:
             json.dump(record | {"kernels": sorted(dispatch.computed)}, file)
         os.replace(temporary, target)
@@ -83,7 +114,7 @@ def write() -> None:
 
 
 def _write_at_exit() -> None:
-    if _counts:
+    if _counts or _by_module:
         write()
 
 
@@ -92,6 +123,7 @@ def _forget_parent() -> None:
     global _lock, _next_write, _written
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
     _counts.clear()
+    _by_module.clear()
     coverage.forget()
     dispatch.computed.clear()
     _next_write = 0.0

@@ -6,8 +6,6 @@ While it is set and there is a run directory, each chosen product's operands are
 micro batch of every N-th step, and written to RUN_DIR/stats/rank<R>.jsonl and as TensorBoard scalars beside it once the
 optimizer has stepped. Unset, ON is false and the products' only cost is looking at it. One rank of each tensor- and
 data-parallel group records: it stands for its replicas, and for the other shards.
-
-A step is counted by the optimizer that steps most often: torch calls a hook behind every step of every optimizer.
 """
 
 from __future__ import annotations
@@ -27,9 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quantctl.disk.files import no_link
+from quantctl.kernels.measure import steps
 from quantctl.kernels.measure.statistics import Measured, for_json, measure
 from quantctl.kernels.measure.wanted import VARIABLE, Wanted, parse_wanted
 from quantctl.spec import FormatSpec, canonical
@@ -53,25 +52,8 @@ class Place:
 _Key = tuple[Place, str, str]
 _lock = threading.Lock()  # backward products come from threads of autograd's own
 _pending: dict[_Key, tuple[Measured, str, int]] = {}
-_steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
-_first_step = 0
 _names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
 _writer: Any = None
-
-
-def resume_at(iteration: int) -> None:
-    """Steps are counted on from `iteration`: for a trainer that has loaded a checkpoint."""
-    global _first_step
-    _first_step = iteration
-
-
-def _iteration() -> int:
-    """The step under way, from 1: as Megatron-LM's own trainer counts it, else as the optimizer's steps do."""
-    trainer = sys.modules.get("megatron.training.global_vars")
-    before = getattr(getattr(trainer, "_GLOBAL_ARGS", None), "curr_iteration", None)
-    if before is not None:
-        return before + 1
-    return _first_step + max(_steps.values(), default=0) + 1
 
 
 def _wanted() -> Wanted:
@@ -106,7 +88,7 @@ def place(site: str, layer_of_product: torch.nn.Module | None = None) -> Place |
     the module that the product belongs to, where that is not the one that called.
     """
     wanted = _wanted()
-    if site not in wanted.sites or _iteration() % wanted.every or not _records():
+    if site not in wanted.sites or steps.current() % wanted.every or not _records():
         return None
     innermost, layer, names = layer_of_product, None, []
     for module in _modules():
@@ -191,7 +173,7 @@ def observe(where: Place | None, product: str, spec: FormatSpec, operands: dict[
             warnings.warn(f"statistics: no memory to measure {where.site} {product} {name}", stacklevel=2)
             return
         with _lock:
-            _pending[key] = (measured, _text(spec, where.site), _iteration())
+            _pending[key] = (measured, _text(spec, where.site), steps.current())
 
 
 @lru_cache(maxsize=64)
@@ -200,8 +182,7 @@ def _text(spec: FormatSpec, site: str) -> str:
     return canonical(f"{spec.format}:{words}", site)
 
 
-def _stepped(optimizer: Optimizer, *_: Any) -> None:
-    _steps[optimizer] = _steps.get(optimizer, 0) + 1
+def _stepped(*_: Any) -> None:
     if _pending:
         write()
 

@@ -8,6 +8,8 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import command_line, describe, show_recorded, unified_diff
+from quantctl.history.backup import Backup, backup_of
+from quantctl.history.editions import originals
 from quantctl.history.recovery import read_consistent
 from quantctl.history.transaction import Change, open_tree
 from quantctl.tree import fit
@@ -16,9 +18,17 @@ from quantctl.tree.state import PatchState, TreeState, is_untouched, plan, read_
 from quantctl.tree.tree import INSTALLED, Tree
 
 
-def _changes(state: TreeState, values: Mapping[str, str], accept: Collection[str]) -> list[Change]:
+def _changes(
+    tree: Tree, backup: Backup, present: TreeState, values: Mapping[str, str], accept: Collection[str]
+) -> list[Change]:
+    """What makes the tree say `values`; what an earlier quantctl patched is patched anew where its own bytes are known."""
+    state = present
+    if stock := originals(present, backup):
+        state = read_state(tree.root, stock)
+        values = {role: value for role, value in present.values().items() if role in SELECTORS} | dict(values)
+    before = {file: source.raw for file, source in present.sources.items()}
     return [
-        Change(file, state.sources[file].raw, after, fresh=is_untouched(file, state.sources[file].raw))
+        Change(file, before[file], after, fresh=is_untouched(file, before[file]))
         for file, after in plan(state, values, accept).items()
     ]
 
@@ -38,6 +48,8 @@ def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
 
 def _say_patches(before: TreeState, after: TreeState) -> None:
     """Which patches went in, and which the tree needs but could not take."""
+    if before.outdated() and not after.outdated():
+        output.say("patched anew: an earlier quantctl's patches knew no rules for layers and modules")
     wanted = before.available()
     inserted = [patch.name for patch in wanted if after.patches[patch.name] is PatchState.APPLIED]
     left_out = [patch.name for patch in wanted if patch.name not in inserted]
@@ -66,14 +78,14 @@ def change_tree(
         output.say("no tree was named and none is around here: this changes the installed one; quantctl undo goes back")
     output.say(f"tree: {describe(tree)}")
     if dry:
-        changes = _changes(read_consistent(tree), values, accept)
+        changes = _changes(tree, backup_of(tree), read_consistent(tree), values, accept)
         if show_diff:
             for change in changes:
                 click.echo(unified_diff(change.path, change.before, change.after), nl=False)
         return bool(changes)
     with open_tree(tree) as session:
         before = read_state(tree.root)
-        changes = _changes(before, values, accept)
+        changes = _changes(tree, session.backup, before, values, accept)
         operation = session.apply(changes, kind, command_line(), values_after(before, values))
         after = read_state(tree.root)
     _say_patches(before, after)

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     version, folder = _import_megatron()
 
     from quantctl.data.tokenizer import build_tokenizer
-    from quantctl.kernels.measure import recorder
+    from quantctl.kernels.measure import steps
     from quantctl.pretrain import checkpoint, parallel
     from quantctl.pretrain.data import build_datasets
     from quantctl.pretrain.loop import State, Trainer
@@ -92,13 +92,13 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = build_tokenizer(args)
     device = parallel.start(args)
     datasets = build_datasets(args, tokenizer)
+    steps.train_for(args.train_iters)
     model = build_model(args, device)
     optimizer = MasterAdamW(model, args)
     state = State(model, optimizer, build_schedule(args, optimizer))
     _describe(args, state, datasets, device, f"megatron-core {version}, {folder}")
     if args.load:
         checkpoint.load(args, state)
-        recorder.resume_at(state.iteration)
     Trainer(args, state, datasets, device).train()
     parallel.stop()
 

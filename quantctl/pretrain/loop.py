@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from quantctl.errors import DIFFERS, QuantctlError
+from quantctl.kernels.measure import steps
 from quantctl.pretrain import checkpoint
 from quantctl.pretrain.balance import scale_gradients, take_losses
 from quantctl.pretrain.data import Batch, Samples
@@ -150,6 +151,7 @@ class Trainer:
 
     def _iterate(self) -> None:
         args, state = self.args, self.state
+        steps.begin(state.iteration + 1)
         loss, norm = self._step()
         state.iteration += 1
         state.consumed_train = self.train_samples.consumed

@@ -46,6 +46,8 @@ class Proof:
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
     modules: dict[str, dict[str, int]] = field(default_factory=dict)
     """By site, summed over ranks: modules that there are, that ran, and that ran in a format."""
+    by_module: modules.ByModule = field(default_factory=dict)
+    """What the selectors say of each module that has a name, and its calls, summed over ranks."""
     kernels: list[str] = field(default_factory=list)
     """Which families of kernels computed, of all ranks: reference, cpu, triton. They give the same bits."""
 
@@ -102,7 +104,11 @@ def node_problems(reports: list[dict[str, Any]], nodes: int, hashes: Mapping[str
 _IMPORTED = Fields({"rank": COUNT})
 _COUNTED = Fields(
     {"rank": COUNT, "calls": Named(Named(Named(COUNT)))},
-    {"modules": Named(Fields({"modules": COUNT, "ran": COUNT, "bypassed": Each(TEXT)})), "kernels": Each(WORD)},
+    {
+        "modules": Named(Fields({"modules": COUNT, "ran": COUNT, "bypassed": Each(TEXT)})),
+        "by_module": Named(Named(Fields({"says": TEXT, "calls": Named(Named(COUNT))}))),
+        "kernels": Each(WORD),
+    },
 )
 _REPORTED = Fields({"node": COUNT, "exit_status": WHOLE, "files": Named(TEXT)})
 
@@ -155,7 +161,12 @@ def _bypassed(selectors: Mapping[str, str], records: list[dict[str, Any]], unpro
 
 
 def _problems(
-    selectors: Mapping[str, str], calls: Calls, imported: bool, unproven: Collection[str], status: int
+    selectors: Mapping[str, str],
+    calls: Calls,
+    by_module: modules.ByModule,
+    imported: bool,
+    unproven: Collection[str],
+    status: int,
 ) -> list[str]:
     if status and not calls:  # what the products would have been is not known
         return [f"the command ended with exit status {status} before any product was counted"]
@@ -166,12 +177,15 @@ def _problems(
     for site in SITES:
         if site in unproven:
             continue
-        wanted = canonical(selectors[site], site)
+        says = canonical(selectors[site], site)
         seen = calls.get(site, {})
-        if wanted != NONE and not any(seen.get(wanted, {}).values()):
-            found.append(f"{site} should have run in {wanted}, but no such product was called; {why}")
-        for other in seen.keys() - {wanted}:
-            found.append(f"{site} ran in {other}, but its selector says {wanted}")
+        wanted = modules.wanted(site, says, by_module)
+        if says != NONE and not any(any(seen.get(spec, {}).values()) for spec in wanted - {NONE}) and wanted != {NONE}:
+            found.append(f"{site} should have run in {says}, but no such product was called; {why}")
+        for other in sorted(seen.keys() - wanted):
+            found.append(f"{site} ran in {other}, but its selector says {says}")
+        if not status:
+            found += modules.misled(site, by_module)
     if selectors.get("attention") == "fused" and not calls.get("attention", {}).get("fused"):
         found.append(f"attention should have run fused, but no such call was made; {why}")
     return found
@@ -192,11 +206,13 @@ def merge(
     imports, unread = _records(run_dir, "import-*.json", _IMPORTED)
     counted, uncounted = _records(run_dir, "rank*.json", _COUNTED)
     calls = _sum(counted)
-    problems = _problems(selectors, calls, bool(imports), unproven, status)
+    by_module = modules.total(counted)
+    problems = _problems(selectors, calls, by_module, bool(imports), unproven, status)
     problems += [*_bypassed(selectors, counted, unproven), *unread, *uncounted, *beside]
     ranks = sorted({record["rank"] for record in imports})
     kernels = sorted({family for record in counted for family in record.get("kernels") or ()})
-    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), _modules(counted), kernels)
+    seen = _modules(counted)
+    proof = Proof(not problems, problems, dict(selectors), calls, ranks, sorted(unproven), seen, by_module, kernels)
     write_new(run_dir / NAME, (json.dumps(asdict(proof), indent=2) + "\n").encode())
     return proof
 

@@ -18,8 +18,8 @@ _ORIGINAL = "ORIGINAL_STATEMENT"
 
 
 def edits_of(patch: Patch) -> Iterator[Edit]:
-    """Its edits, alternatives one by one."""
-    for edit in patch.edits:
+    """Its edits, alternatives one by one, those of earlier editions behind them."""
+    for edit in (*patch.edits, *patch.former):
         yield from edit.edits if isinstance(edit, Either) else (edit,)
 
 
@@ -76,7 +76,7 @@ class _Removal(ast.NodeTransformer):
         kept, at = [], 0
         while at < len(statements):
             for edit in self.edits:
-                if edit.kind in (Kind.REPLACE, Kind.AFTER, Kind.FIRST):
+                if edit.kind in (Kind.REPLACE, Kind.AFTER, Kind.FIRST, Kind.LAST):
                     template = _template(edit.code)
                     fits, original = _original_in(template, statements[at : at + len(template)], {})
                     if fits:

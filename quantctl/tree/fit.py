@@ -8,7 +8,7 @@ from quantctl.errors import QuantctlError
 from quantctl.patches import fused_attention
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
-from quantctl.spec import names_of
+from quantctl.spec import SITES, literal, names_of
 from quantctl.stock.releases import Place, Reader, strange, undecided
 from quantctl.stock.unpatch import scopes_of
 from quantctl.tree.elsewhere import Replacement
@@ -31,6 +31,29 @@ def asks(role: str, value: str) -> bool:
     """Whether the value asks for something that a tree without the selector does not do."""
     nothing = {name for word in SELECTORS[role].indifferent for name in names_of(word)}
     return value not in nothing
+
+
+def _speaks_of_modules(role: str, value: str) -> bool:
+    """Whether it is a literal with a rule for layers or modules; a fork's own word is none."""
+    try:
+        return role in SITES and any(len(rule.phases) < len(rule.conditions) for rule in literal(value, role).rules)
+    except QuantctlError:
+        return False
+
+
+def refuse_unnamed(values: Mapping[str, str], outdated: Iterable[Patch], unfit: Mapping[str, QuantctlError]) -> None:
+    """Raise where a rule speaks of layers or modules and the tree's products do not learn which they are."""
+    for role, value in values.items():
+        if not _speaks_of_modules(role, value):
+            continue
+        for patch in outdated:
+            if role in patch.roles:
+                raise QuantctlError(
+                    f"{role}={value} has rules, and {patch.file} was patched by a quantctl that knew none",
+                    "quantctl restore, then the same command; or take the patch out of the file with git",
+                )
+        if "names" in unfit:
+            raise unfit["names"]
 
 
 def accepted(name: str, accept: Collection[str]) -> bool:

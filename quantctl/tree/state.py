@@ -70,6 +70,10 @@ class TreeState:
         """The patches that the tree holds."""
         return [patch for patch in PATCHES if self.patches[patch.name] is PatchState.APPLIED]
 
+    def outdated(self) -> list[Patch]:
+        """The patches that the tree holds in an earlier edition, whose products do not know their modules."""
+        return [patch for patch in self.applied() if patch.edition not in self.sources[patch.file].raw]
+
     @property
     def places(self) -> list[ForkSelector]:
         """The fork's selectors in other files."""
@@ -123,9 +127,12 @@ def _patch_state(patch: Patch, raw: bytes | None, root: Path) -> PatchState:
     return PatchState.AVAILABLE
 
 
-def read_state(root: Path) -> TreeState:
-    """Read the files of the tree at `root`. Raises QuantctlError when a required one is missing, or one unreadable."""
-    content = {file: _read(root, file) for file in FILES}
+def read_state(root: Path, instead: Mapping[str, bytes] | None = None) -> TreeState:
+    """Read the files of the tree at `root`, some as they would be with the bytes of `instead`.
+
+    Raises QuantctlError when a required one is missing, or one unreadable.
+    """
+    content = {file: _read(root, file) for file in FILES} | dict(instead or {})
     sources = {file: source_of(raw, file) for file, raw in content.items() if raw is not None}
     selectors: dict[str, Located] = {}
     for source in sources.values():
@@ -214,6 +221,7 @@ def plan(state: TreeState, values: Mapping[str, str], accept: Collection[str] = 
     after, unfit = _insert_available(state, accept)
     asked = {role for role, value in values.items() if fit.asks(role, value)}
     _refuse_misfits(state, asked if values else None, unfit)
+    fit.refuse_unnamed(values, state.outdated(), unfit)
     fit.refuse_replaced(asked, state.applied(), state.replaced, accept)
     for file in _HOMES:
         after[file] = rewrite(source_of(after[file], file), dict(values))

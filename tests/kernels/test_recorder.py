@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.measure import recorder
+from quantctl.kernels.measure import steps
 from quantctl.kernels.measure.wanted import parse_wanted
 
 TRAINING = """
@@ -166,7 +166,7 @@ def test_exec_refuses_before_it_starts(quantctl, tmp_path: Path) -> None:
 def test_a_run_that_megatrons_trainer_resumed_goes_on_counting(monkeypatch) -> None:
     arguments = types.SimpleNamespace(curr_iteration=499)  # that the step under way begins with
     monkeypatch.setitem(sys.modules, "megatron.training.global_vars", types.SimpleNamespace(_GLOBAL_ARGS=arguments))
-    assert recorder._iteration() == 500
+    assert steps.current() == 500
 
 
 EXPERTS = """

@@ -77,6 +77,19 @@ class First(Change):
         return function.with_changes(body=block.with_changes(body=[*block.body[:start], *new, *block.body[start:]]))
 
 
+class Last(Change):
+    """Insert `code` as the last statement."""
+
+    def of(self, function: cst.FunctionDef) -> cst.FunctionDef:
+        block = function.body
+        if not isinstance(block, cst.IndentedBlock):
+            return function
+        neighbour = cast(cst.SimpleStatementLine, block.body[-1])
+        new = build(self.edit.code, {}, neighbour, self.module)
+        self.matches += 1
+        return function.with_changes(body=block.with_changes(body=[*block.body, *new]))
+
+
 class Parameter(Change):
     """Add the parameter `code` behind the last positional one."""
 
@@ -147,6 +160,7 @@ CHANGES: dict[Kind, type[Change]] = {
     Kind.REPLACE: Replace,
     Kind.AFTER: After,
     Kind.FIRST: First,
+    Kind.LAST: Last,
     Kind.PARAMETER: Parameter,
     Kind.LIST_ELEMENT: ListElement,
     Kind.RETURN_ELEMENT: ReturnElement,
