@@ -8,7 +8,7 @@ The tables below are the only place that knows which formats and options exist.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -16,6 +16,8 @@ from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
+SEPARATOR = ";"
+"""In front of each rule of a literal."""
 ALIASES = {"bf16": NONE, "hif8": "hifp8"}
 """Other names of formats, which forks and papers use."""
 
@@ -138,6 +140,32 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
                 f"give the format of the operand that is meant, such as {quoted(name)}",
             )
     return spec_of(text, name, items, site)
+
+
+def written(format_: str, options: Mapping[str, str], scoped: Iterable[str] = ()) -> str:
+    """A spec as text."""
+    words = [f"{key}={value}" for key, value in options.items()] + [*scoped]
+    return format_ + (":" + ",".join(words) if words else "")
+
+
+def text_of(spec: FormatSpec, site: str) -> str:
+    """A spec of one format, the options left out that are its defaults."""
+    if spec.is_none:
+        return NONE
+    usual = defaults_of(spec.format, site)
+    return written(spec.format, {key: value for key, value in spec.options().items() if usual[key] != value})
+
+
+def canonical(text: str, site: str = "linear") -> str:
+    """A whole literal in its one form: aliases, defaults and blanks gone, options in the order of the tables.
+
+    Raises QuantctlError that names the part that is wrong.
+    """
+    if SEPARATOR not in text and "." not in text:
+        return text_of(parse(text, site), site)
+    from quantctl.spec.literals import literal  # which commands that meet none do not wait for
+
+    return str(literal(text, site))
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:

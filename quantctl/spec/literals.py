@@ -2,7 +2,7 @@
 
     spec; condition ...: spec; condition ...: option,...
 
-    >>> canonical("mxfp4 ;layers 1-2 , -4..-1 : bf16; *.linear_fc2: mxfp8:scale=rceil")
+    >>> str(literal("mxfp4 ;layers 1-2 , -4..-1 : bf16; *.linear_fc2: mxfp8:scale=rceil"))
     'mxfp4; layers 1-2,-4..-1: none; *.linear_fc2: mxfp8'
 
 Conditions (conditions.py) in front of one colon must all hold. Behind it stands a spec, which takes the place of all
@@ -16,10 +16,8 @@ from functools import lru_cache
 
 from quantctl.errors import QuantctlError, quoted, unknown
 from quantctl.spec.conditions import Condition, Phase, conditions_of
-from quantctl.spec.formats import NONE, SITES
+from quantctl.spec.formats import NONE, SEPARATOR, SITES
 from quantctl.spec.operands import KEYS, amended, canonical_spec, split_items
-
-SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,3 @@ def literal(text: str, site: str = "linear") -> Literal:
     if rules and not rules[-1].strip():
         rules.pop()  # a list may end with its separator
     return Literal(site, canonical_spec(base, site), tuple(_rule(rule, site) for rule in rules))
-
-
-def canonical(text: str, site: str = "linear") -> str:
-    """The literal in its one form: aliases, defaults and blanks gone, options in the order of the tables."""
-    return str(literal(text, site))
