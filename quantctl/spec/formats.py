@@ -18,6 +18,8 @@ SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
 SEPARATOR = ";"
 """In front of each rule of a literal."""
+LONGEST = 4000
+"""Characters of a literal."""
 ALIASES = {"bf16": NONE, "hif8": "hifp8"}
 """Other names of formats, which forks and papers use."""
 
@@ -93,6 +95,16 @@ def format_named(text: str, name: str) -> str:
     return name
 
 
+def check(text: str, site: str) -> None:
+    """Raises QuantctlError for a site that is none, and for a text that nobody can have meant."""
+    if site not in SITES:
+        raise unknown("site", site, SITES)
+    if len(text) > LONGEST:
+        raise QuantctlError(
+            f"{quoted(text)}: {len(text):,} characters", f"a literal has at most {LONGEST:,}; name modules by globs"
+        )
+
+
 def split(text: str) -> tuple[str, list[str]]:
     """Name and options of a spec, as they are written."""
     name, colon, rest = text.strip().partition(":")
@@ -128,10 +140,14 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
     """The spec that `text` means for every operand of `site`, which decides the default of `bwd`.
 
     Raises QuantctlError that names the wrong part and lists what is allowed, and for a text that says operands or
-    products apart (`operands.products` reads those).
+    products apart (`operands.products` reads those) or holds rules (`literals.literal` does).
     """
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
+    if SEPARATOR in text:
+        raise QuantctlError(
+            f"{quoted(text)} holds rules, and one format is meant here",
+            f"give the format that is meant, such as {quoted(text.partition(SEPARATOR)[0].strip())}",
+        )
     name, items = split(text)
     for item in items:
         if "." in item.partition("=")[0]:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from quantctl.errors import QuantctlError, quoted, unknown
+from quantctl.errors import QuantctlError, quoted
 from quantctl.spec.conditions import Condition, Phase, conditions_of
-from quantctl.spec.formats import NONE, SEPARATOR, SITES
+from quantctl.spec.formats import NONE, SEPARATOR, check
 from quantctl.spec.operands import KEYS, amended, canonical_spec, split_items
 
 
@@ -98,8 +98,7 @@ def _rule(text: str, site: str) -> Rule:
 @lru_cache(maxsize=256)
 def literal(text: str, site: str = "linear") -> Literal:
     """The literal that `text` is at `site`. Raises QuantctlError that names the part that is wrong."""
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
     base, *rules = text.split(SEPARATOR)
     if rules and not rules[-1].strip():
         rules.pop()  # a list may end with its separator

@@ -25,8 +25,8 @@ from quantctl.errors import QuantctlError, quoted, unknown
 from quantctl.spec.formats import (
     FORMATS,
     NONE,
-    SITES,
     FormatSpec,
+    check,
     defaults_of,
     format_named,
     refuse,
@@ -280,8 +280,7 @@ def products(text: str, site: str = "linear") -> ProductSpecs:
     Raises QuantctlError that names the wrong part: an unknown format, option, value or scope, a contradiction, or an
     option that no operand takes.
     """
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
     name, words = split(text)
     plain, items = split_items(text, words, site)
     return _Reader(text, spec_of(text, name, plain, site), items, site).products()
