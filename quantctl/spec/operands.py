@@ -286,7 +286,7 @@ def products(text: str, site: str = "linear") -> ProductSpecs:
     return _Reader(text, spec_of(text, name, plain, site), items, site).products()
 
 
-def _order(item: Item) -> tuple[int, int, int, int]:
+def order(item: Item) -> tuple[int, int, int, int]:
     operands = (None, "input", "query", "probabilities", "weight", "key", "value", GRADIENT)
     return (item.depth, (None, *PRODUCTS).index(item.product), operands.index(item.operand), KEYS.index(item.key))
 
@@ -313,7 +313,7 @@ def canonical_spec(text: str, site: str = "linear") -> str:
     plain, items = split_items(text, words, site)
     base = spec_of(text, name, plain, site)
     head = {} if base.is_none else base.options()
-    items = sorted(items, key=_order)
+    items = sorted(items, key=order)
     for item in reversed(items):
         fewer = [other for other in items if other != item]
         if _means(written(base.format, head, map(str, fewer)), site, specs):
