@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import quantctl.runs.child
 from quantctl import output
@@ -66,13 +67,20 @@ def _require_numbers() -> None:
 
 
 def execute(
-    tree: Tree, values: Mapping[str, str], command: Sequence[str], run_dir: Path | None, nodes: int = 1, node: int = 0
+    tree: Tree,
+    values: Mapping[str, str],
+    command: Sequence[str],
+    run_dir: Path | None,
+    nodes: int = 1,
+    node: int = 0,
+    resolved: Mapping[str, Any] | None = None,
 ) -> int:
     """Stage `tree` with the selectors of `values`, run `command` on it, prove what it used.
 
     Node 0 of `nodes` owns manifest.json, log.txt and proof.json in `run_dir` (by default a new one, runs/<time>);
-    another one leaves log-node<k>.txt, and its ranks' counts go to the same folder. Returns the command's exit status,
-    or 1 when the command succeeded on this node and the proof of all nodes did not.
+    another one leaves log-node<k>.txt, and its ranks' counts go to the same folder. `resolved` is what is known of each
+    module's formats, for the manifest. Returns the command's exit status, or 1 when the command succeeded on this node
+    and the proof of all nodes did not.
     """
     process.require(command[0])
     _require_numbers()
@@ -89,7 +97,7 @@ def execute(
             environment = child_environment(tree.root, staged, run_dir, node)
             if node:
                 return _join(staged, pointed, environment, run_dir, node, lock)
-            return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes, lock)
+            return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes, lock, resolved)
 
 
 def _join(
@@ -113,6 +121,7 @@ def _lead(
     run_dir: Path,
     nodes: int,
     lock: int,
+    resolved: Mapping[str, Any] | None,
 ) -> int:
     of_fork = read_state(staged).of_fork()
     hashes = provenance.file_hashes(staged)
@@ -133,6 +142,7 @@ def _lead(
             "code": provenance.code_digest(staged),
             "packages": provenance.package_versions(),
             "environment": variables.deciding(os.environ),
+            "resolved": resolved,
         }
     )
     ending = process.run(pointed, environment, run_dir, "log.txt", 0, attempts.mark(start), lock)
