@@ -4,6 +4,8 @@
 ('mxfp8', 'mxfp8:scale=floor,round=away')
 >>> choices("bf16,linear=mxfp8 qk=mxfp4,FA_mxfp8")
 ['bf16', 'linear=mxfp8 qk=mxfp4', 'FA_mxfp8']
+>>> choices("linear=mxfp4; layers 1-2, -1: none qk=mxfp8, bf16")
+['linear=mxfp4; layers 1-2,-1: none qk=mxfp8', 'bf16']
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from quantctl.errors import QuantctlError, quoted, unknown
-from quantctl.spec import ATTENTION_IMPLEMENTATIONS, FORMATS, NONE, SITES, canonical, choice, names_of
+from quantctl.spec import ATTENTION_IMPLEMENTATIONS, FORMATS, NONE, SEPARATOR, SITES, canonical, choice, names_of
 
 SCRIPT_FORMATS = ("mxfp8", "mxfp4", "hifp8")
 """The formats that the generated scripts compare; every other format has modes, too, but no scripts."""
@@ -59,26 +61,56 @@ def canonical_value(role: str, value: str) -> str:
     return choice(role, value, ATTENTION_IMPLEMENTATIONS) if role == ATTENTION else canonical(value, role)
 
 
-def _pairs(text: str) -> list[str | list[tuple[str, str]]]:
+_FORMAT_NAMES = frozenset(name for format_ in FORMATS for name in names_of(format_))
+
+
+class _Value:
+    """A selector's value while its words are read."""
+
+    def __init__(self, role: str, first: str) -> None:
+        self.role = role
+        self.parts = [first]
+        self.wants_more = self.in_rule = self.has_colon = False
+        self._read(first)
+
+    def _read(self, word: str) -> None:
+        _, semicolon, tail = word.rpartition(SEPARATOR)
+        self.in_rule = self.in_rule or bool(semicolon)
+        self.has_colon = ":" in tail or (self.has_colon and not semicolon)
+        # a rule without its spec, or a colon with nothing behind it
+        self.wants_more = (self.in_rule and not self.has_colon) or word.endswith(":")
+
+    def add(self, between: str, word: str) -> None:
+        self.parts += [between, word]
+        self._read(word)
+
+    def __str__(self) -> str:
+        return "".join(self.parts)
+
+
+def _pairs(text: str) -> list[str | list[_Value]]:
     """Mode names, and between them the selectors that stand together; commas and blanks separate alike.
 
-    A key=value that is no selector's goes on with the spec before it: in `linear=mxfp8:scale=floor,round=away` that is
-    an option.
+    A value goes on, in this order: never over `selector=`; with a word that begins with a semicolon; while a rule of it
+    has no spec yet, with any word (`; layers 1-2, -1: none` ends behind none); with key=value, which is an option of
+    the spec before it, as in `linear=mxfp8:scale=floor,round=away`. What else stands there is the next mode.
     """
-    found: list[str | list[tuple[str, str]]] = []
-    for word in re.split(r"[,\s]+", text.strip(", \t\n")):
+    found: list[str | list[_Value]] = []
+    for between, word in re.findall(r"([,\s]*)([^,\s]+)", text):
         key, equals, value = word.partition("=")
         role = key.replace("-", "_")
         last = found[-1] if found else None
-        if not equals:
+        if equals and role in ROLES:
+            if not isinstance(last, list):
+                found.append(last := [])
+            last.append(_Value(role, value))
+        elif isinstance(last, list) and (last[-1].wants_more or word.startswith(SEPARATOR)):
+            last[-1].add("," if "," in between else " ", word)
+        elif not equals:
             found.append(word)
-        elif role in ROLES and isinstance(last, list):
-            last.append((role, value))
-        elif role in ROLES:
-            found.append([(role, value)])
         elif isinstance(last, list):
-            last[-1] = (last[-1][0], f"{last[-1][1]},{word}")
-        elif key.partition(":")[0] in {name for format_ in FORMATS for name in names_of(format_)}:
+            last[-1].add(",", word)
+        elif key.partition(":")[0] in _FORMAT_NAMES:
             raise QuantctlError(f"{quoted(word)} is a format: of which products?", f"name its selector: linear={word}")
         else:
             raise unknown("selector", key, ROLES)
@@ -91,9 +123,9 @@ def choices(text: str) -> list[str]:
     Raises QuantctlError for a list of nothing, and for selectors that do not exist.
     """
     found = [
-        part if isinstance(part, str) else " ".join(f"{role}={value}" for role, value in part) for part in _pairs(text)
+        part if isinstance(part, str) else " ".join(f"{value.role}={value}" for value in part) for part in _pairs(text)
     ]
-    if found == [""]:
+    if not found:
         raise QuantctlError("an empty mode", _LISTING)
     return found
 
@@ -111,10 +143,10 @@ def selection(text: str, meant: Callable[[str, str], str] = canonical_value) -> 
     if isinstance(part, str):
         return mode_selectors(part)
     chosen: dict[str, str] = {}
-    for role, value in part:
-        if role in chosen:
-            raise QuantctlError(f"{quoted(text)} says {role} twice", "name each selector once")
-        chosen[role] = meant(role, value)
+    for value in part:
+        if value.role in chosen:
+            raise QuantctlError(f"{quoted(text)} says {value.role} twice", "name each selector once")
+        chosen[value.role] = meant(value.role, str(value))
     return chosen
 
 
@@ -126,6 +158,20 @@ def all_choices(texts: Sequence[str]) -> list[str]:
     return found
 
 
+_LONGEST = 80
+"""Characters of a mode's part of a path."""
+
+
 def file_name(mode: str) -> str:
-    """A mode, or selectors, as part of a path: `linear-mxfp8_scale-floor_qk-mxfp4`."""
-    return re.sub(r"[^\w.+-]+", "_", mode.replace("=", "-")).strip("_")
+    """A mode, or selectors, as part of a path: `linear-mxfp8_scale-floor_qk-mxfp4`.
+
+    At most 80 characters. Of what is longer and of rules, where signs that a path cannot have tell them apart, some
+    digits at the end are made of the whole text.
+    """
+    name = re.sub(r"[^\w.+-]+", "_", mode.replace("=", "-")).strip("_")
+    if len(name) <= _LONGEST and SEPARATOR not in mode:
+        return name
+    from hashlib import sha256
+
+    digits = sha256(" ".join(mode.split()).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST - 9].rstrip('_.-')}-{digits}"

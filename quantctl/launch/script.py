@@ -12,7 +12,7 @@ from quantctl.launch import arguments, data, embedded, folders, platform
 from quantctl.launch.arguments import Called
 from quantctl.launch.flags import Flags
 from quantctl.launch.plan import EMBEDDED, Plan
-from quantctl.launch.settings import choose, plain, positive, shown
+from quantctl.launch.settings import choose, plain, positive, shown, words
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
 from quantctl.script.platforms import PLATFORMS, Platform
@@ -93,7 +93,7 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
         run_dir,
         processes,
         script.platform,
-        (*script.selectors, *called.get("SELECTORS").split()),
+        (*script.selectors, *words("SELECTORS", called.get("SELECTORS"))),
         tuple(variables),
         (*trainer, *flags.words(), *called.trailing),
         f"{stem}_{script.config}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class Run:
         name = f"{model}_{file_name(called)}_{file_name(mode)}"
         own = {}
         if words := selector_words(mode):
-            own["SELECTORS"] = " ".join([*words, *environment.get("SELECTORS", "").split()])
+            own["SELECTORS"] = " ".join(filter(None, [shlex.join(words), environment.get("SELECTORS", "")]))
         config = environment.get("TRAINING_CONFIG") or next(iter(TRAINING_CONFIGS))
         run_dir = environment.get("RUN_DIR") or f"runs/{name}_{config}"
         if name != script.stem.removeprefix("pretrain_") and not environment.get("RUN_DIR"):

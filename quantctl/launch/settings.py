@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 
 from quantctl.errors import QuantctlError, unknown
@@ -22,7 +23,7 @@ SETTINGS: dict[str, str] = {
     "RUN_DIR": "manifest, log and proof (runs/<model>_<dataset>_<mode>_<config>)",
     "SEED": "of weights and data order (the script's)",
     "TRAIN_ITERS": "optimizer steps; the warm-up keeps its share (the script's)",
-    "SELECTORS": "selectors over the mode's, e.g. '--linear mxfp8:scale=floor'",
+    "SELECTORS": "selectors over the mode's, in a shell's words, e.g. \"--linear 'mxfp8; layers 1-2: none'\"",
     "STATS": "record what the formats do to the products, e.g. every=100",
     "MEGATRON_LM_PATH": "the tree; with a pretrain_gpt.py in it, that is the trainer",
     "GPUS_PER_NODE": "processes a node (the script's)",
@@ -81,3 +82,11 @@ def plain(kind: str, text: str) -> str:
     if any(ord(character) < 32 or 127 <= ord(character) < 160 or character in "\u2028\u2029" for character in text):
         raise QuantctlError(f"{kind} {shown(text)} holds a control character", "give it on one line, without any")
     return text
+
+
+def words(kind: str, text: str) -> list[str]:
+    """`text` as a shell parts it. Raises QuantctlError for a quotation that has no end."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise QuantctlError(f"{kind} {shown(text)}: {error}", "give each quotation its end") from None

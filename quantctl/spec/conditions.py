@@ -3,17 +3,19 @@
 Layers count from 1 as Megatron's do, from the end with a minus, or in shares: `layers 85%..` are those behind the first
 85 per cent, rounded to whole layers, so that `..85%` and `85%..` part a model between them. Steps are a training's,
 from 1: `from 1000` begins with that one, `until 1000` ends with it; `from 80%` and `until 80%` part it likewise. A name
-is a glob for the end of a module's name within its layer, from a dot on: `linear_fc2` and `*.linear_fc2` are one.
+is a glob for the end of a module's name within its layer, from a dot on: `linear_fc2` and `*.linear_fc2` are one. WORDS
+are parts of the model in place of names.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from quantctl.errors import QuantctlError, quoted, suggestion
+from quantctl.errors import QuantctlError, near, quoted, suggestion
 
 
 class Module(NamedTuple):
@@ -35,13 +37,13 @@ class Module(NamedTuple):
 
 
 def _has(*parts: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|\.)(?:{'|'.join(parts)})(?:\.|$)")
+    return re.compile(rf"(?:^|\.)(?:{'|'.join(parts)})(?:\.|$)", re.ASCII)
 
 
 _ANYWHERE = re.compile("")
 WORDS: dict[str, tuple[re.Pattern[str], re.Pattern[str] | None]] = {
     # word: what a module's name has, and what it has not
-    "attention": (_has(r"\w*attention"), None),
+    "attention": (_has(r"\w*attention", r"\w*attn"), None),
     "mlp": (_has("mlp"), _has("experts", "shared_experts")),
     "experts": (_has("experts"), None),
     "shared_experts": (_has("shared_experts"), None),
@@ -51,15 +53,32 @@ WORDS: dict[str, tuple[re.Pattern[str], re.Pattern[str] | None]] = {
 
 _BOUND = r"(?:-?[1-9]\d{0,5}|\d{1,3}(?:\.\d{1,4})?%)"
 _RANGE = re.compile(
-    rf"(?P<first>{_BOUND})?\.\.(?P<last>{_BOUND})?|(?P<low>[1-9]\d{{0,5}})-(?P<high>[1-9]\d{{0,5}})|(?P<one>{_BOUND})"
+    rf"(?P<first>{_BOUND})?\.\.(?P<last>{_BOUND})?|(?P<low>[1-9]\d{{0,5}})-(?P<high>[1-9]\d{{0,5}})|(?P<one>{_BOUND})",
+    re.ASCII,
 )
-_STEP = re.compile(r"[1-9]\d{0,11}|\d{1,3}(?:\.\d{1,4})?%")
-_NAME = re.compile(r"[\w.*?\[\]!-]+")
+_STEP = re.compile(r"[1-9]\d{0,11}|\d{1,3}(?:\.\d{1,4})?%", re.ASCII)
+_NAME = re.compile(r"[\w.*?\[\]!-]+", re.ASCII)
+
+_PARTS = 10_000
+"""Of a per cent: shares have four digits behind the point."""
+
+
+def _parts(share: str) -> int:
+    whole, _, behind = share.rstrip("%").partition(".")
+    return int(whole) * _PARTS + int(behind.ljust(4, "0"))
 
 
 def boundary(share: str, whole: int) -> int:
     """How many of `whole` things the first `share` per cent are, rounded half up."""
-    return int(whole * float(share.rstrip("%")) / 100 + 0.5)
+    return (whole * _parts(share) + 50 * _PARTS) // (100 * _PARTS)
+
+
+def _share(text: str) -> str:
+    """A share in its one form: 50.0% is 50%. Raises QuantctlError beyond 100%."""
+    whole, behind = divmod(_parts(text), _PARTS)
+    if (whole, behind) > (100, 0):
+        raise QuantctlError(f"{text} is more than all", "a share is at most 100%")
+    return f"{whole}{f'.{behind:04}'.rstrip('0') if behind else ''}%"
 
 
 class Range(NamedTuple):
@@ -157,26 +176,25 @@ def _range(text: str, whole: str) -> Range:
         raise QuantctlError(
             f"{quoted(whole)}: {quoted(text)} names no layers", "such as 1, 1-4, -2, -4..-1, 3.., 85%.., ..10%"
         )
-    if found["low"]:
-        return _ordered(Range(found["low"], found["high"]), whole)
-    if found["one"]:
-        if found["one"].endswith("%"):
-            raise QuantctlError(
-                f"{quoted(whole)}: of which layers is {text}?", f"..{text} are the first, {text}.. the rest"
-            )
-        return Range(found["one"], found["one"])
-    return _ordered(Range(found["first"] or "", found["last"] or ""), whole)
+    first, last = found["low"] or found["first"] or found["one"] or "", found["high"] or found["last"] or ""
+    first, last = (_share(bound) if bound.endswith("%") else bound for bound in (first, last))
+    if found["one"] and first.endswith("%"):
+        raise QuantctlError(
+            f"{quoted(whole)}: of which layers is {first}?", f"..{first} are the first, {first}.. the rest"
+        )
+    return _ordered(Range(first, first if found["one"] else last), whole)
 
 
 def _ordered(found: Range, whole: str) -> Range:
-    for bound in found:
-        if bound.endswith("%") and float(bound[:-1]) > 100:
-            raise QuantctlError(f"{quoted(whole)}: {bound} of the layers", "a share is at most 100%")
     plain = found.first.isdigit() and found.last.isdigit()
     from_the_end = found.first.startswith("-") and found.last.startswith("-")
     if (plain or from_the_end) and int(found.first) > int(found.last):
         raise QuantctlError(f"{quoted(whole)}: {found} begins behind its end", f"{Range(found.last, found.first)}")
     return found
+
+
+_EXAMPLES = {"layers": "layers 1-2,-4..-1", "from": "from 80%", "until": "until 1000"}
+_LEADING = (*_EXAMPLES, *WORDS, "evaluation")
 
 
 def _words(text: str) -> list[str]:
@@ -186,32 +204,48 @@ def _words(text: str) -> list[str]:
 
 def conditions_of(text: str) -> tuple[Condition, ...]:
     """All that has to hold for a rule: what stands in front of its colon. Raises QuantctlError that names the part."""
+    text = text.strip()
     words = _words(text)
     found: list[Condition] = []
     while words:
         word = words.pop(0)
         if word == "evaluation":
             found.append(Phase(word))
-        elif word in ("layers", "from", "until"):
+        elif word in _EXAMPLES:
             if not words:
                 raise QuantctlError(f"{quoted(text)}: nothing behind {word}", f"such as {_EXAMPLES[word]}")
             found.append(_bounded(word, words.pop(0), text))
         elif _NAME.fullmatch(word):
-            found.append(Named(word))
+            found.append(Named(_shortest(word)))
         else:
-            hint = suggestion(word, ("layers", *WORDS, "from", "until", "evaluation"), "or a glob: *.linear_fc2")
+            hint = suggestion(word, _LEADING, "or a glob: *.linear_fc2")
             raise QuantctlError(f"{quoted(text)}: {quoted(word)} is no condition", hint)
     if not found:
         raise QuantctlError("a rule without a condition in front of its colon", "such as `layers 1-2: none`")
-    return tuple(sorted(found, key=lambda one: (isinstance(one, Phase), isinstance(one, Named))))
+    _refuse_two_names(found, text)
+    return tuple(sorted(dict.fromkeys(found), key=lambda one: (isinstance(one, Phase), isinstance(one, Named))))
 
 
-_EXAMPLES = {"layers": "layers 1-2,-4..-1", "from": "from 80%", "until": "until 1000"}
+def _shortest(glob: str) -> str:
+    """A glob without `*.` in front, where it is not a word then."""
+    while glob.startswith("*.") and glob[2:] not in (*_LEADING, ""):
+        glob = glob[2:]
+    return glob
+
+
+def _refuse_two_names(found: Sequence[Condition], text: str) -> None:
+    """Raises QuantctlError for plain names of which a module can have only one: `layer 3` is two of them."""
+    names = [one.pattern for one in found if isinstance(one, Named) and not re.search(r"[*?[]", one.pattern)]
+    plain = sorted(set(names) - {*WORDS}, key=len)
+    if not all(f".{plain[-1]}".endswith(f".{name}") for name in plain):
+        meant = [f"did you mean {word}? " for name in plain for word in near(name, _LEADING)]
+        hint = f"{''.join(meant[:1])}a rule for each, with `;` between them"
+        raise QuantctlError(f"{quoted(text)}: no module is called {' and '.join(plain)}", hint)
 
 
 def _bounded(word: str, bound: str, text: str) -> Condition:
     if word == "layers":
-        return Layers(tuple(_range(part, text) for part in bound.split(",")))
-    if not _STEP.fullmatch(bound) or (bound.endswith("%") and float(bound[:-1]) > 100):
+        return Layers(tuple(dict.fromkeys(_range(part, text) for part in bound.split(","))))
+    if not _STEP.fullmatch(bound):
         raise QuantctlError(f"{quoted(text)}: {word} {bound[:60]} is no step", f"such as {_EXAMPLES[word]}")
-    return Phase(word, bound)
+    return Phase(word, _share(bound) if bound.endswith("%") else bound)

@@ -8,7 +8,7 @@ The tables below are the only place that knows which formats and options exist.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -16,6 +16,10 @@ from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
+SEPARATOR = ";"
+"""In front of each rule of a literal."""
+LONGEST = 4000
+"""Characters of a literal."""
 ALIASES = {"bf16": NONE, "hif8": "hifp8"}
 """Other names of formats, which forks and papers use."""
 
@@ -91,6 +95,16 @@ def format_named(text: str, name: str) -> str:
     return name
 
 
+def check(text: str, site: str) -> None:
+    """Raises QuantctlError for a site that is none, and for a text that nobody can have meant."""
+    if site not in SITES:
+        raise unknown("site", site, SITES)
+    if len(text) > LONGEST:
+        raise QuantctlError(
+            f"{quoted(text)}: {len(text):,} characters", f"a literal has at most {LONGEST:,}; name modules by globs"
+        )
+
+
 def split(text: str) -> tuple[str, list[str]]:
     """Name and options of a spec, as they are written."""
     name, colon, rest = text.strip().partition(":")
@@ -126,10 +140,14 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
     """The spec that `text` means for every operand of `site`, which decides the default of `bwd`.
 
     Raises QuantctlError that names the wrong part and lists what is allowed, and for a text that says operands or
-    products apart (`operands.products` reads those).
+    products apart (`operands.products` reads those) or holds rules (`literals.literal` does).
     """
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
+    if SEPARATOR in text:
+        raise QuantctlError(
+            f"{quoted(text)} holds rules, and one format is meant here",
+            f"give the format that is meant, such as {quoted(text.partition(SEPARATOR)[0].strip())}",
+        )
     name, items = split(text)
     for item in items:
         if "." in item.partition("=")[0]:
@@ -138,6 +156,32 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
                 f"give the format of the operand that is meant, such as {quoted(name)}",
             )
     return spec_of(text, name, items, site)
+
+
+def written(format_: str, options: Mapping[str, str], scoped: Iterable[str] = ()) -> str:
+    """A spec as text."""
+    words = [f"{key}={value}" for key, value in options.items()] + [*scoped]
+    return format_ + (":" + ",".join(words) if words else "")
+
+
+def text_of(spec: FormatSpec, site: str) -> str:
+    """A spec of one format, the options left out that are its defaults."""
+    if spec.is_none:
+        return NONE
+    usual = defaults_of(spec.format, site)
+    return written(spec.format, {key: value for key, value in spec.options().items() if usual[key] != value})
+
+
+def canonical(text: str, site: str = "linear") -> str:
+    """A whole literal in its one form: aliases, defaults and blanks gone, options in the order of the tables.
+
+    Raises QuantctlError that names the part that is wrong.
+    """
+    if SEPARATOR not in text and "." not in text:
+        return text_of(parse(text, site), site)
+    from quantctl.spec.literals import literal  # which commands that meet none do not wait for
+
+    return str(literal(text, site))
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:

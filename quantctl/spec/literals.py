@@ -2,8 +2,8 @@
 
     spec; condition ...: spec; condition ...: option,...
 
-    >>> canonical("mxfp4 ;layers 1-2 , -4..-1 : bf16; *.linear_fc2: mxfp8:scale=rceil")
-    'mxfp4; layers 1-2,-4..-1: none; *.linear_fc2: mxfp8'
+    >>> str(literal("mxfp4 ;layers 1-2 , -4..-1 : bf16; *.linear_fc2: mxfp8:scale=rceil"))
+    'mxfp4; layers 1-2,-4..-1: none; linear_fc2: mxfp8'
 
 Conditions (conditions.py) in front of one colon must all hold. Behind it stands a spec, which takes the place of all
 that was said before, or options, which are laid over it: `from 80%: fprop.format=none`.
@@ -11,15 +11,14 @@ that was said before, or options, which are laid over it: `from 80%: fprop.forma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from quantctl.errors import QuantctlError, quoted, unknown
+from quantctl.errors import QuantctlError, quoted
 from quantctl.spec.conditions import Condition, Phase, conditions_of
-from quantctl.spec.formats import NONE, SITES
-from quantctl.spec.operands import KEYS, amended, canonical_spec, split_items
-
-SEPARATOR = ";"
+from quantctl.spec.formats import NONE, SEPARATOR, check
+from quantctl.spec.operands import KEYS, amended, canonical_spec, order, split_items
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ class Rule:
         return _amends(self.value)
 
     @property
+    def keeps_none(self) -> bool:
+        """Whether it is options without formats, which leave alone what is none."""
+        return self.amends and "format=" not in self.value
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return tuple(one for one in self.conditions if isinstance(one, Phase))
 
@@ -46,7 +50,12 @@ class Rule:
         """The spec that holds where this rule does and `spec` did."""
         if not self.amends:
             return self.value
-        return canonical_spec(amended(spec, self.value.split(","), site), site)
+        if spec == NONE and self.keeps_none:
+            return NONE
+        try:
+            return canonical_spec(amended(spec, self.value.split(","), site), site)
+        except QuantctlError as error:
+            raise QuantctlError(f"`{self}` where {spec} holds: {error.message}", error.hint) from None
 
     def __str__(self) -> str:
         return f"{self.head}: {self.value}"
@@ -83,7 +92,8 @@ def _options(text: str, site: str) -> str:
             hint = f"options are {', '.join(f'{k}=...' for k in KEYS[1:-2])}, bwd=...; fprop.format=... with a scope"
             raise QuantctlError(f"{quoted(text)}: {quoted(word)} is no option", hint)
     plain, scoped = split_items(text, words, site)
-    return ",".join([*plain, *map(str, scoped)])
+    plain.sort(key=lambda word: KEYS.index(word.partition("=")[0]))
+    return ",".join([*plain, *map(str, sorted(scoped, key=order))])
 
 
 def _rule(text: str, site: str) -> Rule:
@@ -100,14 +110,39 @@ def _rule(text: str, site: str) -> Rule:
 @lru_cache(maxsize=256)
 def literal(text: str, site: str = "linear") -> Literal:
     """The literal that `text` is at `site`. Raises QuantctlError that names the part that is wrong."""
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
     base, *rules = text.split(SEPARATOR)
     if rules and not rules[-1].strip():
         rules.pop()  # a list may end with its separator
-    return Literal(site, canonical_spec(base, site), tuple(_rule(rule, site) for rule in rules))
+    base = canonical_spec(base, site)
+    return Literal(site, base, _effective(base, [_rule(rule, site) for rule in rules], site))
 
 
-def canonical(text: str, site: str = "linear") -> str:
-    """The literal in its one form: aliases, defaults and blanks gone, options in the order of the tables."""
-    return str(literal(text, site))
+_MOST_SPECS = 16
+"""Of a literal that may say more, later rules are looked at when its modules are known."""
+
+
+def _effective(base: str, rules: Sequence[Rule], site: str) -> tuple[Rule, ...]:
+    """The rules that may change something, whichever of those in front of them hold.
+
+    Raises QuantctlError for options that say nothing of any spec that they may be laid over.
+    """
+    said, kept = [base], []
+    for rule in rules:
+        if len(said) > _MOST_SPECS:
+            kept.append(rule)
+            continue
+        over, failed = {}, []
+        for spec in said:
+            try:
+                over[spec] = rule.over(spec, site)
+            except QuantctlError as error:
+                failed.append(error)
+        if not over:
+            raise failed[0]
+        if said == [NONE] and rule.keeps_none:
+            raise QuantctlError(f"`{rule}` says nothing: no product has a format there", "give a spec: mxfp8:...")
+        if failed or any(spec != new for spec, new in over.items()):
+            kept.append(rule)
+            said = list(dict.fromkeys([*said, *over.values()]))
+    return tuple(kept)

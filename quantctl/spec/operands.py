@@ -22,7 +22,19 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from quantctl.errors import QuantctlError, quoted, unknown
-from quantctl.spec.formats import FORMATS, NONE, SITES, FormatSpec, defaults_of, format_named, refuse, spec_of, split
+from quantctl.spec.formats import (
+    FORMATS,
+    NONE,
+    FormatSpec,
+    check,
+    defaults_of,
+    format_named,
+    refuse,
+    spec_of,
+    split,
+    text_of,
+    written,
+)
 
 PRODUCTS = ("fprop", "dgrad", "wgrad")
 GRADIENT = "gradient"
@@ -268,29 +280,15 @@ def products(text: str, site: str = "linear") -> ProductSpecs:
     Raises QuantctlError that names the wrong part: an unknown format, option, value or scope, a contradiction, or an
     option that no operand takes.
     """
-    if site not in SITES:
-        raise unknown("site", site, SITES)
+    check(text, site)
     name, words = split(text)
     plain, items = split_items(text, words, site)
     return _Reader(text, spec_of(text, name, plain, site), items, site).products()
 
 
-def _order(item: Item) -> tuple[int, int, int, int]:
+def order(item: Item) -> tuple[int, int, int, int]:
     operands = (None, "input", "query", "probabilities", "weight", "key", "value", GRADIENT)
     return (item.depth, (None, *PRODUCTS).index(item.product), operands.index(item.operand), KEYS.index(item.key))
-
-
-def _written(format_: str, options: dict[str, str], items: Sequence[Item]) -> str:
-    words = [f"{key}={value}" for key, value in options.items()] + [str(item) for item in items]
-    return format_ + (":" + ",".join(words) if words else "")
-
-
-def text_of(spec: FormatSpec, site: str) -> str:
-    """A spec of one format, the options left out that are its defaults."""
-    if spec.is_none:
-        return NONE
-    usual = defaults_of(spec.format, site)
-    return _written(spec.format, {key: value for key, value in spec.options().items() if usual[key] != value}, ())
 
 
 def _uniform(specs: ProductSpecs) -> str | None:
@@ -315,16 +313,16 @@ def canonical_spec(text: str, site: str = "linear") -> str:
     plain, items = split_items(text, words, site)
     base = spec_of(text, name, plain, site)
     head = {} if base.is_none else base.options()
-    items = sorted(items, key=_order)
+    items = sorted(items, key=order)
     for item in reversed(items):
         fewer = [other for other in items if other != item]
-        if _means(_written(base.format, head, fewer), site, specs):
+        if _means(written(base.format, head, map(str, fewer)), site, specs):
             items = fewer
     for key in reversed(list(head)):
         fewer_options = {other: value for other, value in head.items() if other != key}
-        if _means(_written(base.format, fewer_options, items), site, specs):
+        if _means(written(base.format, fewer_options, map(str, items)), site, specs):
             head = fewer_options
-    return _written(base.format, head, items)
+    return written(base.format, head, map(str, items))
 
 
 def _means(text: str, site: str, specs: ProductSpecs) -> bool:

@@ -14,7 +14,8 @@ from itertools import chain
 
 from quantctl.errors import QuantctlError, near
 from quantctl.spec.conditions import WORDS, Layers, Module, Named
-from quantctl.spec.literals import SEPARATOR, Literal, Rule, literal
+from quantctl.spec.formats import SEPARATOR
+from quantctl.spec.literals import Literal, Rule, literal
 
 
 @dataclass(frozen=True)

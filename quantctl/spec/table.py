@@ -10,9 +10,9 @@ from itertools import combinations
 from typing import Any
 
 from quantctl.spec.conditions import Module
-from quantctl.spec.formats import split
+from quantctl.spec.formats import split, text_of
 from quantctl.spec.names import fold, ranges
-from quantctl.spec.operands import FORWARD, GRADIENT, OPERANDS, PRODUCTS, Operand, Slot, products, slots, text_of
+from quantctl.spec.operands import FORWARD, GRADIENT, OPERANDS, PRODUCTS, Operand, Slot, products, slots
 from quantctl.spec.outline import Outline
 from quantctl.spec.resolution import Resolved, Schedule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -47,8 +48,8 @@ class Task:
     @property
     def own(self) -> dict[str, str]:
         """The variables by which this run differs from the others."""
-        words = selector_words(self.mode)
-        return {"SEED": str(self.seed), "RUN_DIR": str(self.run_dir), "SELECTORS": " ".join(words)}
+        words = shlex.join(selector_words(self.mode))
+        return {"SEED": str(self.seed), "RUN_DIR": str(self.run_dir), "SELECTORS": words}
 
     def variables(self, **more: str) -> dict[str, str]:
         """The script's whole environment."""

@@ -13,8 +13,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from quantctl.errors import QuantctlError
-from quantctl.spec import NONE, canonical, names_of, parse
+from quantctl.errors import QuantctlError, quoted
+from quantctl.spec import NONE, canonical, names_of
 from quantctl.tree.flow import Definition, Flow, key_of, targets_of
 from quantctl.tree.source import Literal, Source
 
@@ -82,7 +82,7 @@ class ForkSelector:
         knows = ", ".join(sorted(self.words))
         if ":" in wanted:
             raise QuantctlError(
-                f"{where}; it takes plain format names and no options, so it cannot be {wanted!r}",
+                f"{where}; it takes plain format names, no options, scopes or rules, so it cannot be {quoted(wanted)}",
                 f"give one of: {knows}",
             )
         if self.understood and wanted == canonical_or(self.literal.value, self.role):
@@ -92,7 +92,7 @@ class ForkSelector:
         if self.open or (wanted == NONE and not self.rejects):
             return wanted
         raise QuantctlError(
-            f"{where}, and no branch of it asks for {wanted!r}: the stock product would run",
+            f"{where}, and no branch of it asks for {quoted(wanted)}: the stock product would run",
             f"give one of: {knows}",
         )
 
@@ -122,10 +122,9 @@ class Survey:
 def canonical_or(value: str, role: str) -> str:
     """`value` in canonical form if it is a known spec, else as it stands."""
     try:
-        parse(value, role)
+        return canonical(value, role)
     except QuantctlError:
         return value
-    return canonical(value, role)
 
 
 Products = Mapping[str, tuple[str, ...]]

@@ -424,7 +424,7 @@ def test_no_fork(file, text):
 
 
 WORDS = {
-    "options": (CHAIN, "mxfp8:scale=floor", "it takes plain format names and no options"),
+    "options": (CHAIN, "mxfp8:scale=floor", "it takes plain format names, no options"),
     "no branch": (CHAIN.replace("'hifp8'", "'int8'"), "hifp8", "no branch of it asks for 'hifp8': the stock product"),
     "nothing for none": (
         CHAIN.replace("    output = torch.matmul(total_input, weight.t())", "    raise ValueError"),
