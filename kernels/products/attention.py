@@ -93,6 +93,7 @@ def pv(probs: Tensor, value: Tensor, spec: str, layer: Named | None = None) -> T
 def _either(a: Tensor, b: Tensor, scale: float | None, site: str, spec: str, layer: Named | None) -> Tensor:
     text = spec_now(spec, site, layer)
     if operands.resolve(text, site).is_none:
+        operands.count(site, "fprop", text, layer)
         return _product(a, b, scale)
     result: Tensor = _QuantizedBmm.apply(a, b, scale, site, text, layer)
     return result

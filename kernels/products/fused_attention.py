@@ -151,5 +151,6 @@ def fused_attention(
     if of_v.dgrad[1] == Operand(FormatSpec(NONE)) and torch.is_grad_enabled():
         v = _alone(v, q, k)
     if by_library(qk=qk, pv=pv):
+        operands.count("pv", "fprop", pv, layer)
         return _sdpa(q, k, v, scale, causal)
     return fused_pv.attention_pv(q, k, v, scale=scale, causal=causal, pv=pv, scores_of=scores_of, layer=layer)

@@ -35,9 +35,12 @@ def _canonical(text: str, site: str) -> str:
     return canonical(text, site)
 
 
-def count(site: str, product: str, text: str, layer: Named | None = None) -> None:
-    """Count a product whose spec, without rules, is not none; layer: the module that it belongs to."""
-    name = None if layer is None else layer.name
+def count(site: str, product: str, text: str, layer: Named | str | None = None) -> None:
+    """Count a product in `text`, a spec without rules; layer: the module that it belongs to.
+
+    Stock products count where the selector speaks of their module.
+    """
+    name = layer.name if isinstance(layer, Named) and site in layer.literals else None
     if torch.compiler.is_compiling():
         _count_operator(site, product, text, name)
     else:
@@ -45,7 +48,7 @@ def count(site: str, product: str, text: str, layer: Named | None = None) -> Non
 
 
 def _count(site: str, product: str, text: str, name: str | None) -> None:
-    if not resolve(text, site).is_none:
+    if name is not None or not resolve(text, site).is_none:
         hits.count(site, product, _canonical(text, site), name)
 
 
