@@ -1,4 +1,4 @@
-"""The resolved table of a command's model: what `check --` and JSON show of it, and who refuses what does not fit it."""
+"""The resolved table of a command's model: what `check --` shows of it, and who refuses what does not fit it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from quantctl.spec.names import unfold
 
-LLAMA = "--transformer-impl local --num-layers 32 --hidden-size 4096 --num-attention-heads 32 --swiglu --train-iters 1000"
+LLAMA = (
+    "--transformer-impl local --num-layers 32 --hidden-size 4096 --num-attention-heads 32 --swiglu --train-iters 1000"
+)
 DEEPSEEK = (
     "--transformer-impl local --num-layers 27 --hidden-size 2048 --num-attention-heads 16 --multi-latent-attention "
     "--q-lora-rank 1536 --num-experts 64 --moe-layer-freq ([0]*1+[1]*26) --moe-shared-expert-intermediate-size 2816 "
@@ -57,8 +59,8 @@ pv       layers 1-2,30-32:
     "experts": (
         DEEPSEEK,
         {
-            "linear": "mxfp8; experts: mxfp4; experts.local_experts.0.linear_fc2: nvfp4; shared_experts: none; mtp: none; "
-            "until 10 attention: none; layers ..10% mlp: hifp8",
+            "linear": "mxfp8; experts: mxfp4; experts.local_experts.0.linear_fc2: nvfp4; "
+            "shared_experts: none; mtp: none; until 10 attention: none; layers ..10% mlp: hifp8",
             "qk": "mxfp8; mtp: none",
         },
         """\
