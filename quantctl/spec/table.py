@@ -131,7 +131,7 @@ def _text(operand: Operand, site: str) -> str:
 
 @lru_cache(maxsize=256)
 def _scopes(wanted: frozenset[Slot], site: str) -> str:
-    """The fewest scopes that are these operands."""
+    """The fewest scopes that are these operands, those before that say none twice."""
     known = {
         "all": frozenset(slots(site)),
         **{product: frozenset(slot for slot in slots(site) if slot[0] == product) for product in PRODUCTS},
@@ -142,13 +142,9 @@ def _scopes(wanted: frozenset[Slot], site: str) -> str:
         **{".".join(slot): frozenset([slot]) for slot in slots(site)},
     }
     inside = [name for name, scope in known.items() if scope <= wanted]
-    found = next(
-        names
-        for number in range(1, len(inside) + 1)
-        for names in combinations(inside, number)
-        if frozenset[Slot]().union(*(known[name] for name in names)) == wanted
-    )
-    return ", ".join(found)
+    covers = (names for number in range(1, len(inside) + 1) for names in combinations(inside, number))
+    found = [names for names in covers if frozenset[Slot]().union(*(known[name] for name in names)) == wanted]
+    return ", ".join(min(found, key=lambda names: (len(names), sum(len(known[name]) for name in names))))
 
 
 # ---- where modules stand ----
