@@ -107,8 +107,8 @@ def _problems(
         if wanted and not wanted & hits.get(site, {}).keys():
             found.append(f"{site} says {says}, and no such product ran")
         elif says != NONE:
-            found += modules.bypassed(site, says, {0: seen.get(site, {})})
-            found += modules.misled(site, by_module)
+            past = modules.bypassed(site, says, {0: seen.get(site, {})})
+            found += past or modules.misled(site, by_module)
     return found
 
 
