@@ -1,8 +1,8 @@
 """Tells each module that computes products its name, once a model is built, and what the selectors say of it.
 
-A selector's rules speak of layers and modules, and no product knows whose it is. The names are those of named_modules();
-`quantctl.kernels.modules` numbers their layers over all pipeline stages, resolves the selectors, and refuses rules that
-fit nothing before the first step. Models without this patch take selectors without rules only.
+A selector's rules speak of layers and modules, and no product knows whose it is. The names are those of
+named_modules(); `quantctl.kernels.modules` numbers their layers over all pipeline stages, resolves the selectors, and
+refuses rules that fit nothing before the first step. Models without this patch take selectors without rules only.
 """
 
 from __future__ import annotations

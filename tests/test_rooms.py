@@ -25,7 +25,7 @@ FRONT = "the front"
 """The command line, and the front ends that stand beside the scripts."""
 AT_THE_FRONT = {"cli", "__main__", "script.train_config", "script.flash_attention_config", "script.quant_type_modifier"}
 
-FACES = {f"kernels.{name}" for name in ("linear", "attention", "attention_dispatch", "grouped_experts")}
+FACES = {f"kernels.{name}" for name in ("linear", "attention", "attention_dispatch", "grouped_experts", "modules")}
 """The names under which patched trees import the products."""
 
 KERNELS = {"kernels", "kernels.formats", "kernels.measure", "kernels.products"}

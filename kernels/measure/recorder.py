@@ -31,7 +31,7 @@ from quantctl.disk.files import no_link
 from quantctl.kernels.measure import steps
 from quantctl.kernels.measure.statistics import Measured, for_json, measure
 from quantctl.kernels.measure.wanted import VARIABLE, Wanted, parse_wanted
-from quantctl.spec import FormatSpec, canonical
+from quantctl.spec import FormatSpec, ProductSpecs, canonical
 
 ON = bool(os.environ.get(VARIABLE) and os.environ.get("QUANTCTL_RUN_DIR"))
 _DEPTH = 16
@@ -119,24 +119,24 @@ def places(site: str, layers: Sequence[torch.nn.Module] | None, count: int) -> t
 def observe_groups(
     where: tuple[Place | None, ...] | None,
     product: str,
-    spec: FormatSpec,
+    specs: ProductSpecs,
     ends: Tensor,
-    operands: dict[str, tuple[Tensor | Sequence[Tensor], int]],
+    *operands: tuple[Tensor | Sequence[Tensor], int] | None,
 ) -> None:
     """`observe` for products that are computed together, each of the rows up to its one of `ends`; waits for them.
 
-    operands: name -> the rows of all, or a tensor of each, and the axis. One without rows has no statistics.
+    operands: the rows of all, or a tensor of each, and the axis. One without rows has no statistics.
     """
     if where is None or _captured():
         return
     start = 0
     for number, (each, end) in enumerate(zip(where, ends.tolist(), strict=True)):
         if end > start:
-            of_it = {
-                name: (whole[start:end] if isinstance(whole, Tensor) else whole[number], axis)
-                for name, (whole, axis) in operands.items()
-            }
-            observe(each, product, spec, of_it)
+            rows = slice(start, end)
+            of_it = [
+                one and (one[0][rows] if isinstance(one[0], Tensor) else one[0][number], one[1]) for one in operands
+            ]
+            observe(each, product, specs, *of_it)
         start = end
 
 
@@ -155,31 +155,36 @@ def _name(module: torch.nn.Module | None, callers: list[torch.nn.Module]) -> str
     return _names.get(module, type(module).__name__)
 
 
-def observe(where: Place | None, product: str, spec: FormatSpec, operands: dict[str, tuple[Tensor, int]]) -> None:
-    """Measure operands (name -> tensor, axis) of a product, once a step; `where` is what `place` said.
+def observe(where: Place | None, product: str, specs: ProductSpecs, *operands: tuple[Tensor, int] | None) -> None:
+    """Measure the two operands of a product (tensor, axis), each in its own format, once a step.
 
-    Nothing is measured while a CUDA graph is captured: the values are those of its replays.
+    where: what `place` said. operands: in the order of ProductSpecs, None for one that is measured elsewhere. One that
+    is not quantized has no statistics, and nothing is measured while a CUDA graph is captured: the values are those of
+    its replays.
     """
-    if where is None or spec.is_none or _captured():
+    if where is None or _captured():
         return
-    for name, (tensor, axis) in operands.items():
+    slots = [(name, own.spec) for (whose, name), own in specs.items() if whose == product]
+    for (name, spec), operand in zip(slots, operands, strict=True):
+        if operand is None or spec.is_none:
+            continue
         key = (where, product, name)
         with _lock:
             if key in _pending:
                 continue
         try:
-            measured = measure(tensor, spec, axis)
+            measured = measure(operand[0], spec, operand[1])
         except torch.cuda.OutOfMemoryError:
             warnings.warn(f"statistics: no memory to measure {where.site} {product} {name}", stacklevel=2)
             return
         with _lock:
-            _pending[key] = (measured, _text(spec, where.site), steps.current())
+            _pending[key] = (measured, _text(spec), steps.current())
 
 
 @lru_cache(maxsize=64)
-def _text(spec: FormatSpec, site: str) -> str:
-    words = ",".join(f"{key}={value}" for key, value in spec.options().items())
-    return canonical(f"{spec.format}:{words}", site)
+def _text(spec: FormatSpec) -> str:
+    """The format of an operand, canonical."""
+    return canonical(f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items()))
 
 
 def _stepped(*_: Any) -> None:

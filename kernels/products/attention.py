@@ -3,8 +3,8 @@
     qk  S = scale * Q K^T   reduces the head dimension;  dQ = scale * dS K reduces keys,  dK = scale * dS^T Q queries
     pv  O = P V             reduces keys;                dP = dO V^T reduces the head dimension, dV = P^T dO queries
 
-P are the normalized probabilities. The default of both sites is bwd=dequantized (straight-through); bwd=quantized
-quantizes both operands of each gradient product along the axis that it reduces. The scale multiplies
+P are the normalized probabilities. The default of both sites is bwd=dequantized (straight-through); formats of the
+gradient products (bwd=quantized) quantize their operands along the axis that these reduce. The scale multiplies
 the product, not an operand. The first operand's gradient counts as dgrad, the second one's (K, V) as wgrad.
 """
 
@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.formats.quantize import draw_for, quantize_dequantize
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
-
-_NAMES = {"qk": ("query", "key"), "pv": ("probabilities", "value")}
+from quantctl.kernels.products.modules import Named, spec_now
 
 
 class _QuantizedBmm(torch.autograd.Function):
@@ -28,40 +27,42 @@ class _QuantizedBmm(torch.autograd.Function):
 
     @staticmethod
     @keeps_autocast
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float | None, site: str, text: str) -> Tensor:
-        spec = operands.resolve(text, site)
-        operands.count(site, "fprop", text)
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: float | None, site: str, text: str, layer: Named | None
+    ) -> Tensor:
+        specs = operands.resolve(text, site)
+        operands.count(site, "fprop", text, layer)
         ctx.save_for_backward(a, b)
-        ctx.spec, ctx.scale, ctx.site, ctx.text = spec, scale, site, text
+        ctx.specs, ctx.scale, ctx.site, ctx.text, ctx.layer = specs, scale, site, text, layer
         ctx.place = recorder.place(site) if recorder.ON else None
         if ctx.place is not None:
-            recorder.observe(ctx.place, "fprop", spec, dict(zip(_NAMES[site], ((a, 2), (b, 1)), strict=True)))
-        ctx.draws = a_draw, b_draw = draw_for(spec), draw_for(spec)
-        return _product(quantize_dequantize(a, spec, 2, rng=a_draw), quantize_dequantize(b, spec, 1, rng=b_draw), scale)
+            recorder.observe(ctx.place, "fprop", specs, (a, 2), (b, 1))
+        first, second = (own.spec for own in specs.fprop)
+        ctx.draws = a_draw, b_draw = draw_for(first), draw_for(second)
+        return _product(
+            quantize_dequantize(a, first, 2, rng=a_draw), quantize_dequantize(b, second, 1, rng=b_draw), scale
+        )
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         a_draw, b_draw = ctx.draws
+        specs, needed = ctx.specs, ctx.needs_input_grad[:2]
         grad_a = grad_b = None
-        for_a = for_b = grad
-        if ctx.spec.bwd == "quantized":
-            axes = tuple(axis for axis, needed in zip((2, 1), ctx.needs_input_grad, strict=False) if needed)
-            by_axis = dict(zip(axes, quantize_dequantize_along(grad, ctx.spec, axes), strict=True))  # dC is read once
-            for_a, for_b = by_axis.get(2, grad), by_axis.get(1, grad)
-            if ctx.place is not None:
-                recorder.observe(ctx.place, "dgrad", ctx.spec, {"gradient": (grad, 2)})
-                recorder.observe(ctx.place, "wgrad", ctx.spec, {"gradient": (grad, 1)})
-        if ctx.needs_input_grad[0]:  # dA = scale * dC B^T reduces columns
-            operands.count(ctx.site, "dgrad", ctx.text)
-            b_in = operands.forward_operand_in_backward(b, ctx.spec, 2, 1, b_draw)
+        for_a, for_b = operands.gradients(grad, specs, (2, 1), needed)  # dC is read once
+        if ctx.place is not None:
+            recorder.observe(ctx.place, "dgrad", specs, (grad, 2), None)
+            recorder.observe(ctx.place, "wgrad", specs, (grad, 1), None)
+        if needed[0]:  # dA = scale * dC B^T reduces columns
+            operands.count(ctx.site, "dgrad", ctx.text, ctx.layer)
+            b_in = operands.forward_operand_in_backward(b, specs.fprop[1], specs.dgrad[1], (1, 2), (b_draw, None))
             grad_a = _scaled(torch.bmm(for_a, b_in.transpose(1, 2)), ctx.scale)
-        if ctx.needs_input_grad[1]:  # dB = scale * A^T dC reduces rows
-            operands.count(ctx.site, "wgrad", ctx.text)
-            a_in = operands.forward_operand_in_backward(a, ctx.spec, 1, 2, a_draw)
+        if needed[1]:  # dB = scale * A^T dC reduces rows
+            operands.count(ctx.site, "wgrad", ctx.text, ctx.layer)
+            a_in = operands.forward_operand_in_backward(a, specs.fprop[0], specs.wgrad[1], (2, 1), (a_draw, None))
             grad_b = _scaled(torch.bmm(a_in.transpose(1, 2), for_b), ctx.scale)
-        return grad_a, grad_b, None, None, None
+        return grad_a, grad_b, None, None, None, None
 
 
 def _product(a: Tensor, b: Tensor, scale: float | None) -> Tensor:
@@ -76,17 +77,23 @@ def _scaled(product: Tensor, scale: float | None) -> Tensor:
     return product if scale is None else product.mul_(scale)
 
 
-def qk(query: Tensor, key_t: Tensor, softmax_scale: float, spec: str) -> Tensor:
-    """softmax_scale * Q K^T: query [b*np, sq, hn], key_t [b*np, hn, sk] -> [b*np, sq, sk]."""
-    if operands.resolve(spec, "qk").is_none:
-        return _product(query, key_t, softmax_scale)
-    scores: Tensor = _QuantizedBmm.apply(query, key_t, softmax_scale, "qk", spec)
-    return scores
+def qk(query: Tensor, key_t: Tensor, softmax_scale: float, spec: str, layer: Named | None = None) -> Tensor:
+    """softmax_scale * Q K^T: query [b*np, sq, hn], key_t [b*np, hn, sk] -> [b*np, sq, sk].
+
+    spec: the selector's value. layer: the module that computes it, where the model has named it (modules.py).
+    """
+    return _either(query, key_t, softmax_scale, "qk", spec, layer)
 
 
-def pv(probs: Tensor, value: Tensor, spec: str) -> Tensor:
-    """P V: probs [b*np, sq, sk], value [b*np, sk, hv] -> [b*np, sq, hv]."""
-    if operands.resolve(spec, "pv").is_none:
-        return _product(probs, value, None)
-    context: Tensor = _QuantizedBmm.apply(probs, value, None, "pv", spec)
-    return context
+def pv(probs: Tensor, value: Tensor, spec: str, layer: Named | None = None) -> Tensor:
+    """P V: probs [b*np, sq, sk], value [b*np, sk, hv] -> [b*np, sq, hv]. spec, layer: as in qk."""
+    return _either(probs, value, None, "pv", spec, layer)
+
+
+def _either(a: Tensor, b: Tensor, scale: float | None, site: str, spec: str, layer: Named | None) -> Tensor:
+    text = spec_now(spec, site, layer)
+    if operands.resolve(text, site).is_none:
+        operands.count(site, "fprop", text, layer)
+        return _product(a, b, scale)
+    result: Tensor = _QuantizedBmm.apply(a, b, scale, site, text, layer)
+    return result

@@ -13,6 +13,7 @@ from torch import Tensor
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import hits
 from quantctl.kernels.products import causal_mask, fused_attention, stock_code
+from quantctl.kernels.products.modules import spec_now
 from quantctl.patches import fused_attention as patch
 from quantctl.spec import ATTENTION_IMPLEMENTATIONS, choice
 
@@ -31,7 +32,9 @@ def why_not(
     qk: str,
     pv: str,
 ) -> str | None:
-    """Why a call of a DotProductAttention cannot be fused, in words; None if it can. Arguments as fused_context's."""
+    """Why a call of a DotProductAttention cannot be fused, in words; None if it can. Arguments as fused_context's, but
+    qk and pv: the specs that hold for this module now.
+    """
     softmax = module.scale_mask_softmax
     dropout = module.attention_dropout
     reasons = (
@@ -86,13 +89,15 @@ def fused_context(
 ) -> Tensor | None:
     """The context [s, b, heads * d_v] of a DotProductAttention's forward, or None where the unfused flow is to run.
 
-    module: the DotProductAttention, of which scale, mask type and dropout are read. query [s, b, heads, d_qk], key
+    module: the DotProductAttention, of which scale, mask type, dropout and quant_layer are read. query [s, b, heads, d_qk], key
     [s, b, groups, d_qk], value [s, b, groups, d_v] and the rest: forward's arguments. impl, qk, pv: the selectors'
     values.
 
     Raises QuantctlError for an unknown value, and with `fused` for a call that cannot be fused.
     """
     choice(SITE, impl, ATTENTION_IMPLEMENTATIONS)
+    layer = getattr(module, "quant_layer", None)
+    qk, pv = spec_now(qk, "qk", layer), spec_now(pv, "pv", layer)
     reason = why_not(
         module,
         query,
@@ -118,5 +123,5 @@ def fused_context(
     hits.count(SITE, by, "fused")
     # with query-key layer scaling the softmax multiplies by the layer number what softmax_scale was divided by
     scale = module.softmax_scale * (module.scale_mask_softmax.scale or 1.0)
-    context = fused_attention.fused_attention(query, key, value, scale=scale, causal=True, qk=qk, pv=pv)
+    context = fused_attention.fused_attention(query, key, value, scale=scale, causal=True, qk=qk, pv=pv, layer=layer)
     return context.reshape(*context.shape[:2], -1)

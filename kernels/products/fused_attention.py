@@ -9,10 +9,11 @@ sequence values. What differs is where numbers are rounded between the products:
     masked scores  -infinity (unfused: -10000, which is the same as long as a row's largest score is above -9800)
 
 QK: Q and K are quantized once, along the head dimension, before keys are repeated for grouped queries, which is the
-same as after. bwd=dequantized (the default) is the library's attention on the quantized Q and K; the gradients that it
-returns for them are those of Q and K (straight-through). bwd=high_precision wants dQ = scale * dS K and
-dK = scale * dS^T Q with the unquantized K and Q, while dS comes from the quantized ones: the library's backward has one
-Q and one K for both, so fused_pv.py computes that, too.
+same as after; each to its own format. bwd=dequantized (the default) is the library's attention on the quantized Q and K;
+the gradients that it returns for them are those of Q and K (straight-through). Where dQ = scale * dS K and
+dK = scale * dS^T Q are to have other K and Q, while dS comes from the quantized ones (as they are with
+bwd=high_precision, or in formats of their own), fused_pv.py computes that, too: the library's backward has one Q and one
+K for both. dS, which is never whole, cannot be quantized.
 """
 
 from __future__ import annotations
@@ -27,32 +28,49 @@ from quantctl.kernels.formats.quantize import DTYPES, draw_for, quantize_dequant
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import fused_pv, operands
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
+from quantctl.kernels.products.modules import Named
+from quantctl.spec import FORWARD, NONE, FormatSpec, Operand, ProductSpecs
 
 
-class _QuantizedOperands(torch.autograd.Function):
-    """Q and K through their format, or as they are; their gradients pass unchanged and are counted."""
+class _StraightThrough(torch.autograd.Function):
+    """Q and K as the gradient products take them; their gradients pass unchanged and are counted."""
 
     @staticmethod
     @keeps_autocast
-    def forward(ctx: Any, q: Tensor, k: Tensor, text: str, quantized: bool) -> tuple[Tensor, Tensor]:
-        ctx.text, ctx.site = text, "qk"
-        return _quantize(q, k, text) if quantized else (q.view_as(q), k.view_as(k))
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, q_in: Tensor, k_in: Tensor, text: str, layer: Named | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.text, ctx.layer, ctx.site = text, layer, "qk"
+        return q_in.view_as(q_in), k_in.view_as(k_in)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad_q: Tensor | None, grad_k: Tensor | None) -> tuple[Tensor | None, ...]:
         for needed, product in zip(ctx.needs_input_grad, ("dgrad", "wgrad"), strict=False):
             if needed:
-                operands.count("qk", product, ctx.text)
-        return grad_q, grad_k, None, None
+                operands.count("qk", product, ctx.text, ctx.layer)
+        return grad_q, grad_k, None, None, None, None
 
 
-def _quantize(q: Tensor, k: Tensor, text: str) -> tuple[Tensor, Tensor]:
-    spec = operands.resolve(text, "qk")
-    if recorder.ON:
-        recorder.observe(recorder.place("qk"), "fprop", spec, {"query": (q, -1), "key": (k, -1)})
-    q_draw, k_draw = draw_for(spec), draw_for(spec)
-    return quantize_dequantize(q, spec, -1, rng=q_draw), quantize_dequantize(k, spec, -1, rng=k_draw)
+_HEAD, _SEQUENCE = -1, 0
+"""Axes of [s, b, heads, d]."""
+
+
+def _quantized(q: Tensor, k: Tensor, specs: ProductSpecs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Q and K as the scores take them, and as dK and dQ do."""
+    place = recorder.place("qk") if recorder.ON else None
+    recorder.observe(place, "fprop", specs, (q, _HEAD), (k, _HEAD))
+    draws = draw_for(specs.fprop[0].spec), draw_for(specs.fprop[1].spec)
+    scores_of = tuple(
+        quantize_dequantize(x, own.spec, _HEAD, rng=draw)
+        for x, own, draw in zip((q, k), specs.fprop, draws, strict=True)
+    )
+    begin = operands.begin(specs.wgrad[1], q, scores_of[0]), operands.begin(specs.dgrad[1], k, scores_of[1])
+    recorder.observe(place, "wgrad", specs, None, (begin[0], _SEQUENCE))
+    recorder.observe(place, "dgrad", specs, None, (begin[1], _SEQUENCE))
+    q_in = quantize_dequantize(begin[0], specs.wgrad[1].spec, _SEQUENCE)
+    k_in = quantize_dequantize(begin[1], specs.dgrad[1].spec, _SEQUENCE)
+    return (scores_of[0], scores_of[1]), (q_in, k_in)
 
 
 def _alone(v: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -81,9 +99,19 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor
     return out[..., :width].permute(2, 0, 1, 3)
 
 
+def _is_forwards(forward: Operand, own: Operand) -> bool:
+    """Whether a gradient product's operand is the very one of the forward."""
+    return own.spec.is_none and (own.source == FORWARD or forward.spec.is_none)
+
+
+def _has_one_of_each(specs: ProductSpecs) -> bool:
+    """Whether the gradient products take the Q and K that the scores come from."""
+    return _is_forwards(specs.fprop[1], specs.dgrad[1]) and _is_forwards(specs.fprop[0], specs.wgrad[1])
+
+
 def by_library(*, qk: str, pv: str) -> bool:
-    """Whether torch's scaled_dot_product_attention computes calls with these selectors, else fused_pv."""
-    return operands.resolve(pv, "pv").is_none and operands.resolve(qk, "qk").bwd != "high_precision"
+    """Whether torch's scaled_dot_product_attention computes calls with these specs, else fused_pv."""
+    return operands.resolve(pv, "pv").is_none and _has_one_of_each(operands.resolve(qk, "qk"))
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, *, qk: str, pv: str) -> str | None:
@@ -91,8 +119,8 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, qk: str, pv: str) -> str | None:
 
     Raises QuantctlError for an unknown spec.
     """
-    if operands.resolve(qk, "qk").bwd == "quantized":
-        return "qk has bwd=quantized, whose gradient products quantize the gradients of the scores"
+    if fused_pv.quantizes_gradients(operands.resolve(qk, "qk")):
+        return f"qk={qk} quantizes the gradients of the scores, which only the unfused flow has"
     if not by_library(qk=qk, pv=pv):
         return fused_pv.why_not(q, k, v, pv=pv)
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
@@ -100,22 +128,29 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, qk: str, pv: str) -> str | None:
     return None
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, qk: str, pv: str) -> Tensor:
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, qk: str, pv: str, layer: Named | None = None
+) -> Tensor:
     """softmax(scale * Q K^T) V, differentiable.
 
     q [s, b, heads, d_qk], k [s, b, groups, d_qk], v [s, b, groups, d_v] in bf16, fp16 or fp32, any strides; head h
-    uses group h // (heads // groups). qk, pv: the selectors' values. Returns [s, b, heads, d_v].
+    uses group h // (heads // groups). qk, pv: the specs that hold, without rules; layer: the module that they hold for,
+    where the model has named it. Returns [s, b, heads, d_v].
 
     Stochastic rounding draws once for each group of K, where the unfused flow draws for each repetition of it.
     Calls for which `why_not` has a reason are not to be made.
     """
-    operands.count("qk", "fprop", qk)
-    spec = operands.resolve(qk, "qk")
-    scores_of = _quantize(q, k, qk) if spec.bwd == "high_precision" else None
-    if not spec.is_none:
-        q, k = _QuantizedOperands.apply(q, k, qk, scores_of is None)
-    if operands.resolve(pv, "pv").bwd != "dequantized" and torch.is_grad_enabled():
+    operands.count("qk", "fprop", qk, layer)
+    specs, scores_of = operands.resolve(qk, "qk"), None
+    if not specs.is_none:
+        scores_of, (q_in, k_in) = _quantized(q, k, specs)
+        q, k = _StraightThrough.apply(q, k, q_in, k_in, qk, layer)
+    if _has_one_of_each(specs):
+        scores_of = None
+    of_v = operands.resolve(pv, "pv")
+    if of_v.dgrad[1] == Operand(FormatSpec(NONE)) and torch.is_grad_enabled():
         v = _alone(v, q, k)
     if by_library(qk=qk, pv=pv):
+        operands.count("pv", "fprop", pv, layer)
         return _sdpa(q, k, v, scale, causal)
-    return fused_pv.attention_pv(q, k, v, scale=scale, causal=causal, pv=pv, scores_of=scores_of)
+    return fused_pv.attention_pv(q, k, v, scale=scale, causal=causal, pv=pv, scores_of=scores_of, layer=layer)

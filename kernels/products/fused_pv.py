@@ -6,7 +6,8 @@ and for the gradient, with P in full precision in the softmax's derivative (stra
 
     dP = dO V'^T,  dS = P * (dP - rowsum(P * dP)),  dQ = scale dS K,  dK = scale dS^T Q,  dV = P'^T dO
 
-bwd=dequantized: V' and P' are the forward's quantized operands; high_precision: V and P as they are. P counts as a
+bwd=dequantized: V' and P' are the forward's quantized operands; high_precision: V and P as they are. V' may have a format
+of its own, in blocks along the head dimension; P', whose blocks would lie along queries, may not. P counts as a
 tensor of the operands' dtype: it is rounded to that before its format sees it, as in Megatron's own flow. S, dP and
 sums stay in fp32, where the unfused flow in bf16 rounds them; dS is rounded to the dtype as an operand of dQ and dK.
 The heads of a group share K and V, which are never expanded.
@@ -40,10 +41,12 @@ from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.flash_call import Call, Operands
 from quantctl.kernels.products.gradient_mode import product_dtype, refuse_second_gradient, without_autocast
-from quantctl.spec import NONE, FormatSpec
+from quantctl.kernels.products.modules import Named
+from quantctl.spec import FORWARD, NONE, FormatSpec, ProductSpecs
 
 QUERIES_OR_KEYS = 2
 """The sequence's axis in [batch, heads, sequence, d]."""
+_HEAD = 3
 
 
 def _implementation(q: Tensor) -> ModuleType:
@@ -69,24 +72,28 @@ class _FusedAttention(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores_of: tuple[Tensor, Tensor] | None, scale: float,
-                causal: bool, text: str) -> Tensor:  # fmt: skip
-        spec = operands.resolve(text, "pv")
-        operands.count("pv", "fprop", text)
-        if recorder.ON:  # the probabilities, which are never whole here, are recorded in the unfused flow only
-            recorder.observe(recorder.place("pv"), "fprop", spec, {"value": (v, 0)})
-        ctx.text, ctx.computes = text, all(x.numel() for x in (q, k, v))
+                causal: bool, text: str, layer: Named | None) -> Tensor:  # fmt: skip
+        specs = operands.resolve(text, "pv")
+        operands.count("pv", "fprop", text, layer)
+        place = recorder.place("pv") if recorder.ON else None
+        # the probabilities, which are never whole here, are recorded in the unfused flow only
+        recorder.observe(place, "fprop", specs, None, (v, 0))
+        ctx.text, ctx.layer, ctx.computes = text, layer, all(x.numel() for x in (q, k, v))
         if not ctx.computes:
             ctx.save_for_backward(q, k, v)
             return q.new_zeros(*q.shape[:3], v.shape[3])
         # in the unfused flow's order
-        p_draw, v_draw = draw_for(spec), draw_for(spec)
-        call = Call(scale, causal, spec, p_draw)
+        p_draw, v_draw = draw_for(specs.fprop[0].spec), draw_for(specs.fprop[1].spec)
+        call = Call(scale, causal, specs.fprop[0].spec, p_draw)
         values = _by_head(v)
-        quantized = quantize_dequantize(values, spec, QUERIES_OR_KEYS, rng=v_draw)
+        quantized = quantize_dequantize(values, specs.fprop[1].spec, QUERIES_OR_KEYS, rng=v_draw)
         q_scores, k_scores = scores_of or (q, k)
         out, saved = _implementation(q).forward(_by_head(q_scores), _by_head(k_scores), quantized, call)
-        if spec.bwd == "high_precision":
-            quantized, call = values, Call(scale, causal, FormatSpec(NONE), None)
+        begin = operands.begin(specs.dgrad[1], values, quantized)
+        recorder.observe(place, "dgrad", specs, None, (begin, _HEAD))
+        quantized = quantize_dequantize(begin, specs.dgrad[1].spec, _HEAD)
+        if specs.wgrad[1].source != FORWARD:
+            call = Call(scale, causal, FormatSpec(NONE), None)
         result = _by_position(out)
         ctx.save_for_backward(q, k, *(scores_of or ()), quantized, result, *saved)
         ctx.call, ctx.separate = call, scores_of is not None
@@ -96,26 +103,33 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_gradient("pv")
         if not ctx.computes:
-            return *(torch.zeros_like(x) for x in ctx.saved_tensors), None, None, None, None
+            return *(torch.zeros_like(x) for x in ctx.saved_tensors), None, None, None, None, None
         q, k, *rest = ctx.saved_tensors
         q_scores, k_scores = (rest.pop(0), rest.pop(0)) if ctx.separate else (q, k)
         values, result, *saved = rest
         if any(ctx.needs_input_grad[:2]):  # through dP
-            operands.count("pv", "dgrad", ctx.text)
+            operands.count("pv", "dgrad", ctx.text, ctx.layer)
         if ctx.needs_input_grad[2]:
-            operands.count("pv", "wgrad", ctx.text)
+            operands.count("pv", "wgrad", ctx.text, ctx.layer)
         q, k, out, grad = (_by_head(x) for x in (q, k, result, grad))
         q_scores, k_scores = (_by_head(q_scores), _by_head(k_scores)) if ctx.separate else (q, k)
         given = Operands(q_scores, k_scores, q, k, values, out, tuple(saved))
         gradients = _implementation(q).backward(grad, given, ctx.call)
-        return *(_by_position(x) for x in gradients), None, None, None, None
+        return *(_by_position(x) for x in gradients), None, None, None, None, None
+
+
+def quantizes_gradients(specs: ProductSpecs) -> bool:
+    """Whether a gradient product has a format for the incoming gradient."""
+    return not (specs.dgrad[0].spec.is_none and specs.wgrad[0].spec.is_none)
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, *, pv: str, causal: bool = False) -> str | None:
     """Why attention_pv refuses this call, or None. Costs nothing: reads shapes and dtypes."""
-    spec = operands.resolve(pv, "pv")
-    if spec.bwd == "quantized":
-        return "pv bwd=quantized: its gradient products quantize along other axes, which only the unfused flow does"
+    specs = operands.resolve(pv, "pv")
+    if quantizes_gradients(specs):
+        return f"pv={pv} quantizes the gradients of the context, which only the unfused flow does"
+    if not specs.wgrad[1].spec.is_none:
+        return f"pv={pv} quantizes probabilities along queries for wgrad, which only the unfused flow does"
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         return f"operands of {q.dtype}, {k.dtype}, {v.dtype}"
     if causal and q.shape[0] != k.shape[0]:
@@ -145,12 +159,13 @@ def attention_pv(
     causal: bool,
     pv: str,
     scores_of: tuple[Tensor, Tensor] | None = None,
+    layer: Named | None = None,
 ) -> Tensor:
     """Context [sq, batch, heads, d_v], contiguous.
 
     q [sq, batch, heads, d], k [sk, batch, groups, d], v [sk, batch, groups, d_v] in bf16, fp16 or fp32, with any
     strides; head h reads group h // (heads // groups). causal: query i sees keys 0 .. i, and sq == sk. pv: the
-    selector's value, `none` for attention without quantization. scores_of: what the scores are computed of instead of q
+    spec that holds, `none` for attention without quantization. scores_of: what the scores are computed of instead of q
     and k, in the forward and again in the backward, with no gradient of their own: dQ and dK are those of q and k.
 
     For the backward q, k, v (its quantized values with bwd=dequantized), the result, and two fp32 numbers a row are
@@ -160,7 +175,7 @@ def attention_pv(
     reason = why_not(q, k, v, pv=pv, causal=causal)
     if reason is not None:
         raise QuantctlError(f"attention=fused cannot compute {reason}", "set --attention unfused (or auto)")
-    result: Tensor = _FusedAttention.apply(q, k, v, scores_of, scale, causal, pv)
+    result: Tensor = _FusedAttention.apply(q, k, v, scores_of, scale, causal, pv, layer)
     return result.to(product_dtype(q))  # under autocast computed in the operands' dtype, and rounded here
 
 

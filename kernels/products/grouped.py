@@ -8,7 +8,7 @@ The operands of expert e are, bit for bit, those that linear.py gives it alone, 
 rounding. With bwd=quantized these are six quantizations in two passes: X and dY are read once for both of theirs, the
 weights of all experts once for fprop and once for dgrad, or once a step (reuse.py). What wgrad needs of X waits for it
 in the format's own bits (grouped_packed.py). Products are the library's grouped GEMM where it has one for the device
-and dtype, else its GEMM in a loop over the experts. A call counts as one product.
+and dtype, else its GEMM in a loop over the experts. A call counts as one product, or as one of each named expert.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.grouped_gemm import rows_by_matrices, weights_of_groups
-from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_packed
+from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_kept
 from quantctl.kernels.products.grouped_quantize import quantize_rows
 from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, is_recorded
 from quantctl.kernels.products.reuse import quantized_stack
-from quantctl.spec import FormatSpec
+from quantctl.spec import FORWARD
 
 
 class _GroupedLinear(torch.autograd.Function):
@@ -44,91 +45,98 @@ class _GroupedLinear(torch.autograd.Function):
         counts: tuple[int, ...] | None,
         text: str,
         site: str,
+        layers: tuple[Named | None, ...],
         places: tuple[recorder.Place | None, ...] | None,
         *weights: Tensor,
     ) -> Tensor:
-        spec = operands.resolve(text, site)
-        operands.count(site, "fprop", text)
-        ctx.places = places
-        recorder.observe_groups(places, "fprop", spec, ends, {"input": (x, -1), "weight": (weights, 1)})
-        if spec.bwd == "quantized":
-            recorder.observe_groups(places, "wgrad", spec, ends, {"input": (x, 0)})
-        ctx.text, ctx.site, ctx.counts = text, site, counts
-        x_draw, ctx.weight_draw = draw_for(spec), draw_for(spec)
-        tokens_draw = draw_for(spec) if spec.bwd == "quantized" and any(ctx.needs_input_grad[6:]) else None
-        ctx.x_draws = x_draw, tokens_draw
+        ctx.specs = specs = operands.resolve(text, site)
+        ctx.text, ctx.site, ctx.counts, ctx.layers, ctx.places = text, site, counts, layers, places
+        _count(ctx, "fprop")
+        x_draw, ctx.weight_draw = draw_for(specs.fprop[0].spec), draw_for(specs.fprop[1].spec)
+        ctx.x_draws = x_draw, draw_for(specs.wgrad[1].spec) if _needed(ctx)[1] else None
         groups = Groups(x.shape[0], ends, counts)
-        x, kept = _fprop_operand(ctx, x.contiguous(), groups, spec)
+        operand, kept = _fprop_operand(ctx, x.contiguous(), groups)
+        if places is not None:
+            recorder.observe_groups(places, "fprop", specs, ends, (x, -1), (weights, 1))
+            recorder.observe_groups(places, "wgrad", specs, ends, None, (operands.begin(specs.wgrad[1], x, operand), 0))
         ctx.save_for_backward(*kept, ends, *weights)
-        return rows_by_matrices(x, quantized_stack(weights, spec, 1, ctx.weight_draw).transpose(1, 2), groups)
+        stack = quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+        return rows_by_matrices(operand, stack.transpose(1, 2), groups)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: some hooks give a tensor back once only
         *kept, ends = saved[:4]
-        weights = saved[4:]
-        spec = operands.resolve(ctx.text, ctx.site)
-        needs_x, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[6:])
-        if spec.bwd == "quantized" and needs_x:
-            dgrad: Any = {"gradient": (grad, -1), "weight": (weights, 0)}
-            recorder.observe_groups(ctx.places, "dgrad", spec, ends, dgrad)
-        if spec.bwd == "quantized" and needs_weight:
-            recorder.observe_groups(ctx.places, "wgrad", spec, ends, {"gradient": (grad, 0)})
+        weights, specs = saved[4:], ctx.specs
+        _observe_backward(ctx, grad, weights, ends)
         groups = Groups(grad.shape[0], ends, ctx.counts)
-        for_x = for_weight = grad = grad.contiguous()
-        if spec.bwd == "quantized":
-            axes = tuple(axis for axis, needed in ((1, needs_x), (0, needs_weight)) if needed)
-            by_axis = dict(zip(axes, quantize_rows(grad, groups, spec, axes), strict=True))
-            for_x, for_weight = by_axis.get(1, grad), by_axis.get(0, grad)
+        needed = _needed(ctx)
+        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, _rows_of(groups))
         grad_x = None
         grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
-        if needs_x:
-            operands.count(ctx.site, "dgrad", ctx.text)
-            grad_x = rows_by_matrices(for_x, _weights_for_dgrad(weights, ctx.text, ctx.site, ctx.weight_draw), groups)
-        if needs_weight:
-            operands.count(ctx.site, "wgrad", ctx.text)
-            grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups, spec), groups).unbind(0)
-        return grad_x, None, None, None, None, None, *grad_weights
+        if needed[0]:
+            _count(ctx, "dgrad")
+            grad_x = rows_by_matrices(for_x, quantized_stack(weights, specs, "dgrad", ctx.weight_draw), groups)
+        if needed[1]:
+            _count(ctx, "wgrad")
+            grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups), groups).unbind(0)
+        return grad_x, None, None, None, None, None, None, *grad_weights
 
 
-AXES = {"quantized": 0, "dequantized": 1}
-"""Along which wgrad takes X, by the spec's `bwd`: tokens, or in-features as the forward did."""
+def _needed(ctx: Any) -> tuple[bool, bool]:
+    """Whether the gradients of X, and of any weight, are asked for."""
+    return ctx.needs_input_grad[0], any(ctx.needs_input_grad[7:])
 
 
-def _fprop_operand(ctx: Any, x: Tensor, groups: Groups, spec: FormatSpec) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def _count(ctx: Any, product: str) -> None:
+    for layer in ctx.layers:
+        operands.count(ctx.site, product, ctx.text, layer)
+
+
+def _observe_backward(ctx: Any, grad: Tensor, weights: tuple[Tensor, ...], ends: Tensor) -> None:
+    if ctx.places is None:
+        return
+    specs, needed = ctx.specs, _needed(ctx)
+    if needed[0]:
+        begin = (
+            weights if specs.dgrad[1].source != FORWARD else quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+        )
+        recorder.observe_groups(ctx.places, "dgrad", specs, ends, (grad, -1), (tuple(begin), 0))
+    if needed[1]:
+        recorder.observe_groups(ctx.places, "wgrad", specs, ends, (grad, 0), None)
+
+
+def _rows_of(groups: Groups) -> operands.Quantize:
+    return lambda x, spec, axes, draws: quantize_rows(x, groups, spec, axes, draws)
+
+
+def _fprop_operand(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """X along in-features, and what wgrad needs of X, three tensors: X itself, or packed as ctx.layout then says."""
-    ctx.layout = None
-    needs_weight = any(ctx.needs_input_grad[6:])
+    ctx.layout, specs = None, ctx.specs
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
-    if needs_weight and recorded and spec.bwd in AXES and family_of(x) != CPU:
-        x, packed, ctx.layout = quantize_rows_packed(x, groups, spec, AXES[spec.bwd], ctx.x_draws)
-        return x, packed
-    (operand,) = quantize_rows(x, groups, spec, (1,), ctx.x_draws[:1])
-    return operand, (x if needs_weight else None, None, None)
+    if _needed(ctx)[1] and recorded and operands.kept(specs) is not None and family_of(x) != CPU:
+        values, packed, ctx.layout = quantize_rows_kept(x, groups, specs, ctx.x_draws)
+        return values, packed
+    (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), ctx.x_draws[:1])
+    return operand, (x if _needed(ctx)[1] else None, None, None)
 
 
-def _wgrad_operand(ctx: Any, kept: Sequence[Tensor | None], groups: Groups, spec: FormatSpec) -> Tensor:
+def _wgrad_operand(ctx: Any, kept: Sequence[Tensor | None], groups: Groups) -> Tensor:
     """X from what _fprop_operand kept."""
-    x = kept[0]
+    x, specs = kept[0], ctx.specs
     assert x is not None
     if ctx.layout is not None:
         return dequantize_rows(Packed(x, *kept[1:]), ctx.layout, groups)
-    if spec.bwd not in AXES:
-        return x
-    axis = AXES[spec.bwd]
-    return quantize_rows(x, groups, spec, (axis,), (ctx.x_draws[1 - axis],))[0]
+    quantize = _rows_of(groups)
+    return operands.forward_operand_in_backward(x, specs.fprop[0], specs.wgrad[1], (1, 0), ctx.x_draws, quantize)
 
 
-def _weights_for_dgrad(weights: Sequence[Tensor], text: str, site: str, forward_draw: Any) -> Tensor:
-    """[experts, out, in]: along out-features, as the forward had them, or as they are, by the spec's `bwd`."""
-    spec = operands.resolve(text, site)
-    if spec.bwd == "quantized":
-        return quantized_stack(weights, spec, 0)
-    if spec.bwd == "dequantized":
-        return quantized_stack(weights, spec, 1, forward_draw)
-    return torch.stack([weight.detach() for weight in weights])
+def one_spec(layers: Sequence[Any], spec: str, site: str = "linear") -> str | None:
+    """The spec that holds now for all of these modules, of which each may have its own; None if they differ."""
+    specs = {spec_now(spec, site, getattr(layer, "quant_layer", None)) for layer in layers}
+    return specs.pop() if len(specs) == 1 else None
 
 
 def grouped_linear(
@@ -144,9 +152,11 @@ def grouped_linear(
     The tokens of the first expert come first, then those of the second, and so on; an expert may have none. Counts in a
     tensor on a GPU are not read by the host: they have to add up to the tokens, and only where the GPU has no grouped
     GEMM for the dtype must they be read all the same. A Groups serves several calls. Differentiable in x and in each
-    weight. layers: the modules whose weights they are, under whose names statistics are recorded.
+    weight. spec: the selector's value. layers: the modules whose weights they are, under whose names statistics are
+    recorded; where the model has named them (modules.py) they say what holds for them, which must be one spec.
 
-    Raises QuantctlError for an unknown spec, and where the counts do not fit the tokens or the weights.
+    Raises QuantctlError for an unknown spec, for experts of several, and where the counts do not fit the tokens or the
+    weights.
     """
     if isinstance(tokens_per_expert, Groups):
         groups = tokens_per_expert
@@ -162,6 +172,13 @@ def grouped_linear(
             f"tokens {tuple(x.shape)} do not fit weights {tuple(weights[0].shape)}, or the weights differ in kind",
             "give weights [out, in] of one shape, dtype and device",
         )
+    text = one_spec(layers or (None,), spec, site)
+    if text is None:
+        raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
     places = recorder.places(site, layers, len(weights)) if recorder.ON else None
-    output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, spec, site, places, *weights)
+    # experts of which one thing is said have one name, under which a call counts once
+    given = (getattr(layer, "quant_layer", None) for layer in layers or ())
+    named = {one.name: one for one in given if isinstance(one, Named)}
+    of_layers = tuple(named.values()) or (None,)
+    output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, text, site, of_layers, places, *weights)
     return output

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels.measure import coverage
-from quantctl.kernels.products import stock_code
-from quantctl.kernels.products.grouped import grouped_linear
+from quantctl.kernels.products import operands, stock_code
+from quantctl.kernels.products.grouped import grouped_linear, one_spec
 from quantctl.kernels.products.groups import Groups
 from quantctl.patches.grouped_experts import PATCHES
 
@@ -60,14 +60,18 @@ def forward(
     experts = list(module.local_experts)
     if not _supported(module, experts, hidden, probs):
         return None
+    fc1, fc2 = [expert.linear_fc1 for expert in experts], [expert.linear_fc2 for expert in experts]
+    texts = one_spec(fc1, spec), one_spec(fc2, spec)
+    if any(text is None or operands.resolve(text, "linear").is_none for text in texts):
+        return None  # experts that differ, and stock products, which are Megatron's own
     _wait_for_parameters(experts)
     groups = Groups.of(counts, hidden.shape[0], hidden.device)
     together = copy.copy(experts[0])
     together._modules = dict(together._modules)
-    together.linear_fc1 = _Together([expert.linear_fc1 for expert in experts], groups, counts, spec)
+    together.linear_fc1 = _Together(fc1, groups, counts, spec)
     # where probs come in, the experts' MLP adds its one bias to the output, so all of them are added here
     last = _Together if probs is None else _TogetherWithoutBias
-    together.linear_fc2 = last([expert.linear_fc2 for expert in experts], groups, counts, spec)
+    together.linear_fc2 = last(fc2, groups, counts, spec)
     if probs is None:
         return together(hidden)
     output, _ = together(hidden, probs)

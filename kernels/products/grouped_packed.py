@@ -20,10 +20,11 @@ from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand
 from quantctl.kernels.formats.tensor_scale import SCALED, factors, has_tensor_scale
+from quantctl.kernels.products import operands
 from quantctl.kernels.products.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
 from quantctl.kernels.products.groups import Groups
-from quantctl.kernels.products.packed import Layout, Packed, dequantize, quantize_dequantize_packed
-from quantctl.spec import FormatSpec
+from quantctl.kernels.products.packed import Layout, Packed, dequantize, packed_matrix, quantize_dequantize_packed
+from quantctl.spec import FormatSpec, ProductSpecs
 
 
 def layout_of(size: Sequence[int], dtype: torch.dtype, groups: int, spec: FormatSpec, axis: int) -> Layout:
@@ -61,6 +62,30 @@ def quantize_rows_packed(
         return *triton_grouped_packed.quantize_rows_packed(x, groups, layout, draws), layout
     (values,) = quantize_rows(x, groups, spec, (1,), draws[:1])
     return values, _pack(x, groups, layout, draws[1]), layout
+
+
+def quantize_rows_kept(
+    x: Tensor, groups: Groups, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
+) -> tuple[Tensor, Packed, Layout]:
+    """packed.quantize_dequantize_kept for rows in groups."""
+    kept = operands.kept(specs)
+    assert kept is not None
+    if kept.together:
+        return quantize_rows_packed(x, groups, kept.spec, kept.axis, rngs)
+    (values,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), rngs[:1])
+    return values, *packed_rows(operands.begin(specs.wgrad[1], x, values), groups, kept.spec, kept.axis, rngs[1])
+
+
+def packed_rows(
+    x: Tensor, groups: Groups, spec: FormatSpec, axis: int, rng: philox.Draw | None = None
+) -> tuple[Packed, Layout]:
+    """packed.packed_matrix for rows in groups."""
+    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
+    if family_of(x) == TRITON:
+        return quantize_rows_packed(x, groups, spec, axis, (rng, rng))[1:]
+    if layout.groups is None:
+        return packed_matrix(x, spec, axis, rng)
+    return _pack(operand(x, spec).contiguous(), groups, layout, draw_for(spec, rng)), layout
 
 
 def _in_tiles(layout: Layout) -> bool:

@@ -4,12 +4,13 @@
     dgrad  dX = dY W    reduces out-features: dY along its last axis, W along its first
     wgrad  dW = dY^T X  reduces tokens:       dY and X along the flattened tokens
 
-With bwd=quantized these are six quantizations (arXiv 2506.08027), in as few passes as memory allows: X, dY and W are
-read once for both of theirs, and W only once a step (reuse.py). What wgrad needs of X waits for it in the format's own
-bits (packed.py), not in those of X. The product is the library's, on dequantized operands: every
-value of the formats is exact in bf16 (but NVFP4's, see there), so this emulates the format's own product with the
-library's accumulation. `ctx` is the autograd context of the layer: it has quant_site (linear, lm_head) and quant_type,
-the selector's string.
+These are up to six quantizations (arXiv 2506.08027), each to the format of its own operand, in as few passes as memory
+and formats allow: X, dY and W are read once for both of theirs where those are equal, and W only once a step (reuse.py).
+What wgrad needs of X waits for it in the format's own bits (packed.py), not in those of X. The product is the library's,
+on dequantized operands: every value of the formats is exact in bf16 (but NVFP4's, see there), so this emulates the
+format's own product with the library's accumulation. `ctx` is the autograd context of the layer: it has quant_site
+(linear, lm_head), quant_type, the selector's string, and where the model has named its modules quant_layer
+(modules.py). The forward asks once which spec holds now, and leaves the answer on ctx for its backward.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from quantctl.kernels.measure import recorder
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once, refuse_second_gradient
-from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_packed
+from quantctl.kernels.products.modules import spec_now
+from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_kept
 from quantctl.kernels.products.reuse import quantized_weight
-from quantctl.spec import FormatSpec
+from quantctl.spec import literal
 
 
 class _Draws(NamedTuple):
@@ -43,51 +45,56 @@ class _Draws(NamedTuple):
 def fprop_operands(
     ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """X [..., in] and W [out, in] for X W^T, whichever GEMM then computes it. Keeps the draws of both on ctx.
+    """X [..., in] and W [out, in] for X W^T, whichever GEMM then computes it. Keeps specs and draws on ctx.
 
     save: what the layer has to save for its backward, the input and the weight as it has them; `saved` gives them
     back. If the input is total_input itself, it is saved as wgrad will want it, packed, out of the same read of X.
-    Not packed: an input of which total_input is the gathered whole (sequence parallelism), gaps between rows,
-    bwd=high_precision, and what no backward will follow.
+    Not packed: an input of which total_input is the gathered whole (sequence parallelism), gaps between rows, an
+    operand that wgrad takes as it is, and what no backward will follow.
 
     Raises QuantctlError for an unknown spec, and for --defer-embedding-wgrad-compute, whose
     wgrad is computed elsewhere.
     """
-    spec = operands.resolve(ctx.quant_type, ctx.quant_site)
-    if not spec.is_none and getattr(ctx, "grad_output_buffer", None) is not None:
+    ctx.quant_spec = spec_now(ctx.quant_type, ctx.quant_site, getattr(ctx, "quant_layer", None))
+    specs = ctx.quant_products = operands.resolve(ctx.quant_spec, ctx.quant_site)
+    if not specs.is_none and getattr(ctx, "grad_output_buffer", None) is not None:
         raise QuantctlError(
             f"{ctx.quant_site}={ctx.quant_type}: --defer-embedding-wgrad-compute computes the output layer's weight "
             "gradient outside of the layer, where it would stay unquantized",
             f"drop --defer-embedding-wgrad-compute, or set {ctx.quant_site} to none",
         )
-    operands.count(ctx.quant_site, "fprop", ctx.quant_type)
-    ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
-    if ctx.quant_place is not None:
-        recorder.observe(ctx.quant_place, "fprop", spec, {"input": (total_input, -1), "weight": (weight, 1)})
-        if spec.bwd == "quantized":
-            recorder.observe(ctx.quant_place, "wgrad", spec, {"input": (total_input.flatten(0, -2), 0)})
-    draws = _Draws(draw_for(spec), draw_for(spec), draw_for(spec) if spec.bwd == "quantized" else None)
+    _count(ctx, "fprop")
+    draws = _Draws(*(draw_for(own.spec) for own in (*specs.fprop, specs.wgrad[1])))
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
-    if save is None or not _packable(ctx, spec, total_input, save[0]):
-        x = quantize_dequantize(total_input, spec, -1, rng=draws.x)
+    if save is None or not _packable(ctx, total_input, save[0]):
+        x = quantize_dequantize(total_input, specs.fprop[0].spec, -1, rng=draws.x)
         if save is not None:
             ctx.save_for_backward(*save)
     else:
         tokens = total_input.view(-1, total_input.shape[-1])
-        axis = 0 if spec.bwd == "quantized" else 1
-        x, packed, ctx.quant_layout = quantize_dequantize_packed(tokens, spec, axis, (draws.x, draws.tokens))
+        x, packed, ctx.quant_layout = quantize_dequantize_kept(tokens, specs, (draws.x, draws.tokens))
         x = x.view_as(total_input)
         ctx.quant_leading = total_input.shape[:-1]
         ctx.save_for_backward(*packed, save[1])
-    return x, quantized_weight(weight, spec, 1, rng=draws.weight)
+    ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
+    if ctx.quant_place is not None:
+        recorder.observe(ctx.quant_place, "fprop", specs, (total_input, -1), (weight, 1))
+        begin = operands.begin(specs.wgrad[1], total_input, x)
+        recorder.observe(ctx.quant_place, "wgrad", specs, None, (begin.flatten(0, -2), 0))
+    return x, quantized_weight(weight, specs, "fprop", draws.weight)
 
 
-def _packable(ctx: Any, spec: FormatSpec, total_input: Tensor, own_input: Tensor) -> bool:
+def _count(ctx: Any, product: str) -> None:
+    operands.count(ctx.quant_site, product, ctx.quant_spec, getattr(ctx, "quant_layer", None))
+
+
+def _packable(ctx: Any, total_input: Tensor, own_input: Tensor) -> bool:
+    if operands.kept(ctx.quant_products) is None:
+        return False
     if family_of(total_input) == CPU:  # they quantize X again sooner than the reference packs it
         return False
-    quantized = spec.bwd in ("quantized", "dequantized")
     fits = total_input is own_input and total_input.is_contiguous()
-    return quantized and fits and is_recorded(ctx) and _wgrad_follows(ctx)
+    return fits and is_recorded(ctx) and _wgrad_follows(ctx)
 
 
 def saved(ctx: Any) -> tuple[Tensor, Tensor]:
@@ -113,34 +120,38 @@ def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Ten
 
 def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     """dY W: grad_output [..., out], weight [out, in] -> [..., in]."""
-    spec = operands.resolve(ctx.quant_type, ctx.quant_site)
-    refuse_second_gradient(ctx.quant_site)
-    operands.count(ctx.quant_site, "dgrad", ctx.quant_type)
-    if ctx.quant_place is not None and spec.bwd == "quantized":
-        recorder.observe(ctx.quant_place, "dgrad", spec, {"gradient": (grad_output, -1), "weight": (weight, 0)})
-    dy = _gradient_for_dgrad(ctx, grad_output, spec)
-    if spec.bwd == "quantized":
-        weight = quantized_weight(weight, spec, 0)
-    elif spec.bwd == "dequantized":
-        weight = quantized_weight(weight, spec, 1, rng=ctx.quant_draws.weight)
-    return dy.matmul(weight)
+    specs = ctx.quant_products
+    _begin_backward(ctx, "dgrad")
+    if ctx.quant_place is not None:
+        begin = operands.begin(specs.dgrad[1], weight, quantized_weight(weight, specs, "fprop", ctx.quant_draws.weight))
+        recorder.observe(ctx.quant_place, "dgrad", specs, (grad_output, -1), (begin, 0))
+    dy = _gradient_for_dgrad(ctx, grad_output)
+    return dy.matmul(quantized_weight(weight, specs, "dgrad", ctx.quant_draws.weight))
+
+
+def _begin_backward(ctx: Any, product: str) -> None:
+    if not ctx.quant_products.is_none:
+        refuse_second_gradient(ctx.quant_site)
+        _count(ctx, product)
 
 
 def _wgrad_follows(ctx: Any) -> bool:
     return any(getattr(ctx, "needs_input_grad", ())[1:2])
 
 
-def _gradient_for_dgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tensor:
-    """dY along out-features. If wgrad is to follow, ctx gets dY along tokens, too: both in one pass over dY."""
+def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
+    """dY along out-features. If wgrad is to follow in one format, ctx gets dY along tokens, too: one pass over dY."""
+    spec = ctx.quant_products.dgrad[0].spec
     separately = torch.compiler.is_compiling() or not grad_output.is_contiguous()  # a graph knows no addresses
-    if spec.bwd != "quantized" or not _wgrad_follows(ctx) or separately:
-        return operands.gradient_operand(grad_output, spec, -1)
+    separately = separately or spec.is_none or spec != ctx.quant_products.wgrad[0].spec
+    if separately or not _wgrad_follows(ctx):
+        return quantize_dequantize(grad_output, spec, -1)
     dy, by_tokens = quantize_dequantize_along(grad_output.view(-1, grad_output.shape[-1]), spec, (1, 0))
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
     return dy.view_as(grad_output)
 
 
-def _gradient_for_wgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tensor:
+def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     """dY [tokens, out] along tokens: what dgrad has left on ctx, if that was made of the same values."""
     kept, ctx.quant_dy = getattr(ctx, "quant_dy", None), None
     if kept is not None:
@@ -148,7 +159,7 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor, spec: FormatSpec) -> Tens
         same_memory = source.data_ptr() == grad_output.data_ptr() and grad_output.is_contiguous()
         if same_memory and by_tokens.shape == grad_output.shape and source._version == version:
             return by_tokens
-    return operands.gradient_operand(grad_output, spec, 0)
+    return quantize_dequantize(grad_output, ctx.quant_products.wgrad[0].spec, 0)
 
 
 def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,24 +167,23 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
 
     The bias gradient is to be taken from the caller's grad_output, not from this one.
     """
-    spec = operands.resolve(ctx.quant_type, ctx.quant_site)
-    refuse_second_gradient(ctx.quant_site)
-    operands.count(ctx.quant_site, "wgrad", ctx.quant_type)
+    specs = ctx.quant_products
+    _begin_backward(ctx, "wgrad")
     packed, ctx.quant_packed = ctx.quant_packed, None
     if packed is not None:
         x = dequantize(packed, ctx.quant_layout)
     else:
-        draws = ctx.quant_draws
-        x = operands.forward_operand_in_backward(total_input, spec, 0, -1, draws.x, draws.tokens)
-    if ctx.quant_place is not None and spec.bwd == "quantized":
-        recorder.observe(ctx.quant_place, "wgrad", spec, {"gradient": (grad_output, 0)})
-    return _gradient_for_wgrad(ctx, grad_output, spec), x
+        draws = ctx.quant_draws.x, ctx.quant_draws.tokens
+        x = operands.forward_operand_in_backward(total_input, specs.fprop[0], specs.wgrad[1], (-1, 0), draws)
+    if ctx.quant_place is not None:
+        recorder.observe(ctx.quant_place, "wgrad", specs, (grad_output, 0), None)
+    return _gradient_for_wgrad(ctx, grad_output), x
 
 
 def check_head(layer: Any, spec: str) -> None:
     """Raises QuantctlError if a model's output layer is not one of Megatron's own, whose products come here."""
     names = [base.__name__ for base in type(layer).__mro__]
-    if "ColumnParallelLinear" not in names and not operands.resolve(spec, "lm_head").is_none:
+    if "ColumnParallelLinear" not in names and not literal(spec, "lm_head").is_none:
         raise QuantctlError(
             f"lm_head={spec}: the output layer is a {names[0]}, which computes its products itself",
             "drop --fp8-output-proj, or set lm_head to none",
@@ -204,6 +214,6 @@ class _QuantizedLinear(torch.autograd.Function):
 
 
 def quantized_linear(x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str = "linear") -> Tensor:
-    """torch.nn.functional.linear with the three products in `spec`: x [..., in], weight [out, in], bias [out]."""
+    """torch.nn.functional.linear with its three products as `spec` says: x [..., in], weight [out, in], bias [out]."""
     output: Tensor = _QuantizedLinear.apply(x, weight, bias, spec, site)
     return output

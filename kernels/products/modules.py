@@ -1,8 +1,8 @@
 """The modules of a model that compute products: what each is called, and which spec holds for it now.
 
-A patched model calls `name` once it is built. Each of its linear layers and core attentions gets a `quant_layer`, which
-the patched statements hand to the products; nothing is looked for on anybody's stack. Names are those of named_modules()
-with the layers counted over all pipeline stages.
+A patched model calls `name` once it is built. Each of its linear layers and core attentions gets a `quant_layer`,
+which the patched statements hand to the products; nothing is looked for on anybody's stack. Names are those of
+named_modules() with the layers counted over all pipeline stages.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import coverage, hits, steps
 from quantctl.spec import SITES, Module, Resolved, literal, resolve
 from quantctl.spec.literals import SEPARATOR, Rule
@@ -37,7 +40,7 @@ class Named:
 
 
 _modules: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-"""By name, those whose evaluation has a spec of its own."""
+"""By name, those whose spec is not always the same one, and may be another in evaluation."""
 
 
 def spec_now(text: str, site: str, layer: Named | str | None = None) -> str:
@@ -49,11 +52,26 @@ def spec_now(text: str, site: str, layer: Named | str | None = None) -> str:
     if SEPARATOR not in said:
         return said
     schedule = schedule_of(said, site)
+    _refuse_recording(said, site)
     training = True
     if schedule.training != schedule.evaluation and isinstance(layer, Named):
         module = _modules.get(layer.name)
         training = module is None or module.training
     return schedule.at(steps.current(), training=training)
+
+
+def _refuse_recording(said: str, site: str) -> None:
+    """Raises QuantctlError where the products of this step are recorded to be run again in other steps."""
+    recorders = (
+        ("torch.compile", torch.compiler.is_compiling()),
+        ("a CUDA graph", torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()),
+    )
+    for name, records in recorders:
+        if records:
+            raise QuantctlError(
+                f"{site}={said}: {name} would go on with what holds in this step",
+                f"leave the phases out of the selector, or train without {name}",
+            )
 
 
 def _numbered(model: Any) -> Iterator[tuple[Module, Any, tuple[str, ...]]]:
@@ -77,9 +95,9 @@ def _is_layer(name: str, module: Any) -> bool:
 def name(model: Any, quant_types: Mapping[str, str]) -> None:
     """Give the modules of a model that has just been built their names, and what the tree's selectors say of each.
 
-    model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the selectors'
-    variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not have, and a
-    rule that fits no module of any stage.
+    model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the
+    selectors' variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not
+    have, and a rule that fits no module of any stage.
     """
     values = {variable.removeprefix(VARIABLES): value for variable, value in quant_types.items()}
     found = list(_numbered(model))
@@ -104,9 +122,7 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
         if said := literals[module.name]:
             layer.quant_layer = Named(folded[module.name], said)
             hits.expect(folded[module.name], said)
-            if any(
-                schedule_of(text, site).evaluation != schedule_of(text, site).training for site, text in said.items()
-            ):
+            if any(SEPARATOR in text for text in said.values()):
                 _modules[folded[module.name]] = layer
 
 
@@ -165,8 +181,6 @@ def _gathered(mine: list[bool]) -> list[list[bool]]:
     state = _parallel_state()
     if not mine or state is None or state.get_pipeline_model_parallel_world_size() == 1:
         return [mine]
-    import torch
-
     found: list[Any] = [None] * state.get_pipeline_model_parallel_world_size()
     torch.distributed.all_gather_object(found, mine, group=state.get_pipeline_model_parallel_group())
     return found

@@ -1,51 +1,68 @@
-"""What the operands of a product and of its two gradient products are, by the spec's `bwd`.
+"""What the operands of a product and of its two gradient products are, by the spec of each.
 
-quantized: each gradient product quantizes its operands along its own reduction axis. dequantized: it uses the operands
-of the forward, and the gradient as it is (straight-through). high_precision: everything as it is.
+Each product quantizes its two operands to their own formats, along the axis that it reduces; where there is none, the
+operand is as it is. A gradient product's operand of the forward begins as it was, or with the values that the forward
+computed with (`source`, straight-through): the very same ones, stochastic rounding included.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.measure import coverage, hits
 from quantctl.kernels.philox import Draw
-from quantctl.spec import FormatSpec, canonical, parse
+from quantctl.kernels.products.modules import Named
+from quantctl.spec import FORWARD, FormatSpec, Operand, ProductSpecs, canonical, products
+
+Draws = tuple[Draw | None, ...]
+Quantize = Callable[[Tensor, FormatSpec, tuple[int, ...], Draws | None], list[Tensor]]
+"""quantize_dequantize_along, or what stands for it where rows lie in groups."""
 
 
-@lru_cache(maxsize=64)
-def _resolve(text: str, site: str) -> tuple[FormatSpec, str]:
-    return parse(text, site), canonical(text, site)
+def resolve(text: str, site: str) -> ProductSpecs:
+    """What the spec `text`, without rules, says of the three products of `site`; QuantctlError if it is unknown."""
+    return products(text, site)
 
 
-def resolve(text: str, site: str) -> FormatSpec:
-    """The spec of selector value `text` at `site`; QuantctlError if it is unknown."""
-    return _resolve(text, site)[0]
+@lru_cache(maxsize=256)
+def _canonical(text: str, site: str) -> str:
+    return canonical(text, site)
 
 
-def count(site: str, product: str, text: str) -> None:
-    """Count a product whose selector is not none."""
+def count(site: str, product: str, text: str, layer: Named | str | None = None) -> None:
+    """Count a product in `text`, a spec without rules; layer: the module that it belongs to.
+
+    Stock products count where the selector speaks of their module.
+    """
+    name = layer.name if isinstance(layer, Named) and site in layer.literals else None
     if torch.compiler.is_compiling():
-        _count_operator(site, product, text)
-        return
-    spec, name = _resolve(text, site)
-    if not spec.is_none:
-        hits.count(site, product, name)
+        _count_operator(site, product, text, name)
+    else:
+        _count(site, product, text, name)
 
 
-@torch.library.custom_op("quantctl::count", mutates_args=())
-def _count_operator(site: str, product: str, text: str) -> None:
+def _count(site: str, product: str, text: str, name: str | None) -> None:
+    if name is not None or not resolve(text, site).is_none:
+        hits.count(site, product, _canonical(text, site), name)
+
+
+@torch.library.custom_op(
+    "quantctl::count", mutates_args=(), schema="(str site, str product, str text, str? name) -> ()"
+)
+def _count_operator(site: str, product: str, text: str, name: str | None) -> None:
     """`count` as one node of a torch.compile graph."""
     coverage.give_up()
-    count(site, product, text)
+    _count(site, product, text, name)
 
 
 @_count_operator.register_fake
-def _(site: str, product: str, text: str) -> None:
+def _(site: str, product: str, text: str, name: str | None) -> None:
     return None
 
 
@@ -53,26 +70,62 @@ if hasattr(_count_operator, "register_effect"):  # torch 2.10; before, a graph l
     _count_operator.register_effect(torch.library.EffectType.ORDERED)
 
 
+def begin(own: Operand, original: Tensor, forward: Tensor) -> Tensor:
+    """What a gradient product's operand begins with: the operand as it was, or the values of the forward."""
+    return forward if own.source == FORWARD else original
+
+
 def forward_operand_in_backward(
     x: Tensor,
-    spec: FormatSpec,
-    own_axis: int,
-    forward_axis: int,
-    forward_draw: Draw | None,
-    own_draw: Draw | None = None,
+    forward: Operand,
+    own: Operand,
+    axes: tuple[int, int],
+    draws: tuple[Draw | None, Draw | None],
+    quantize: Quantize = quantize_dequantize_along,
 ) -> Tensor:
-    """Operand `x` of the forward as the gradient product that reduces along `own_axis` takes it.
+    """Operand `x` of the forward as a gradient product takes it.
 
-    forward_axis and forward_draw are those of the forward: with bwd=dequantized they give the very same values again.
-    own_draw: that of its own quantization, a new one if not given.
+    forward, own: its numerics there and here. axes, draws: those of both; without a draw of its own it gets a new one.
     """
-    if spec.bwd == "quantized":
-        return quantize_dequantize(x, spec, own_axis, rng=own_draw)
-    if spec.bwd == "dequantized":
-        return quantize_dequantize(x, spec, forward_axis, rng=forward_draw)
-    return x
+    if own.source == FORWARD:
+        (x,) = quantize(x, forward.spec, axes[:1], draws[:1])
+    return quantize(x, own.spec, axes[1:], draws[1:])[0]
 
 
-def gradient_operand(grad: Tensor, spec: FormatSpec, own_axis: int) -> Tensor:
-    """The incoming gradient as the gradient product that reduces along `own_axis` takes it."""
-    return quantize_dequantize(grad, spec, own_axis) if spec.bwd == "quantized" else grad
+def gradients(
+    grad: Tensor,
+    specs: ProductSpecs,
+    axes: tuple[int, int],
+    needed: tuple[bool, bool],
+    quantize: Quantize = quantize_dequantize_along,
+) -> list[Tensor]:
+    """The incoming gradient as dgrad and wgrad take it, each along its one of `axes`; read once where formats are equal.
+
+    What is not needed is the gradient itself.
+    """
+    found, slots = [grad, grad], (specs.dgrad[0].spec, specs.wgrad[0].spec)
+    numbers = [number for number in (0, 1) if needed[number]]
+    parts = [numbers] if slots[0] == slots[1] else [[number] for number in numbers]
+    for part in filter(None, parts):
+        results = quantize(grad, slots[part[0]], tuple(axes[number] for number in part), None)
+        for number, result in zip(part, results, strict=True):
+            found[number] = result
+    return found
+
+
+class Kept(NamedTuple):
+    """How wgrad's operand of the forward waits for it, packed."""
+
+    spec: FormatSpec
+    axis: int
+    """0: along tokens, as wgrad takes it; 1: along features, as the forward does."""
+    together: bool
+    """Whether one read of the operand gives this and the forward's own values."""
+
+
+def kept(specs: ProductSpecs) -> Kept | None:
+    """None where wgrad takes its operand of the forward as it is."""
+    forward, own = specs.fprop[0].spec, specs.wgrad[1]
+    if own.spec.is_none:
+        return Kept(forward, 1, True) if own.source == FORWARD else None
+    return Kept(own.spec, 0, own.source != FORWARD and own.spec == forward)

@@ -22,8 +22,9 @@ from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
+from quantctl.kernels.products import operands
 from quantctl.kernels.products.groups import tiles
-from quantctl.spec import FormatSpec
+from quantctl.spec import FormatSpec, ProductSpecs
 
 
 class Layout(NamedTuple):
@@ -106,6 +107,33 @@ def quantize_dequantize_packed(
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
     return quantize_dequantize(x, spec, 1, rng=draw), _pack(x, layout, packed_draw), layout
+
+
+def quantize_dequantize_kept(
+    x: Tensor, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
+) -> tuple[Tensor, Packed, Layout]:
+    """x [tokens, in], contiguous, as fprop takes it, and packed as wgrad will, which does not take it as it is.
+
+    rngs: the draws of both. Read once where one format serves both.
+    """
+    kept = operands.kept(specs)
+    assert kept is not None
+    if kept.together:
+        return quantize_dequantize_packed(x, kept.spec, kept.axis, rngs)
+    values = quantize_dequantize(x, specs.fprop[0].spec, 1, rng=rngs[0])
+    return values, *packed_matrix(operands.begin(specs.wgrad[1], x, values), kept.spec, kept.axis, rngs[1])
+
+
+def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | None = None) -> tuple[Packed, Layout]:
+    """x [rows, columns], contiguous, in codes in blocks along `axis`. Raises QuantctlError as quantize_dequantize does."""
+    x = operand(x, spec)
+    draw = draw_for(spec, rng)
+    layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
+    if family_of(x) == TRITON:
+        from quantctl.kernels.triton import packed as triton_packed
+
+        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1], layout
+    return _pack(x, layout, draw), layout
 
 
 def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:

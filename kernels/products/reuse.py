@@ -1,13 +1,14 @@
 """The quantized weight, kept from one micro batch of a step to the next: QUANTCTL_WEIGHT_REUSE=1 asks for it.
 
 A weight changes once a step, and each micro batch needs it twice: along in-features in fprop, along out-features in
-dgrad. It is quantized once, in one pass for both, and both results are kept until it changes. They cost the weight's
-bytes once (hifp8, whose two directions are one, and bwd=dequantized) or twice (all else). It is off by default: a
-weight that somebody writes to unseen would be a run on stale numbers, and no speed is worth that unasked.
+dgrad. It is quantized once, in one pass for both where their formats are equal, and both results are kept until it
+changes. They cost the weight's bytes once (hifp8, whose two directions are one, and bwd=dequantized) or twice (all
+else). It is off by default: a weight that somebody writes to unseen would be a run on stale numbers, and no speed is
+worth that unasked.
 
 Kept results are used only while all of this is unchanged: the weight's version (in-place changes that autograd sees),
 its address (`weight.data = ...`; the old storage is held, so no other weight can get its address meanwhile), shape,
-strides, dtype and spec, and the number of optimizer steps in this process: Megatron writes its weights through
+strides, dtype and both specs, and the number of optimizer steps in this process: Megatron writes its weights through
 buffers that share their memory but not their version, always around a step of a torch optimizer. Whoever writes to a
 weight in such a way outside of an optimizer calls `forget()`.
 Never for stochastic rounding, whose every call is a new draw, for weights that are not trained leaves, under
@@ -26,12 +27,16 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.grouped_quantize import quantize_stack
-from quantctl.spec import FormatSpec
+from quantctl.spec import FORWARD, NONE, FormatSpec, Operand, ProductSpecs
 
 VARIABLE = "QUANTCTL_WEIGHT_REUSE"
+
+
+Steps = tuple[tuple[FormatSpec, int], ...]
+"""The formats that a weight goes through for a product, and the axis of each."""
 
 
 class _State(NamedTuple):
@@ -42,14 +47,15 @@ class _State(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
-    spec: FormatSpec
 
 
 class _Kept(NamedTuple):
     state: tuple[_State, ...]
     """Of the weight, or of each weight of a stack."""
+    specs: tuple[Operand, Operand]
+    """Those of fprop and of dgrad."""
     storage: tuple[torch.UntypedStorage, ...]
-    by_axis: dict[int, Tensor]
+    results: dict[Steps, Tensor]
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -66,7 +72,7 @@ register_optimizer_step_post_hook(forget)  # a closure may have run the model be
 
 def nbytes() -> int:
     """Bytes of the results that are kept now."""
-    results = {id(t): t for kept in _kept.values() for t in kept.by_axis.values()}
+    results = {id(t): t for kept in _kept.values() for t in kept.results.values()}
     return sum(t.numel() * t.element_size() for t in results.values())
 
 
@@ -77,40 +83,71 @@ def _enabled() -> bool:
     return value == "1"
 
 
-def _reusable(weight: Tensor, spec: FormatSpec) -> bool:
+def _reusable(weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and _enabled()
-        and not spec.is_none
-        and spec.round != "stochastic"
         and weight.is_leaf
         and weight.requires_grad
         and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
 
-def _kept_or_new(
-    weights: Sequence[Tensor], spec: FormatSpec, axis: int, quantize: Callable[[tuple[int, ...]], list[Tensor]]
+def _steps(specs: ProductSpecs, product: str) -> Steps:
+    forward, own = specs.fprop[1].spec, specs.dgrad[1]
+    steps = [(forward, 1)] if product == "fprop" or own.source == FORWARD else []
+    if product == "dgrad":
+        steps.append((own.spec, 0))
+    return tuple(step for step in steps if not step[0].is_none)
+
+
+Quantize = Callable[[Sequence[Tensor], FormatSpec, tuple[int, ...], tuple[Draw | None, ...]], list[Tensor]]
+
+
+def _alone(
+    weights: Sequence[Tensor], spec: FormatSpec, axes: tuple[int, ...], rngs: tuple[Draw | None, ...]
+) -> list[Tensor]:
+    return quantize_dequantize_along(weights[0], spec, axes, rngs)
+
+
+def _through(weights: Sequence[Tensor], steps: Steps, rng: Draw | None, quantize: Quantize) -> Tensor:
+    """rng: the draw of the forward's step."""
+    (first, axis), *rest = steps or ((FormatSpec(NONE), 1),)
+    (result,) = quantize(weights, first, (axis,), (rng if axis == 1 else None,))
+    if not rest:
+        return result
+    return _through(result.unbind(0) if result.dim() == 3 else (result,), tuple(rest), None, quantize)
+
+
+def _quantized(
+    weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None, quantize: Quantize
 ) -> Tensor:
-    state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype, spec) for w in weights)
+    steps = _steps(specs, product)
+    if not steps or any(spec.round == "stochastic" for spec, _ in steps) or not all(map(_reusable, weights)):
+        return _through(weights, steps, rng, quantize)
+    state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
+    of_both = specs.fprop[1], specs.dgrad[1]
     kept = _kept.get(weights[0])
-    if kept is None or kept.state != state or axis not in kept.by_axis:
-        axes = (1, 0) if spec.bwd == "quantized" else (axis,)
-        storage = tuple(weight.untyped_storage() for weight in weights)
-        kept = _Kept(state, storage, dict(zip(axes, quantize(axes), strict=True)))
+    if kept is None or kept.state != state or kept.specs != of_both:
+        kept = _Kept(state, of_both, tuple(weight.untyped_storage() for weight in weights), {})
         _kept[weights[0]] = kept
-    return kept.by_axis[axis]
+    if steps not in kept.results:
+        both = _steps(specs, "fprop"), _steps(specs, "dgrad")
+        if len(steps) == 1 and both == (((steps[0][0], 1),), ((steps[0][0], 0),)):
+            kept.results.update(zip(both, quantize(weights, steps[0][0], (1, 0), (None, None)), strict=True))
+        else:
+            kept.results[steps] = _through(weights, steps, None, quantize)
+    return kept.results[steps]
 
 
-def quantized_weight(weight: Tensor, spec: FormatSpec, axis: int, rng: Draw | None = None) -> Tensor:
-    """quantize_dequantize(weight, spec, axis, rng=rng) for weight [out, in] and axis 0 or 1; not to be written to."""
-    if not _reusable(weight, spec):
-        return quantize_dequantize(weight, spec, axis, rng=rng)
-    return _kept_or_new((weight,), spec, axis, lambda axes: quantize_dequantize_along(weight, spec, axes))
+def quantized_weight(weight: Tensor, specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
+    """Weight [out, in] as fprop (along in) or dgrad (along out, or as the forward had it) takes it; not to be written to.
+
+    rng: the draw of the forward's quantization.
+    """
+    return _quantized((weight,), specs, product, rng, _alone)
 
 
-def quantized_stack(weights: Sequence[Tensor], spec: FormatSpec, axis: int, rng: Draw | None = None) -> Tensor:
+def quantized_stack(weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
     """The same for weights of equal shape, behind each other: [weights, out, in]."""
-    if not all(_reusable(weight, spec) for weight in weights):
-        return quantize_stack(weights, spec, (axis,), (rng,))[0]
-    return _kept_or_new(weights, spec, axis, lambda axes: quantize_stack(weights, spec, axes))
+    return _quantized(weights, specs, product, rng, quantize_stack)

@@ -21,7 +21,7 @@ from quantctl.tree.tree import INSTALLED, Tree
 def _changes(
     tree: Tree, backup: Backup, present: TreeState, values: Mapping[str, str], accept: Collection[str]
 ) -> list[Change]:
-    """What makes the tree say `values`; what an earlier quantctl patched is patched anew where its own bytes are known."""
+    """What makes the tree say `values`; what an earlier quantctl patched is patched anew if its own bytes are known."""
     state = present
     if stock := originals(present, backup):
         state = read_state(tree.root, stock)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from quantctl import output
 from quantctl.commands._common import describe
 from quantctl.commands._options import Choice
 from quantctl.errors import QuantctlError
+from quantctl.modes import selection
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
 from quantctl.script.platforms import PLATFORMS
 from quantctl.script.training import DTYPES, TRAINING_CONFIGS
-from quantctl.tree.tree import surrounding_tree
+from quantctl.spec import SITES, literal
+from quantctl.tree.tree import find_tree, surrounding_tree
 
 # option -> the script's environment variable
 SETTINGS = {
@@ -89,6 +93,29 @@ def _tree(megatron: Path | None) -> str | None:
     if not (tree.root / "pretrain_gpt.py").is_file():
         output.say("it has no pretrain_gpt.py: the embedded trainer trains, on this tree's megatron.core")
     return str(tree.root)
+
+
+def would_start(argv: Sequence[str], variables: Mapping[str, str]) -> list[str] | None:
+    """The command that a script ends in; None where it is refused, which it says for itself when it runs."""
+    asked = {**variables, "DRY_RUN": "1"}
+    dry = subprocess.run(argv, env=asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return None if dry.returncode else shlex.split(dry.stdout.replace(" \\\n", " "))
+
+
+def refuse_misfits(mode: str, argv: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Raises QuantctlError for selectors that speak of what the model or the training of a script does not have.
+
+    Costs nothing where `mode` has no rules: the script is asked what it would start.
+    """
+    if not any(literal(text, role).rules for role, text in selection(mode).items() if role in SITES):
+        return
+    words = would_start(argv, variables)
+    if words is None:
+        return
+    from quantctl.lint.resolved import foreseen
+
+    trees = [word.partition("=")[2] for word in words if word.startswith("MEGATRON_LM_PATH=")]
+    foreseen(words, find_tree(Path(trees[0]) if trees else None))
 
 
 def of_data(dataset: str | None, data: str | None) -> tuple[str, str]:

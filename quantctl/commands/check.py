@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from quantctl.tree.forks import NOTE, ForkSelector, canonical_or
 from quantctl.tree.selectors import SELECTORS, known_value
 from quantctl.tree.state import PatchState, TreeState, misfits
 from quantctl.tree.tree import Tree
+
+if TYPE_CHECKING:
+    from quantctl.lint.case import Case
 
 
 def _expected(text: str | None, tree: Tree) -> dict[str, str]:
@@ -122,7 +125,8 @@ def command(ctx: click.Context, expect: str | None, accept: tuple[str, ...]) -> 
     problems = _problems(state, expected, accept)
     notes = _notes(state, problems)
     patched = _patched(state)
-    rules = _who_rules(behind_dashes(ctx), tree, state)
+    rules, table, misfits = _of_command(behind_dashes(ctx), tree, state)
+    problems += misfits
     if ctx.obj["json"]:
         output.data(
             {
@@ -154,7 +158,7 @@ def command(ctx: click.Context, expect: str | None, accept: tuple[str, ...]) -> 
     else:
         _print(tree, state, commit, patched)
         if rules is not None:
-            click.echo(f"\ncommand   {rules['sentence']}")
+            click.echo("\n".join([f"\ncommand   {rules['sentence']}", *table]))
         for note in notes:
             output.say(f"note: {note}")
         for problem in problems:
@@ -163,10 +167,12 @@ def command(ctx: click.Context, expect: str | None, accept: tuple[str, ...]) -> 
         ctx.exit(DIFFERS)
 
 
-def _who_rules(words: tuple[str, ...], tree: Tree, state: TreeState) -> dict[str, str] | None:
-    """Who decides the formats of the command behind --, as lint sees it; None without one."""
+def _of_command(
+    words: tuple[str, ...], tree: Tree, state: TreeState
+) -> tuple[dict[str, Any] | None, list[str], list[str]]:
+    """Of the command behind --, as lint sees it: who decides its formats, the resolved table, what its model lacks."""
     if not words:
-        return None
+        return None, [], []
     from quantctl.lint.case import Setting
     from quantctl.lint.judge import judge_command
     from quantctl.lint.megatron_flags import nearest
@@ -178,7 +184,24 @@ def _who_rules(words: tuple[str, ...], tree: Tree, state: TreeState) -> dict[str
             f"{words[0]}: no Megatron training was found in this command", "give the whole command, torchrun and all"
         )
     who, sentence = who_rules(judged.case)
-    return {"rules": who, "sentence": sentence}
+    document, shown, misfits = _table(judged.case)
+    return {"rules": who, "sentence": sentence, **document}, shown, misfits
+
+
+def _table(case: Case) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The resolved table as JSON and to read; what stands in its way."""
+    from quantctl.lint import resolved
+    from quantctl.lint.outline import Unknown
+
+    try:
+        found = resolved.table(case)
+    except QuantctlError as error:
+        reason = f"{error.message}: {error.hint}" if error.hint else error.message
+        return {"resolved": None, "unresolved": reason}, [], [reason]
+    if isinstance(found, Unknown):
+        shown = [f"modules   not known from the command: {found.reason}"] if resolved.has_rules(case) else []
+        return {"resolved": None, "unresolved": found.reason}, shown, []
+    return {"resolved": found.document(), "unresolved": None}, ["", *found.lines()], []
 
 
 def _lines(state: TreeState, role: str) -> list[int]:

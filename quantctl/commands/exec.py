@@ -65,11 +65,11 @@ def command(
     tree = tree_in_use(ctx)
     values = given_values(mode, specs, tree)
     output.say(f"tree: {describe(tree)}")
-    from quantctl.lint import unseen
+    from quantctl.lint.resolved import foreseen
     from quantctl.runs.execution import execute
 
-    unseen.refuse(arguments, tree, _own(tree) if values is None else values)
-    ctx.exit(execute(tree, values or {}, arguments, run_dir, nodes, node_rank))
+    table = foreseen(arguments, tree, _own(tree) if values is None else values)
+    ctx.exit(execute(tree, values or {}, arguments, run_dir, nodes, node_rank, table))
 
 
 def _own(tree: Tree) -> dict[str, str]:

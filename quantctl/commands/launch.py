@@ -16,6 +16,7 @@ from quantctl.commands._common import chosen_values, selector_options
 from quantctl.errors import REFUSED, QuantctlError
 from quantctl.launch.settings import SETTINGS, choose
 from quantctl.script.platforms import PLATFORMS
+from quantctl.tree.tree import find_tree
 
 if TYPE_CHECKING:
     from quantctl.launch.plan import Plan
@@ -161,7 +162,21 @@ def _start(ctx: click.Context, plan: Plan, dry: bool) -> None:
         sourced = [f"{name}={value}" for name, value in plan.sourced.items()]
         click.echo(shown(["env", *sourced, *words[words[0] == "env" :]] if sourced else words))
         return
+    _refuse_misfits(plan, chosen)
     _run(plan, chosen, meet, batch, words)
+
+
+def _refuse_misfits(plan: Plan, chosen: Mapping[str, str]) -> None:
+    """Raises QuantctlError for rules of what the trainer's model does not have, before a node starts anything.
+
+    Without rules there is nothing to look for here: `quantctl exec` looks at what its own node starts.
+    """
+    from quantctl.spec import SITES, literal
+
+    if any(literal(text, role).rules for role, text in chosen.items() if role in SITES):
+        from quantctl.lint.resolved import foreseen
+
+        foreseen(plan.trainer, find_tree(None), chosen)
 
 
 def _unfit(plan: Plan) -> QuantctlError | None:

@@ -12,7 +12,7 @@ import click
 from quantctl import output
 from quantctl.commands._common import MODE_HELP
 from quantctl.commands._options import Mode
-from quantctl.commands._training import MODEL, of_data, settings_of, training_options
+from quantctl.commands._training import MODEL, of_data, refuse_misfits, settings_of, training_options
 from quantctl.errors import QuantctlError
 from quantctl.launch.scripts import Run, environment
 from quantctl.launch.submission import show, submission, submit
@@ -75,9 +75,12 @@ def command(
     base, name = of_data(dataset, str(options["data"] or ""))
     settings = settings_of(options, ctx.obj["megatron"], force)
     own = environment(settings)
-    runs = [Run.of(model, base, name, mode, own) for mode in all_choices(modes)]
+    chosen = all_choices(modes)
+    runs = [Run.of(model, base, name, mode, own) for mode in chosen]
     if len(runs) > 1 and "RUN_DIR" in settings:
         raise QuantctlError("several modes, one --run-dir", "leave it out: each mode has a default of its own")
+    for mode, run in zip(chosen, runs, strict=True) if not dry_run else ():
+        refuse_misfits(mode, run.bash(trailing), environment({**settings, **run.own}))
     if launcher == "slurm":
         ctx.exit(_submit(runs, settings, sbatch, trailing, dry_run, ctx.obj["json"]))
     if sbatch:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,14 +18,21 @@ from quantctl import output
 from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
 from quantctl.commands._options import Choice
 from quantctl.errors import DIFFERS, REFUSED, QuantctlError
+from quantctl.lint.outline import Unknown
 from quantctl.outside.packages import require
 from quantctl.patches.patch import Patch
 from quantctl.runs import modules
 from quantctl.script.models import MODELS
+from quantctl.script.training import TRAINING_CONFIGS
 from quantctl.spec import NONE, SITES, canonical
+from quantctl.spec.literals import SEPARATOR
+from quantctl.spec.names import fold, unfold
 from quantctl.tree.selectors import SELECTORS
-from quantctl.tree.state import read_state
+from quantctl.tree.state import TreeState, read_state
 from quantctl.tree.tree import Tree
+
+if TYPE_CHECKING:
+    from quantctl.lint.resolved import Table
 
 MEGABYTE = 2**20
 
@@ -87,17 +94,51 @@ def _refusal(model: str, root: Path, missing: list[Patch], said: str, trace: boo
 
 
 def _problems(
-    selectors: Mapping[str, str], hits: Mapping[str, Mapping[str, Any]], seen: Mapping[str, Mapping[str, Any]]
+    selectors: Mapping[str, str],
+    hits: Mapping[str, Mapping[str, Any]],
+    seen: Mapping[str, Mapping[str, Any]],
+    by_module: modules.ByModule,
 ) -> list[str]:
     """Selectors without a product of theirs, and modules that ran past theirs; `seen`: of the modules, by site."""
     found = []
     for site in SITES:
-        wanted = canonical(selectors.get(site, NONE), site)
-        if wanted != NONE and wanted not in hits.get(site, {}):
-            found.append(f"{site} says {wanted}, and no such product ran")
-        elif wanted != NONE:
-            found += modules.bypassed(site, wanted, {0: seen.get(site, {})})
+        says = canonical(selectors.get(site, NONE), site)
+        wanted = modules.wanted(site, says, by_module) - {NONE}
+        if wanted and not wanted & hits.get(site, {}).keys():
+            found.append(f"{site} says {says}, and no such product ran")
+        elif says != NONE:
+            past = modules.bypassed(site, says, {0: seen.get(site, {})})
+            found += past or modules.misled(site, by_module)
     return found
+
+
+def _table(model: str, root: Path, state: TreeState, release: str) -> tuple[Table | Unknown, int | None]:
+    """What the selectors say of each module, and how long a training is meant where phases are shares of it.
+
+    Raises QuantctlError for a rule of what the model does not have.
+    """
+    from quantctl.lint import resolved
+    from quantctl.lint.case import Setting
+    from quantctl.lint.judge import case_of
+    from quantctl.lint.megatron_flags import nearest
+    from quantctl.smoke.flags import words
+
+    setting = Setting(nearest(release), root, state)
+    for length in (None, TRAINING_CONFIGS["smoke"].train_iters):
+        case = case_of(["python", "-m", "quantctl.pretrain", *words(model, length)], setting)
+        assert case is not None
+        if length is not None or not resolved.has_shares(case):
+            break
+    return resolved.table(case), length
+
+
+def _other_modules(table: Table | Unknown, found: list[str]) -> list[str]:
+    """A problem where the model does not consist of what its flags say, so that the table speaks of another one."""
+    if isinstance(table, Unknown):
+        return []
+    said = {module.name for modules in table.outline.modules.values() for module in modules}
+    other = fold(said ^ {*unfold(found)})
+    return [f"the flags say another model than this tree builds: {', '.join(other)}"] if other else []
 
 
 def _repeats(lines: list[str]) -> list[list[str]]:
@@ -110,7 +151,7 @@ def _repeats(lines: list[str]) -> list[list[str]]:
     return rows
 
 
-def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
+def _print(result: Mapping[str, Any], selectors: Mapping[str, str], table: list[str]) -> None:
     structure, losses = result["structure"], result["losses"]
     ((name, size),) = result["memory"].items()
     rows = [["model", f"{result['model']}, reduced: {result['parameters']:,} parameters on {result['device']}"]]
@@ -128,12 +169,15 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
         linear.append([kind, str(found["layers"]), ", ".join(str(shape) for shape in found["shapes"])])
     click.echo(output.columns(linear))
     click.echo()
+    if table:
+        click.echo("\n".join([*table, ""]))
     counted = [["site", "selector", "ran as", "fprop", "dgrad", "wgrad"]]
     for site in SITES:
         specs = result["hits"].get(site) or {"-": {}}
         for spec, calls in specs.items():
             cells = [str(calls.get(product, 0)) for product in ("fprop", "dgrad", "wgrad")]
-            counted.append([site, selectors.get(site, "(not patched)"), spec, *cells])
+            says = selectors.get(site, "(not patched)")
+            counted.append([site, "(as above)" if table and SEPARATOR in says else says, spec, *cells])
     click.echo(output.columns(counted))
 
 
@@ -167,6 +211,8 @@ def command(
     with _tree_to_run(tree, values) as root:
         state = read_state(root)
         child = [sys.executable, "-W", "ignore", "-m", "quantctl.smoke", model, "--iterations", str(iterations)]
+        table, length = _table(model, root, state, tree.version())
+        child += ["--length", str(length)] if length else []
         result = _start([*child, *(["--device", device] if device else [])], root, device)
         if isinstance(result, str):
             # a copy has all that fit
@@ -174,11 +220,13 @@ def command(
             # the user's tree, not the copy of it
             raise _refusal(model, tree.root, missing, result.replace(str(root), str(tree.root)), traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
-    problems = _problems(selectors, result["hits"], result["modules"])
+    problems = _problems(selectors, result["hits"], result["modules"], result["by_module"])
+    problems += _other_modules(table, result["structure"]["products"])
     if ctx.obj["json"]:
-        output.data({"tree": tree.root, **result, "selectors": selectors, "problems": problems})
+        document = None if isinstance(table, Unknown) else table.document()
+        output.data({"tree": tree.root, **result, "selectors": selectors, "resolved": document, "problems": problems})
     else:
-        _print(result, selectors)
+        _print(result, selectors, [] if isinstance(table, Unknown) else table.lines())
     for problem in problems:
         output.say(f"problem: {problem}")
     if problems:

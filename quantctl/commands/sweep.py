@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,14 @@ import click
 from quantctl import output
 from quantctl.commands._common import MODE_HELP
 from quantctl.commands._options import Mode
-from quantctl.commands._training import MODEL, of_data, settings_of, training_options
+from quantctl.commands._training import (
+    MODEL,
+    of_data,
+    refuse_misfits,
+    settings_of,
+    training_options,
+    would_start,
+)
 from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.outside.packages import require
 
@@ -103,6 +108,9 @@ def command(
     ] or [Slot() for _ in range(jobs)]
     as_private_as_tree_in_use(ctx.obj["megatron"])
     planned = tasks(models, called, modes or SCRIPT_MODES, _numbers(seeds), folder, settings, trailing, base)
+    if not dry_run:
+        for task in {(task.model, task.mode): task for task in planned if not task.is_finished()}.values():
+            refuse_misfits(task.mode, task.command, task.variables())
     if launcher == "slurm":
         ctx.exit(_submit(planned, settings, sbatch, jobs, dry_run, ctx.obj["json"]))
     if sbatch:
@@ -158,13 +166,9 @@ def _require_machine(planned: Sequence[Task], slot: Mapping[str, str]) -> None:
         variables = task.variables(**slot)
         if variables.get("LINT") == "0":
             continue
-        dry = subprocess.run(
-            task.command, env=variables | {"DRY_RUN": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        if dry.returncode:
-            # what is wrong with it, each run says for itself
+        words = would_start(task.command, variables)
+        if words is None:
             continue
-        words = shlex.split(dry.stdout.replace(" \\\n", " "))
         instead = f"quantctl sweep --model {task.model} --dataset {task.base or task.dataset} --training-config smoke"
         instead = f"MEGATRON_LM_PATH= {instead}" if variables.get("MEGATRON_LM_PATH") else instead
         machine.require(words, variables.get("PLATFORM") or "cuda", processes(variables), variables, instead)

@@ -7,7 +7,8 @@ A flag that Megatron-LM needs but that changes nothing here is accepted, and `do
 from __future__ import annotations
 
 import argparse
-import re
+import ast
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +18,35 @@ SAME, ORDER = "same", "order"
 UNFUSED = "accepted: the fused kernel is never used here"
 
 
-_TERM = re.compile(r"\[([01](?:,[01])*)\](?:\*(\d+))?")
+_MOST_LAYERS = 10_000
+
+
+def _evaluated(node: ast.expr) -> int | list[int]:
+    """Whole numbers and lists of 0 and 1 with + and *. Raises ValueError for anything else."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    if isinstance(node, ast.List):
+        layers = [getattr(one, "value", None) for one in node.elts]
+        if all(type(one) is int and one in (0, 1) for one in layers):
+            return [int(str(one)) for one in layers]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
+        left, right = _evaluated(node.left), _evaluated(node.right)
+        if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
+            return left + right
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) != isinstance(right, list):
+            layers, times = (left, right) if isinstance(left, list) else (right, left)
+            if len(layers) * times <= _MOST_LAYERS:
+                return layers * times
+    raise ValueError
 
 
 def layer_frequency(text: str) -> int | list[int]:
-    """--moe-layer-freq: N, or a sum of repeated lists of 0 and 1. Megatron-LM evaluates any expression."""
-    word = re.sub(r"[\s()]", "", text)
-    if re.fullmatch(r"[1-9]\d*", word):
-        return int(word)
-    layers: list[int] = []
-    for term in word.split("+"):
-        match = _TERM.fullmatch(term)
-        if match is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a sum such as [0]*1+[1]*26")
-        layers += [int(digit) for digit in match[1].split(",")] * int(match[2] or 1)
-    return layers
+    """--moe-layer-freq: N, or lists of 0 and 1, added and repeated, as Megatron-LM evaluates them."""
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        found = _evaluated(ast.parse(text.strip(), mode="eval").body)
+        if isinstance(found, list) or found > 0:
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a sum such as [0]*1+[1]*26")
 
 
 @dataclass(frozen=True)

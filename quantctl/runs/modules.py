@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantctl.spec import NONE, literal
+from quantctl.spec import NONE, SITES, literal
+from quantctl.spec.names import fold
 from quantctl.spec.resolution import schedule_of
 
 ByModule = dict[str, dict[str, dict[str, Any]]]
 """Module -> site -> `says`, a literal without layers and names, and `calls`, spec -> product -> number."""
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """0-3,5"""
-    parts = []
-    for _, group in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in group]
-        parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return ",".join(parts)
-
-
-def fold(names: Iterable[str]) -> list[str]:
-    """Names that differ in one number become one: decoder.layers.0-3.mlp.linear_fc2."""
-    rows = {tuple(name.split(".")) for name in names}
-    for place in reversed(range(max(map(len, rows), default=0))):
-        groups: dict[tuple[str, ...], list[int]] = {}
-        rest = set()
-        for row in rows:
-            if len(row) > place and row[place].isdecimal():
-                groups.setdefault((*row[:place], "", *row[place + 1 :]), []).append(int(row[place]))
-            else:
-                rest.add(row)
-        rows = rest | {(*row[:place], _ranges(found), *row[place + 1 :]) for row, found in groups.items()}
-    return sorted(".".join(row) for row in rows)
 
 
 def bypassed(site: str, wanted: str, ranks: Mapping[int, Mapping[str, Any]]) -> list[str]:
@@ -98,3 +75,36 @@ def misled(site: str, found: ByModule) -> list[str]:
         f"{', '.join(fold(names))}: {site} should have run in {says}, and no such product was called"
         for says, names in sorted(never.items())
     ]
+
+
+_EXPERT = re.compile(r"(?<=\.local_experts\.)\d+(?=\.|$)")
+
+
+def unforeseen(foreseen: Mapping[str, Mapping[str, str]], found: ByModule, selectors: Mapping[str, str]) -> list[str]:
+    """Where the named modules are others than was known before the run, or their selectors say something else of them.
+
+    Ranks count the experts of a layer together where one thing is said of all of them.
+    """
+    asked = {site for site in SITES if selectors.get(site, NONE) != NONE}
+    before = {
+        (name if name in found else _EXPERT.sub("*", name), site): text
+        for name, said in foreseen.items()
+        for site, text in said.items()
+        if site in asked
+    }
+    after = {(name, site): seen["says"] for name, own in found.items() for site, seen in own.items()}
+    other: dict[tuple[str, str, str], list[str]] = {}
+    for name, site in before.keys() & after.keys():
+        if before[name, site] != after[name, site]:
+            other.setdefault((site, before[name, site], after[name, site]), []).append(name)
+    problems = [
+        f"{', '.join(fold(names))}: {site} was to run in {text}, and the ranks' model says {own}"
+        for (site, text, own), names in sorted(other.items())
+    ]
+    for keys, what in (
+        (before.keys() - after.keys(), "the flags ask for {}, which the ranks' model does not have"),
+        (after.keys() - before.keys(), "the ranks' model has {}, which its flags do not ask for"),
+    ):
+        if keys:
+            problems.append(what.format(", ".join(fold(name for name, _ in keys))))
+    return problems

@@ -13,6 +13,7 @@ from quantctl.disk.files import write_new
 from quantctl.outside import records
 from quantctl.outside.records import COUNT, TEXT, TRUTH, WHOLE, WORD, BadRecord, Each, Fields, Named, Shape
 from quantctl.runs import modules
+from quantctl.runs.modules import ByModule
 from quantctl.spec import NONE, SITES, canonical
 
 Calls = dict[str, dict[str, dict[str, int]]]
@@ -46,7 +47,7 @@ class Proof:
     """Sites ruled by a fork's own selector: its products are not quantctl's and count nothing."""
     modules: dict[str, dict[str, int]] = field(default_factory=dict)
     """By site, summed over ranks: modules that there are, that ran, and that ran in a format."""
-    by_module: modules.ByModule = field(default_factory=dict)
+    by_module: ByModule = field(default_factory=dict)
     """What the selectors say of each module that has a name, and its calls, summed over ranks."""
     kernels: list[str] = field(default_factory=list)
     """Which families of kernels computed, of all ranks: reference, cpu, triton. They give the same bits."""
@@ -163,7 +164,7 @@ def _bypassed(selectors: Mapping[str, str], records: list[dict[str, Any]], unpro
 def _problems(
     selectors: Mapping[str, str],
     calls: Calls,
-    by_module: modules.ByModule,
+    by_module: ByModule,
     imported: bool,
     unproven: Collection[str],
     status: int,
@@ -197,10 +198,12 @@ def merge(
     unproven: Collection[str] = (),
     beside: Collection[str] = (),
     status: int = 0,
+    foreseen: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Proof:
     """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json.
 
-    `beside` are problems found elsewhere; `status` is the command's exit status: a run that failed may not have come to
+    `foreseen` is what each module was to compute, by site, as it was known before the run; `beside` are problems found
+    elsewhere; `status` is the command's exit status: a run that failed may not have come to
     its products.
     """
     imports, unread = _records(run_dir, "import-*.json", _IMPORTED)
@@ -208,6 +211,8 @@ def merge(
     calls = _sum(counted)
     by_module = modules.total(counted)
     problems = _problems(selectors, calls, by_module, bool(imports), unproven, status)
+    if foreseen and by_module and not status:
+        problems += modules.unforeseen(foreseen, by_module, selectors)
     problems += [*_bypassed(selectors, counted, unproven), *unread, *uncounted, *beside]
     ranks = sorted({record["rank"] for record in imports})
     kernels = sorted({family for record in counted for family in record.get("kernels") or ()})

@@ -12,23 +12,18 @@ import traceback
 from typing import Any
 
 from quantctl.errors import QuantctlError, exit_with
+from quantctl.smoke.flags import SEQUENCES, words
 
-SEQUENCES = 2
 
-
-def arguments(model: str) -> argparse.Namespace:
-    """The flags of the model's smoke script, on a vocabulary of 2,048."""
+def arguments(model: str, length: int | None) -> argparse.Namespace:
+    """The flags of the model's smoke script; length: steps of the training, where phases are to be shares of it."""
     from quantctl.data.tokenizer import build_tokenizer
+    from quantctl.kernels.measure import steps
     from quantctl.pretrain.arguments import parse
-    from quantctl.script import flags
-    from quantctl.script.models import MODELS
 
-    row = MODELS[model]
-    lines = [*flags.LOCAL_LAYERS, *flags.architecture(row.smoke), *flags.recipe(row.smoke_recipe)]
-    words = [word for line in lines for word in line]
-    words += ["--micro-batch-size", str(SEQUENCES), "--train-iters", "1", "--lr-decay-style", "constant"]
-    words += ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "2047"]
-    args = parse(words)
+    args = parse(words(model, length or 1))
+    if length is not None:
+        steps.train_for(length)
     build_tokenizer(args)
     return args
 
@@ -54,6 +49,7 @@ def _steps(model: Any, args: argparse.Namespace, device: Any, iterations: int) -
     """Losses of forward and backward passes over the same tokens, with an optimizer step behind each."""
     import torch
 
+    from quantctl.kernels.measure import steps
     from quantctl.pretrain.optimizer import MasterAdamW
 
     optimizer = MasterAdamW(model, args)
@@ -62,7 +58,8 @@ def _steps(model: Any, args: argparse.Namespace, device: Any, iterations: int) -
     positions = torch.arange(args.seq_length, device=device).expand(SEQUENCES, -1)
     mask = torch.ones(args.seq_length, args.seq_length, dtype=torch.bool, device=device).triu(1)[None, None]
     losses = []
-    for _ in range(iterations):
+    for step in range(iterations):
+        steps.begin(step + 1)
         optimizer.zero_grad()
         loss = model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).float().mean()
         loss.backward()
@@ -76,7 +73,12 @@ def _hits() -> dict[str, Any]:
     return kernels.snapshot() if kernels else {}
 
 
-def run(name: str, iterations: int) -> dict[str, Any]:
+def _by_module() -> dict[str, Any]:
+    kernels = sys.modules.get("quantctl.kernels.measure.hits")
+    return kernels.by_module() if kernels else {}
+
+
+def run(name: str, iterations: int, length: int | None) -> dict[str, Any]:
     """What was built, what it computed and what that took."""
     import megatron.core
 
@@ -85,7 +87,7 @@ def run(name: str, iterations: int) -> dict[str, Any]:
     from quantctl.pretrain.model import build_model, parameter_count
     from quantctl.smoke.structure import describe
 
-    args = arguments(name)
+    args = arguments(name, length)
     device = parallel.start(args)
     left_out: list[str] = []
     model = build_model(args, device, left_out)
@@ -101,6 +103,7 @@ def run(name: str, iterations: int) -> dict[str, Any]:
         "losses": _steps(model, args, device, iterations),
         "hits": _hits(),
         "modules": coverage.report(),
+        "by_module": _by_module(),
         "memory": _memory(device),
     }
     parallel.stop()
@@ -137,11 +140,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m quantctl.smoke", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument("--length", type=int)
     parser.add_argument("--device", choices=("cpu", "cuda"))
     options = parser.parse_args()
     _check_device(options.device)
     try:
-        print(json.dumps(run(options.model, options.iterations)))
+        print(json.dumps(run(options.model, options.iterations, options.length)))
     except QuantctlError:
         raise
     except ImportError as error:

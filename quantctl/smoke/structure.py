@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from quantctl.spec.names import fold
+
 # where a linear layer stands, by its name in the model; the first that fits
 _KINDS = (
     (r"^output_layer", "output layer"),
@@ -60,7 +62,9 @@ def _linear(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """The layers with their attention and MLP, routers, and the linear layers by kind."""
+    """Layers with attention and MLP, routers, linear layers by kind, and the names of what computes products."""
+    from quantctl.kernels.measure.coverage import places_in
+
     layers = model.decoder.layers
     return {
         "layers": len(layers),
@@ -68,4 +72,5 @@ def describe(model: Any) -> dict[str, Any]:
         "mlp": [_mlp(layer.mlp) for layer in layers],
         "routers": sum(hasattr(layer.mlp, "router") for layer in layers),
         "linear": _linear(model),
+        "products": fold(name for name, _, _ in places_in(model)),
     }

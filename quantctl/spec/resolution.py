@@ -92,13 +92,16 @@ def resolve(text: str, site: str, modules: Iterable[Module], *, layers: int, ste
     for rule in said.rules:
         _check(rule, layers, steps)
     schedules, matched = {}, [False] * len(said.rules)
+    known: dict[tuple[bool, ...], Schedule] = {}
     for module in modules:
-        fitting = [_fits(rule, module, layers) for rule in said.rules]
+        fitting = tuple(_fits(rule, module, layers) for rule in said.rules)
         matched = [before or now for before, now in zip(matched, fitting, strict=True)]
-        rules = [rule for rule, fits in zip(said.rules, fitting, strict=True) if fits]
-        schedules[module.name] = Schedule(
-            _schedule(said, rules, steps, training=True), _schedule(said, rules, steps, training=False)
-        )
+        if fitting not in known:
+            rules = [rule for rule, fits in zip(said.rules, fitting, strict=True) if fits]
+            known[fitting] = Schedule(
+                _schedule(said, rules, steps, training=True), _schedule(said, rules, steps, training=False)
+            )
+        schedules[module.name] = known[fitting]
     return Resolved(said, schedules, tuple(matched))
 
 

@@ -13,9 +13,9 @@ from quantctl.kernels.formats import quantize
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.products import linear, reuse
 from quantctl.kernels.products.linear import quantized_linear
-from quantctl.spec import parse
+from quantctl.spec import products
 
-SPEC = parse("mxfp8")
+SPEC = "mxfp8"
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,14 @@ def weight(seed: int = 0) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.randn(96, 64, generator=torch.Generator().manual_seed(seed)))
 
 
-def is_fresh(w: Tensor, spec=SPEC) -> bool:
+def kept(w: Tensor, product: str = "fprop", spec: str = SPEC) -> Tensor:
+    return reuse.quantized_weight(w, products(spec), product)
+
+
+def is_fresh(w: Tensor, spec: str = SPEC) -> bool:
     with torch.no_grad():
         expected = [quantize_dequantize(w.detach().clone(), spec, axis) for axis in (0, 1)]
-    return all(torch.equal(reuse.quantized_weight(w, spec, axis), e) for axis, e in enumerate(expected))
+    return all(map(torch.equal, (kept(w, product, spec) for product in ("dgrad", "fprop")), expected))
 
 
 def test_one_pass_serves_both_directions_of_all_micro_batches(passes) -> None:
@@ -169,13 +173,13 @@ def test_a_swap_to_a_new_tensor_at_a_freed_address_is_seen() -> None:
 
 def test_what_is_kept_dies_with_the_weight_and_at_a_step() -> None:
     w = weight()
-    reuse.quantized_weight(w, SPEC, 1)
+    kept(w)
     assert reuse.nbytes() == 2 * w.numel() * w.element_size()
     del w
     gc.collect()
     assert reuse.nbytes() == 0
     w = weight()
-    reuse.quantized_weight(w, SPEC, 1)
+    kept(w)
     w.grad = torch.zeros_like(w)
     torch.optim.SGD([w], lr=0.1).step()
     assert reuse.nbytes() == 0
@@ -184,13 +188,13 @@ def test_what_is_kept_dies_with_the_weight_and_at_a_step() -> None:
 @pytest.mark.parametrize(("spec", "copies"), [("mxfp8", 2), ("nvfp4", 2), ("hifp8", 1), ("mxfp8:bwd=dequantized", 1)])
 def test_memory(spec, copies) -> None:
     w = weight()
-    reuse.quantized_weight(w, parse(spec), 1)
+    kept(w, spec=spec)
     assert reuse.nbytes() == copies * w.numel() * w.element_size()
 
 
 def test_two_specs_of_one_weight() -> None:
     w = weight()
-    for spec in (SPEC, parse("mxfp4"), SPEC):
+    for spec in (SPEC, "mxfp4", SPEC):
         assert is_fresh(w, spec)
 
 
@@ -198,22 +202,22 @@ def test_two_specs_of_one_weight() -> None:
 def test_nothing_is_kept_of(case, monkeypatch) -> None:
     w, spec = weight(), SPEC
     if case == "stochastic":
-        spec = parse("mxfp8:round=stochastic")
-        assert not torch.equal(reuse.quantized_weight(w, spec, 1), reuse.quantized_weight(w, spec, 1))
+        spec = "mxfp8:round=stochastic"
+        assert not torch.equal(kept(w, spec=spec), kept(w, spec=spec))
     elif case == "frozen":
         w.requires_grad_(False)
     elif case == "no leaf":
         w = w * 1
     else:
         monkeypatch.delenv("QUANTCTL_WEIGHT_REUSE")
-    reuse.quantized_weight(w, spec, 1)
+    kept(w, spec=spec)
     assert reuse.nbytes() == 0
 
 
 def test_an_unknown_switch_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("QUANTCTL_WEIGHT_REUSE", "yes")
     with pytest.raises(QuantctlError, match="QUANTCTL_WEIGHT_REUSE=yes"):
-        reuse.quantized_weight(weight(), SPEC, 1)
+        kept(weight())
 
 
 def test_a_changed_gradient_is_quantized_again_for_wgrad() -> None:

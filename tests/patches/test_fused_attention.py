@@ -131,7 +131,7 @@ def test_fused_refuses_them(patched):
 
 def test_gradients_of_qk_that_are_quantized_need_the_unfused_flow(patched):
     tree = patched("0.16.1", attention="auto", qk="mxfp8:bwd=quantized")
-    reason = "qk has bwd=quantized, whose gradient products quantize the gradients of the scores"
+    reason = "qk=mxfp8:bwd=quantized quantizes the gradients of the scores, which only the unfused flow has"
     assert run(tree, "gqa")["gqa"]["hits"] == {
         "attention": {"unfused": {reason: 2}},
         "qk": {"mxfp8:bwd=quantized": products(2)},

@@ -12,8 +12,14 @@ import pytest
 from daily import RELEASES as ALL_RELEASES
 from daily import daily
 
+from quantctl.lint.case import Case, Setting
+from quantctl.lint.command import find
+from quantctl.lint.megatron_flags import nearest
+from quantctl.lint.outline import outline
 from quantctl.patches.registry import PATCHES
+from quantctl.spec.outline import Outline
 from quantctl.tree.state import PatchState, plan, read_state
+from quantctl.tree.tree import find_tree
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
 CASES = ("mla", "moe", "mtp", "mtp-tied")
@@ -32,11 +38,34 @@ def run(tree: Path, *cases: str) -> dict[str, dict]:
     return {line.pop("case"): line for line in lines}
 
 
+MOE = "--num-experts 8 --moe-shared-expert-intermediate-size 64"
+FLAGS = {
+    "mla": "--multi-latent-attention",
+    "moe": MOE,
+    "mtp": "--mtp-num-layers 1 --untie-embeddings-and-output-weights",
+    "mtp-tied": "--mtp-num-layers 1",
+    "deepseek": f"--multi-latent-attention --q-lora-rank 24 {MOE} --moe-layer-freq ([0]+[1]) --mtp-num-layers 2",
+}
+
+
+def foreseen(tree: Path, case: str) -> dict[str, int | None]:
+    """Name and layer of each module of the case's model, by its flags."""
+    words = ["pretrain_gpt.py", "--transformer-impl", "local", "--num-layers", "2", *FLAGS[case].split()]
+    setting = Setting(nearest(find_tree(tree).version()), tree, read_state(tree))
+    found = outline(Case(find(words), setting))
+    assert isinstance(found, Outline), found
+    return {module.name: module.layer for modules in found.modules.values() for module in modules}
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_model_trains(patched, release):
-    results = run(patched(release), *CASES)
-    for result in results.values():
+    tree = patched(release)
+    results = run(tree, *CASES, "deepseek")
+    for case, result in results.items():
         assert "error" not in result, result["error"]
+        assert result.pop("products") == foreseen(tree, case), case
+    del results["deepseek"]
+    for result in results.values():
         assert result["without_gradient"] == []
         assert result["hits"] == {}
     assert results["mla"]["widths"] == [96, 96]  # 4 heads with values of 24; kv_channels would say 64

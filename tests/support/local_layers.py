@@ -1,11 +1,12 @@
 """Training steps of real GPTModels whose local layers stock Megatron refuses, on the CPU: prints a line of JSON a step.
 
-    python local_layers.py CASE ...            CASE: mla, moe, mtp, mtp-tied
+    python local_layers.py CASE ...            CASE: mla, moe, mtp, mtp-tied, deepseek
     python local_layers.py norms --world N --rank R --store FILE --output FILE [--normalization RMSNorm|LayerNorm]
 
 mla    multi-latent attention; each layer's attention output against the same computation in float64
 moe    8 experts, top 2, a shared expert (from 0.16 on with a gate)
 mtp    one multi-token prediction layer
+deepseek  all of it: compressed queries, a dense layer before those with experts, two depths of prediction; only built
 norms  sequence parallelism as wide as the world; rank 0 saves the full gradients
 
 The tree is the one on PYTHONPATH. A step that raises prints its error. Code that asks for the CUDA device gets the CPU.
@@ -91,7 +92,8 @@ def build(case, tied=False, **changes):
     from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
     torch.manual_seed(7)
-    config_class = MLATransformerConfig if case == "mla" else TransformerConfig
+    latent = case in ("mla", "deepseek")
+    config_class = MLATransformerConfig if latent else TransformerConfig
     fields = {field.name for field in dataclasses.fields(config_class)}
     wished = NEWER_FIELDS | (NEWER_MOE if case == "moe" else {})
     newer = {name: value for name, value in wished.items() if name in fields}
@@ -99,15 +101,17 @@ def build(case, tied=False, **changes):
     wanted = {
         "num_experts": config.num_moe_experts,
         "qk_layernorm": config.qk_layernorm,
-        "multi_latent_attention": case == "mla",
+        "multi_latent_attention": latent,
         "normalization": config.normalization,
     }
     # 0.10 and 0.11 take the normalization from the configuration; 0.19 passes everything on
     declared = getattr(gpt_layer_specs, "get_gpt_layer_local_submodules", gpt_layer_specs.get_gpt_layer_local_spec)
     known = inspect.signature(declared).parameters
     spec = gpt_layer_specs.get_gpt_layer_local_spec(**{name: value for name, value in wanted.items() if name in known})
+    if getattr(config, "moe_layer_freq", 1) != 1:
+        spec = gpt_layer_specs.get_gpt_decoder_block_spec(config, use_transformer_engine=False)
     more = {}
-    if case == "mtp":
+    if getattr(config, "mtp_num_layers", None):
         more["mtp_block_spec"] = gpt_layer_specs.get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
     return GPTModel(
         config=config,
@@ -181,7 +185,25 @@ def mtp(tied=False):
     return model, {"loss": step(model).hex()}
 
 
-CASES = {"mla": mla, "moe": moe, "mtp": mtp, "mtp-tied": lambda: mtp(tied=True)}
+def deepseek():
+    return build("deepseek", **MLA | {"q_lora_rank": 24}, **MOE, moe_layer_freq=[0, 1], mtp_num_layers=2), {}
+
+
+CASES = {"mla": mla, "moe": moe, "mtp": mtp, "mtp-tied": lambda: mtp(tied=True), "deepseek": deepseek}
+
+
+def products(model):
+    """What computes matrix products, by name, and the number of its layer."""
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+
+    numbers = {f"decoder.layers.{index}": layer.layer_number for index, layer in enumerate(model.decoder.layers)}
+    kinds = (ColumnParallelLinear, RowParallelLinear, DotProductAttention)
+    return {
+        name: numbers.get(".".join(name.split(".")[:3]))
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+    }
 
 
 def full(gradient, parameter):
@@ -242,7 +264,8 @@ def run(case):
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
     idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
-    return {**result, "gradients": digest(model), "without_gradient": idle, "hits": since(before)}
+    found = {"gradients": digest(model), "without_gradient": idle, "hits": since(before)} if "loss" in result else {}
+    return {**result, **found, "products": products(model)}
 
 
 def main():

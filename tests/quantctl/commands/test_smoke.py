@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.commands.smoke import _problems, _repeats
+from quantctl.spec.names import unfold
 
 
 def digest(tree: Path) -> str:
@@ -23,7 +24,7 @@ def digest(tree: Path) -> str:
 def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl, documented):
     tree = stock_copy("0.16.1")
     before = digest(tree)
-    formats = ("--linear", "mxfp8", "--lm-head", "hifp8", "--qk", "mxfp8", "--pv", "mxfp4")
+    formats = ("--linear", "mxfp8", "--lm-head", "hifp8", "--qk", "mxfp8", "--pv", "mxfp4; from 90%: none")
     done = quantctl("--megatron", tree, "--json", "smoke", "deepseek2_lite", "--iterations", 3, *formats)
     assert done.status == 0, done.err
     found = json.loads(done.out)
@@ -43,18 +44,23 @@ def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl, documented):
         **{f"expert linear_{fc}": 2 * 64 for fc in ("fc1", "fc2")},
         "output layer": 1,
     }
-    # the experts of a layer are two grouped products
-    calls = {"linear": 3 * 4 + 2 + 2 * 2 + 2 * 2, "lm_head": 1, "qk": 3, "pv": 3}
+    # experts that are computed together count each
+    calls = {"linear": sum(counts.values()) - 1, "lm_head": 1, "qk": 3, "pv": 3}
     specs = {"linear": "mxfp8", "lm_head": "hifp8", "qk": "mxfp8", "pv": "mxfp4"}
     for site, n in calls.items():
         assert found["hits"][site] == {specs[site]: dict.fromkeys(("fprop", "dgrad", "wgrad"), 3 * n)}, site
-    # experts that are computed together count as themselves
     modules = {site: seen["ran"] for site, seen in found["modules"].items()}
-    assert modules == {"linear": sum(counts.values()) - 1, "lm_head": 1, "qk": 3, "pv": 3}
+    assert modules == calls
     assert len(found["losses"]) == 3
     assert found["losses"][1] < found["losses"][0]
     assert found["memory"]["peak resident bytes"] > 2**20
-    assert found["problems"] == []
+    assert found["problems"] == []  # so the model that was built is the one that its flags say
+    table = found["resolved"]["sites"]
+    assert {site: [row["schedule"] for row in rows] for site, rows in table.items()} == {
+        **{site: [spec] for site, spec in specs.items()},
+        "pv": ["mxfp4; from 181: none"],
+    }
+    assert len(unfold(table["linear"][0]["modules"])) == modules["linear"]
     assert digest(tree) == before
 
 
@@ -168,7 +174,7 @@ def test_a_module_that_the_tree_needs(stock_copy, quantctl):
     ],
 )
 def test_what_is_a_finding(selectors, hits, found):
-    assert _problems(selectors, hits, {}) == found
+    assert _problems(selectors, hits, {}, {}) == found
 
 
 def test_equal_layers_share_a_line():
@@ -180,6 +186,10 @@ def test_equal_layers_share_a_line():
     [
         (("llama4",), "unknown model 'llama4'"),
         (("llama32-1b", "--linear", "mxpf8"), "'mxpf8' is not a format spec"),
+        (
+            ("llama32-1b", "--linear", "mxfp8; layers 5: none"),
+            "linear: `layers 5: none`: `layers 5` of a model that has 4",
+        ),
         (("llama32-1b", "--device", "cuda"), "torch sees no CUDA device"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quantctl.runs.modules import bypassed, fold
+from quantctl.runs.modules import bypassed
+from quantctl.spec.names import fold
 
 
 @pytest.mark.parametrize(

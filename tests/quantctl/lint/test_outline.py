@@ -1,0 +1,114 @@
+"""A model by its flags: what is known, and why the rest is not. Models that releases built: tests/patches."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantctl.lint.case import Case, Setting
+from quantctl.lint.command import find
+from quantctl.lint.outline import Unknown, outline, steps
+from quantctl.spec.outline import Outline
+
+LOCAL = "pretrain_gpt.py --transformer-impl local --num-layers 4 --hidden-size 64"
+
+
+def case(text: str, release: str = "0.16.1") -> Case:
+    command = find(text.split())
+    assert command is not None
+    return Case(command, Setting(release))
+
+
+UNKNOWN = {
+    "another program": (
+        "pretrain_mamba.py --num-layers 4 --hidden-size 64",
+        "pretrain_mamba.py builds a model of its own",
+    ),
+    "encoder and decoder": ("pretrain_t5.py --num-layers 4", "pretrain_t5.py builds a model of its own"),
+    "an adaptor": (f"python -m mindspeed.run {LOCAL}", "an adaptor in front of the program changes the model"),
+    "Transformer Engine": (LOCAL.replace("local", "transformer_engine"), "its layers are not the local ones"),
+    "the default": (LOCAL.replace("--transformer-impl local ", ""), "its layers are not the local ones"),
+    "a spec": (f"{LOCAL} --spec some.module layer_spec_local", "--spec decides the layers"),
+    "hybrid": (f"{LOCAL} --hybrid-override-pattern M-M*", "--hybrid-override-pattern decides the layers"),
+    "other attention": (
+        f"{LOCAL} --experimental-attention-variant gated_delta_net",
+        "--experimental-attention-variant decides the layers",
+    ),
+    "a fork's flag": (
+        f"{LOCAL} --attention-gate-of-our-own",
+        "--attention-gate-of-our-own is no flag of Megatron-LM's 0.16.1",
+    ),
+    "a checkpoint's flags": (f"{LOCAL} --use-checkpoint-args", "not all of its flags are known"),
+    "no layers": (LOCAL.replace("--num-layers 4 ", ""), "the value of --num-layers is not known"),
+    "grouped experts": (
+        f"{LOCAL} --num-experts 8 --moe-grouped-gemm",
+        "--moe-grouped-gemm computes the experts without modules of their own",
+    ),
+    "layers of another number": (
+        f"{LOCAL} --num-experts 8 --moe-layer-freq [0]+[1]",
+        "the value of --moe-layer-freq is not known",
+    ),
+    "a program in a pattern": (
+        f"{LOCAL} --num-experts 8 --moe-layer-freq sum([1])",
+        "the value of --moe-layer-freq is not known",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_known_is_no_guess(name):
+    text, reason = UNKNOWN[name]
+    assert outline(case(text)) == Unknown(reason)
+
+
+def kinds(found: Outline | Unknown) -> list[str]:
+    assert isinstance(found, Outline)
+    return ["experts" if any("experts" in name for name in names) else "dense" for names in _by_layer(found)]
+
+
+def _by_layer(found: Outline) -> list[list[str]]:
+    return [
+        [module.name for module in found.modules["linear"] if module.layer == number]
+        for number in range(1, found.layers + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frequency", "expected"),
+    [
+        ("2", ["experts", "dense", "experts", "dense"]),
+        ("([0]*1+[1]*3)", ["dense", "experts", "experts", "experts"]),
+        ("([1]*1+[0]*1)*2", ["experts", "dense", "experts", "dense"]),
+        ("[0,0,0,1]", ["dense", "dense", "dense", "experts"]),
+    ],
+)
+def test_which_layers_have_experts(frequency, expected):
+    assert kinds(outline(case(f"{LOCAL} --num-experts 8 --moe-layer-freq {frequency}"))) == expected
+
+
+def test_a_rank_has_its_own_experts():
+    found = outline(case(f"{LOCAL} --num-experts 8 --expert-model-parallel-size 4"))
+    assert isinstance(found, Outline)
+    experts = [module.name for module in found.modules["linear"] if module.layer == 4 and "fc1" in module.name]
+    assert experts == [f"decoder.layers.3.mlp.experts.local_experts.{number}.linear_fc1" for number in (0, 1)]
+
+
+def test_all_depths_of_prediction_may_share_a_layer():
+    found = outline(case(f"{LOCAL} --mtp-num-layers 3 --mtp-use-repeated-layer", "0.19.0"))
+    assert isinstance(found, Outline)
+    assert [module.name for module in found.modules["qk"] if module.layer is None] == [
+        "mtp.layers.0.mtp_model_layer.self_attention.core_attention"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--train-iters 1000", 1000),
+        ("--train-samples 1050 --global-batch-size 100", 10),
+        ("--train-samples 1000 --global-batch-size 100 --rampup-batch-size 10 10 500", None),
+        ("--train-samples 1000", None),
+        ("", None),
+    ],
+)
+def test_how_long_a_training_is(flags, expected):
+    assert steps(case(f"{LOCAL} {flags}")) == expected
