@@ -133,7 +133,9 @@ def observe_groups(
     for number, (each, end) in enumerate(zip(where, ends.tolist(), strict=True)):
         if end > start:
             rows = slice(start, end)
-            of_it = [one and (one[0][rows] if isinstance(one[0], Tensor) else one[0][number], one[1]) for one in operands]
+            of_it = [
+                one and (one[0][rows] if isinstance(one[0], Tensor) else one[0][number], one[1]) for one in operands
+            ]
             observe(each, product, specs, *of_it)
         start = end
 
@@ -153,9 +155,7 @@ def _name(module: torch.nn.Module | None, callers: list[torch.nn.Module]) -> str
     return _names.get(module, type(module).__name__)
 
 
-def observe(
-    where: Place | None, product: str, specs: ProductSpecs, *operands: tuple[Tensor, int] | None
-) -> None:
+def observe(where: Place | None, product: str, specs: ProductSpecs, *operands: tuple[Tensor, int] | None) -> None:
     """Measure the two operands of a product (tensor, axis), each in its own format, once a step.
 
     where: what `place` said. operands: in the order of ProductSpecs, None for one that is measured elsewhere. One that

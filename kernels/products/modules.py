@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import coverage, hits, steps
 from quantctl.spec import SITES, Module, Resolved, literal, resolve
 from quantctl.spec.literals import SEPARATOR, Rule
@@ -49,11 +52,26 @@ def spec_now(text: str, site: str, layer: Named | str | None = None) -> str:
     if SEPARATOR not in said:
         return said
     schedule = schedule_of(said, site)
+    _refuse_recording(said, site)
     training = True
     if schedule.training != schedule.evaluation and isinstance(layer, Named):
         module = _modules.get(layer.name)
         training = module is None or module.training
     return schedule.at(steps.current(), training=training)
+
+
+def _refuse_recording(said: str, site: str) -> None:
+    """Raises QuantctlError where the products of this step are recorded to be run again in other steps."""
+    recorders = (
+        ("torch.compile", torch.compiler.is_compiling()),
+        ("a CUDA graph", torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()),
+    )
+    for name, records in recorders:
+        if records:
+            raise QuantctlError(
+                f"{site}={said}: {name} would go on with what holds in this step",
+                f"leave the phases out of the selector, or train without {name}",
+            )
 
 
 def _numbered(model: Any) -> Iterator[tuple[Module, Any, tuple[str, ...]]]:
@@ -163,8 +181,6 @@ def _gathered(mine: list[bool]) -> list[list[bool]]:
     state = _parallel_state()
     if not mine or state is None or state.get_pipeline_model_parallel_world_size() == 1:
         return [mine]
-    import torch
-
     found: list[Any] = [None] * state.get_pipeline_model_parallel_world_size()
     torch.distributed.all_gather_object(found, mine, group=state.get_pipeline_model_parallel_group())
     return found

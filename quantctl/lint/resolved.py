@@ -15,7 +15,7 @@ from quantctl.lint.outline import Unknown, outline, steps
 from quantctl.spec import Literal, Resolved, literal
 from quantctl.spec import table as layout
 from quantctl.spec.literals import Rule
-from quantctl.spec.outline import Outline, by_site
+from quantctl.spec.outline import Foreseen, Outline, by_module, by_site
 from quantctl.tree.state import read_state
 from quantctl.tree.tree import Tree
 
@@ -50,8 +50,8 @@ def table(case: Case) -> Table | Unknown:
     return Table(model, length, by_site({site: str(one) for site, one in said.items()}, model, length))
 
 
-def foreseen(command: Sequence[str], tree: Tree, selectors: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """The table of a training command on a tree with these selectors, for its manifest; None where it is not known.
+def foreseen(command: Sequence[str], tree: Tree, selectors: Mapping[str, str] | None = None) -> Foreseen | None:
+    """The table of a training command on a tree with these selectors; None where it is not known.
 
     `selectors` may be left out where `quantctl exec` stands in the command with its own.
 
@@ -63,7 +63,7 @@ def foreseen(command: Sequence[str], tree: Tree, selectors: Mapping[str, str] | 
         return None
     unseen.refuse(case)
     found = table(case)
-    return None if isinstance(found, Unknown) else found.document()
+    return None if isinstance(found, Unknown) else Foreseen(found.document(), by_module(found.found))
 
 
 def _literal(text: str, site: str) -> Literal | None:

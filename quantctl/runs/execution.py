@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import quantctl.runs.child
 from quantctl import output
@@ -16,6 +15,7 @@ from quantctl.runs import attempts, process, proof, provenance, rundir, trainer,
 from quantctl.runs.manifest import Manifest, with_defaults
 from quantctl.runs.privacy import as_private_as
 from quantctl.runs.stage import staged_copy
+from quantctl.spec.outline import Foreseen
 from quantctl.tree.state import read_state
 from quantctl.tree.tree import Tree
 
@@ -73,14 +73,14 @@ def execute(
     run_dir: Path | None,
     nodes: int = 1,
     node: int = 0,
-    resolved: Mapping[str, Any] | None = None,
+    foreseen: Foreseen | None = None,
 ) -> int:
     """Stage `tree` with the selectors of `values`, run `command` on it, prove what it used.
 
     Node 0 of `nodes` owns manifest.json, log.txt and proof.json in `run_dir` (by default a new one, runs/<time>);
-    another one leaves log-node<k>.txt, and its ranks' counts go to the same folder. `resolved` is what is known of each
-    module's formats, for the manifest. Returns the command's exit status, or 1 when the command succeeded on this node
-    and the proof of all nodes did not.
+    another one leaves log-node<k>.txt, and its ranks' counts go to the same folder. `foreseen` is what is known of each
+    module's formats, for the manifest and the proof. Returns the command's exit status, or 1 when the command succeeded
+    on this node and the proof of all nodes did not.
     """
     process.require(command[0])
     _require_numbers()
@@ -97,7 +97,7 @@ def execute(
             environment = child_environment(tree.root, staged, run_dir, node)
             if node:
                 return _join(staged, pointed, environment, run_dir, node, lock)
-            return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes, lock, resolved)
+            return _lead(tree, staged, selectors, command, pointed, environment, run_dir, nodes, lock, foreseen)
 
 
 def _join(
@@ -121,7 +121,7 @@ def _lead(
     run_dir: Path,
     nodes: int,
     lock: int,
-    resolved: Mapping[str, Any] | None,
+    foreseen: Foreseen | None,
 ) -> int:
     of_fork = read_state(staged).of_fork()
     hashes = provenance.file_hashes(staged)
@@ -142,12 +142,13 @@ def _lead(
             "code": provenance.code_digest(staged),
             "packages": provenance.package_versions(),
             "environment": variables.deciding(os.environ),
-            "resolved": resolved,
+            "resolved": foreseen and foreseen.document,
         }
     )
     ending = process.run(pointed, environment, run_dir, "log.txt", 0, attempts.mark(start), lock)
     others = proof.await_nodes(run_dir, nodes, ending.status)
-    verdict = proof.merge(run_dir, selectors, of_fork, proof.node_problems(others, nodes, hashes), ending.status)
+    beside = proof.node_problems(others, nodes, hashes)
+    verdict = proof.merge(run_dir, selectors, of_fork, beside, ending.status, foreseen and foreseen.by_module)
     finished = ending.status == 0 and verdict.ok and not ending.early
     manifest.end(
         end=_now(),

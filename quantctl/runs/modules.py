@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantctl.spec import NONE, literal
+from quantctl.spec import NONE, SITES, literal
 from quantctl.spec.names import fold
 from quantctl.spec.resolution import schedule_of
 
@@ -74,3 +75,36 @@ def misled(site: str, found: ByModule) -> list[str]:
         f"{', '.join(fold(names))}: {site} should have run in {says}, and no such product was called"
         for says, names in sorted(never.items())
     ]
+
+
+_EXPERT = re.compile(r"(?<=\.local_experts\.)\d+(?=\.|$)")
+
+
+def unforeseen(foreseen: Mapping[str, Mapping[str, str]], found: ByModule, selectors: Mapping[str, str]) -> list[str]:
+    """Where the named modules are others than was known before the run, or their selectors say something else of them.
+
+    Ranks count the experts of a layer together where one thing is said of all of them.
+    """
+    asked = {site for site in SITES if selectors.get(site, NONE) != NONE}
+    before = {
+        (name if name in found else _EXPERT.sub("*", name), site): text
+        for name, said in foreseen.items()
+        for site, text in said.items()
+        if site in asked
+    }
+    after = {(name, site): seen["says"] for name, own in found.items() for site, seen in own.items()}
+    other: dict[tuple[str, str, str], list[str]] = {}
+    for name, site in before.keys() & after.keys():
+        if before[name, site] != after[name, site]:
+            other.setdefault((site, before[name, site], after[name, site]), []).append(name)
+    problems = [
+        f"{', '.join(fold(names))}: {site} was to run in {text}, and the ranks' model says {own}"
+        for (site, text, own), names in sorted(other.items())
+    ]
+    for keys, what in (
+        (before.keys() - after.keys(), "the flags ask for {}, which the ranks' model does not have"),
+        (after.keys() - before.keys(), "the ranks' model has {}, which its flags do not ask for"),
+    ):
+        if keys:
+            problems.append(what.format(", ".join(fold(name for name, _ in keys))))
+    return problems

@@ -198,10 +198,12 @@ def merge(
     unproven: Collection[str] = (),
     beside: Collection[str] = (),
     status: int = 0,
+    foreseen: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Proof:
     """Sum what the ranks counted, judge it, and write RUN_DIR/proof.json.
 
-    `beside` are problems found elsewhere; `status` is the command's exit status: a run that failed may not have come to
+    `foreseen` is what each module was to compute, by site, as it was known before the run; `beside` are problems found
+    elsewhere; `status` is the command's exit status: a run that failed may not have come to
     its products.
     """
     imports, unread = _records(run_dir, "import-*.json", _IMPORTED)
@@ -209,6 +211,8 @@ def merge(
     calls = _sum(counted)
     by_module = modules.total(counted)
     problems = _problems(selectors, calls, by_module, bool(imports), unproven, status)
+    if foreseen and by_module and not status:
+        problems += modules.unforeseen(foreseen, by_module, selectors)
     problems += [*_bypassed(selectors, counted, unproven), *unread, *uncounted, *beside]
     ranks = sorted({record["rank"] for record in imports})
     kernels = sorted({family for record in counted for family in record.get("kernels") or ()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from quantctl.errors import QuantctlError
 from quantctl.spec.conditions import Module
@@ -23,6 +24,15 @@ class Outline:
     layers: int
     modules: Mapping[str, tuple[Module, ...]]
     """By site, in the order of the model."""
+
+
+class Foreseen(NamedTuple):
+    """What a run is to compute, known before it starts."""
+
+    document: dict[str, Any]
+    """For its manifest: table.document."""
+    by_module: dict[str, dict[str, str]]
+    """For its proof: `resolved`."""
 
 
 def by_site(selectors: Mapping[str, str], outline: Outline, steps: int | None = None) -> dict[str, Resolved]:
@@ -53,8 +63,13 @@ def _of_site(text: str, site: str, outline: Outline, steps: int | None) -> Resol
 
 def resolved(selectors: Mapping[str, str], outline: Outline, steps: int | None = None) -> dict[str, dict[str, str]]:
     """Module's name -> site -> its schedule, written as a literal without layers and names. Raises as `by_site`."""
-    found: dict[str, dict[str, str]] = {}
-    for site, one in by_site(selectors, outline, steps).items():
+    return by_module(by_site(selectors, outline, steps))
+
+
+def by_module(found: Mapping[str, Resolved]) -> dict[str, dict[str, str]]:
+    """The same of what is resolved."""
+    said: dict[str, dict[str, str]] = {}
+    for site, one in found.items():
         for name, schedule in one.schedules.items():
-            found.setdefault(name, {})[site] = str(schedule)
-    return found
+            said.setdefault(name, {})[site] = str(schedule)
+    return said

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from quantctl.runs import proof
+from quantctl.runs import modules, proof
 
 NONE = dict.fromkeys(("linear", "lm_head", "qk", "pv"), "none")
 CALLS = {"fprop": 4, "dgrad": 4, "wgrad": 4}
@@ -117,3 +117,77 @@ def test_a_run_that_failed_has_one_reason(tmp_path, ranks, reason):
     write(tmp_path, ranks)
     verdict = proof.merge(tmp_path, NONE | {"linear": "mxfp8", "qk": "mxfp8"}, status=1)
     assert verdict.problems == [reason]
+
+
+RULES = "mxfp8; layers 1: none; from 4: fprop.format=none"
+FC, LATE = "decoder.layers.0.mlp.linear_fc1", "mxfp8; from 4: mxfp8:fprop.format=none"
+AT_FIRST, BEHIND = {"mxfp8": CALLS}, {"mxfp8:fprop.format=none": CALLS}
+
+
+def by_module(first: dict, second: dict) -> dict:
+    return {
+        FC: {"linear": {"says": "none", "calls": first}},
+        FC.replace("0", "1"): {"linear": {"says": LATE, "calls": second}},
+    }
+
+
+MODULES = {
+    "as its own literal says": ({"none": {"fprop": 4}}, AT_FIRST | BEHIND, ()),
+    "stopped before a phase": ({"none": {"fprop": 4}}, AT_FIRST, ()),
+    "another module's spec": (
+        {"mxfp8": CALLS},
+        AT_FIRST,
+        ("decoder.layers.0.mlp.linear_fc1: linear ran in mxfp8, and its selector says none",),
+    ),
+    "not at all": (
+        {"none": {"fprop": 4}},
+        {},
+        (
+            f"linear should have run in {RULES}, but no such product was called",
+            f"decoder.layers.1.mlp.linear_fc1: linear should have run in {LATE}, and no such product was called",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "problems"), MODULES.values(), ids=MODULES)
+def test_judged_by_module(tmp_path, first, second, problems):
+    proof.clear(tmp_path)
+    calls = {spec: products for spec, products in second.items() if spec != "none"}
+    record = {"rank": 0, "pid": 1, "calls": {"linear": calls} if calls else {}, "by_module": by_module(first, second)}
+    (tmp_path / "proof" / "import-0-1.json").write_text(json.dumps({"rank": 0}))
+    (tmp_path / "proof" / "rank0-1.json").write_text(json.dumps(record))
+    verdict = proof.merge(tmp_path, NONE | {"linear": RULES})
+    assert len(verdict.problems) == len(problems), verdict.problems
+    assert all(found.startswith(expected) for found, expected in zip(verdict.problems, problems, strict=True))
+
+
+FORESEEN = {
+    "the same": ({FC: "none", FC.replace("0", "1"): LATE}, ()),
+    "another literal": (
+        {FC: "mxfp4", FC.replace("0", "1"): LATE},
+        (f"{FC}: linear was to run in mxfp4, and the ranks' model says none",),
+    ),
+    "a module that is not there": (
+        {FC: "none", FC.replace("0", "1"): LATE, FC.replace("0", "2"): LATE},
+        ("the flags ask for decoder.layers.2.mlp.linear_fc1, which the ranks' model does not have",),
+    ),
+    "a module that nobody knew": (
+        {FC: "none"},
+        ("the ranks' model has decoder.layers.1.mlp.linear_fc1, which its flags do not ask for",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "problems"), FORESEEN.values(), ids=FORESEEN)
+def test_held_against_what_was_foreseen(before, problems):
+    foreseen = {name: {"linear": text} for name, text in before.items()}
+    found = by_module({"none": {"fprop": 4}}, AT_FIRST)
+    assert tuple(modules.unforeseen(foreseen, found, NONE | {"linear": RULES})) == problems
+
+
+def test_experts_are_foreseen_one_by_one_and_counted_together():
+    expert = "decoder.layers.1.mlp.experts.local_experts.{}.linear_fc1"
+    found = {expert.format("*"): {"linear": {"says": "mxfp8", "calls": AT_FIRST}}}
+    foreseen = {expert.format(number): {"linear": "mxfp8"} for number in range(3)}
+    assert modules.unforeseen(foreseen, found, NONE | {"linear": "mxfp8"}) == []
