@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from quantctl.runs.rundir import owned
+from quantctl.spec.names import unfold
 from quantctl.tree.selectors import ATTENTION
 
 STEP = Path(__file__).resolve().parents[2] / "support" / "gpt_step.py"
@@ -28,7 +29,9 @@ def read(path: Path) -> dict:
 def test_a_run_is_proved_and_the_tree_untouched(quantctl, stock_copy, tmp_path):
     tree, run = stock_copy("0.16.1"), tmp_path / "run"
     before = (tree / ATTENTION).read_bytes()
-    command = [sys.executable, STEP]
+    program = tmp_path / "pretrain_gpt.py"
+    program.write_text(f"import runpy, sys; sys.argv = sys.argv[:1]; runpy.run_path({str(STEP)!r})")
+    command = [sys.executable, program, "--transformer-impl", "local", "--num-layers", 2, "--hidden-size", 64]
     done = quantctl("--megatron", tree, "exec", "--mode", "FA_linear_mxfp8", "--run-dir", run, "--", *command)
     assert done.status == 0, done.err
     assert (tree / ATTENTION).read_bytes() == before
@@ -46,6 +49,14 @@ def test_a_run_is_proved_and_the_tree_untouched(quantctl, stock_copy, tmp_path):
     assert attempt["megatron_core"] == "0.16.1"
     assert attempt["packages"]["torch"]
     assert attempt["staged"] in (run / "log.txt").read_text()
+    # what was said before the run of each module that is not stock is what each module heard
+    foreseen: dict[str, dict[str, str]] = {}
+    for site, rows in attempt["resolved"]["sites"].items():
+        for name, schedule in ((name, row["schedule"]) for row in rows for name in unfold(row["modules"])):
+            foreseen.setdefault(name, {})[site] = schedule
+    heard = {name: {site: seen["says"] for site, seen in sites.items()} for name, sites in proof["by_module"].items()}
+    assert len(heard) == 2 * (4 + 1)
+    assert heard == {name: {site: foreseen[name][site] for site in sites} for name, sites in heard.items()}
 
 
 BYPASSES = {

@@ -156,3 +156,19 @@ def test_a_failed_training_is_a_failed_run(quantctl_, tmp_path):
     (tmp_path / "d.idx").touch()
     done = quantctl_("run", *COMBINATION, "--data", "d", "--tokenizer", "t", QUANTCTL=str(executable))
     assert done.returncode == 7
+
+
+@pytest.mark.parametrize("command", ["run", "run --launcher slurm", "sweep --mode bf16"])
+def test_rules_that_do_not_fit_the_model_are_refused_before_anything_starts(
+    command, quantctl_, megatron_tree, tmp_path
+):
+    (tmp_path / "d.bin").touch()
+    (tmp_path / "d.idx").touch()
+    asked = ["--model", "llama32-1b", "--data", "d", "--tokenizer", "t", "--mode", "linear=mxfp8; layers 17: none"]
+    done = quantctl_(*command.split(), *asked, MEGATRON_LM_PATH=str(megatron_tree("0.16.1")))
+    assert (done.returncode, done.stdout) == (2, "")
+    said = (
+        "quantctl: linear: `layers 17: none`: `layers 17` of a model that has 16\n  name layers that it has, from 1\n"
+    )
+    assert done.stderr == said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.bin", "d.idx"]
