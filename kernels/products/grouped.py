@@ -58,9 +58,7 @@ class _GroupedLinear(torch.autograd.Function):
         operand, kept = _fprop_operand(ctx, x.contiguous(), groups)
         if places is not None:
             recorder.observe_groups(places, "fprop", specs, ends, (x, -1), (weights, 1))
-            recorder.observe_groups(
-                places, "wgrad", specs, ends, None, (operands.begin(specs.wgrad[1], x, operand), 0)
-            )
+            recorder.observe_groups(places, "wgrad", specs, ends, None, (operands.begin(specs.wgrad[1], x, operand), 0))
         ctx.save_for_backward(*kept, ends, *weights)
         stack = quantized_stack(weights, specs, "fprop", ctx.weight_draw)
         return rows_by_matrices(operand, stack.transpose(1, 2), groups)
@@ -101,7 +99,9 @@ def _observe_backward(ctx: Any, grad: Tensor, weights: tuple[Tensor, ...], ends:
         return
     specs, needed = ctx.specs, _needed(ctx)
     if needed[0]:
-        begin = weights if specs.dgrad[1].source != FORWARD else quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+        begin = (
+            weights if specs.dgrad[1].source != FORWARD else quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+        )
         recorder.observe_groups(ctx.places, "dgrad", specs, ends, (grad, -1), (tuple(begin), 0))
     if needed[1]:
         recorder.observe_groups(ctx.places, "wgrad", specs, ends, (grad, 0), None)

@@ -161,8 +161,16 @@ def test_products_are_counted_as_in_the_unfused_flow(needed, qk) -> None:
 
 
 WITHOUT = {
-    "gradients quantized": ({"qk": "mxfp8:bwd=quantized"}, torch.bfloat16, "qk=mxfp8:bwd=quantized quantizes the gradients"),
-    "gradients of pv quantized": ({"pv": "mxfp8:bwd=quantized"}, torch.bfloat16, "pv=mxfp8:bwd=quantized quantizes the gradients"),
+    "gradients quantized": (
+        {"qk": "mxfp8:bwd=quantized"},
+        torch.bfloat16,
+        "qk=mxfp8:bwd=quantized quantizes the gradients",
+    ),
+    "gradients of pv quantized": (
+        {"pv": "mxfp8:bwd=quantized"},
+        torch.bfloat16,
+        "pv=mxfp8:bwd=quantized quantizes the gradients",
+    ),
     "float64": ({}, torch.float64, "the operands are torch.float64"),
     "a kernel there is": ({"qk": "mxfp8", "pv": "hifp8"}, torch.bfloat16, None),
 }

@@ -226,7 +226,7 @@ def test_a_layer_says_what_holds_for_it_once(monkeypatch) -> None:
     assert counted == [("linear", product, "mxfp4:wgrad.format=mxfp8", name) for product in ("fprop", "dgrad", "wgrad")]
 
 
-NONE_HERE = Named("decoder.layers.0.core", {site: "none" for site in ("linear", "qk", "pv")})
+NONE_HERE = Named("decoder.layers.0.core", dict.fromkeys(("linear", "qk", "pv"), "none"))
 
 
 def test_a_layer_of_which_nothing_is_quantized_is_a_stock_one() -> None:
@@ -372,7 +372,10 @@ def test_fused_probabilities_and_values_in_formats_of_their_own() -> None:
         out = fused_pv.attention_pv(q, k, v, scale=0.17, causal=True, pv=pv)
         return [out.detach(), *torch.autograd.grad(out, (q, k, v), d_out)]
 
-    check(run(v, "mxfp8:fprop.value.format=mxfp4"), run(quantize_dequantize(v, "mxfp4", 0), "mxfp8:fprop.value.format=none"))
+    check(
+        run(v, "mxfp8:fprop.value.format=mxfp4"),
+        run(quantize_dequantize(v, "mxfp4", 0), "mxfp8:fprop.value.format=none"),
+    )
     assert not torch.equal(run(v, "mxfp8")[0], run(v, "mxfp8:fprop.value.format=mxfp4")[0])
 
 
