@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def places(site: str, layers: Sequence[torch.nn.Module] | None, count: int) -> t
 
 
 def observe_groups(
-    where: tuple[Place | None, ...] | None,
+    where: tuple[Place | None, ...],
     product: str,
     specs: ProductSpecs,
     ends: Tensor,
@@ -127,17 +128,15 @@ def observe_groups(
 
     operands: the rows of all, or a tensor of each, and the axis. One without rows has no statistics.
     """
-    if where is None or _captured():
-        return
-    start = 0
-    for number, (each, end) in enumerate(zip(where, ends.tolist(), strict=True)):
+    bounds = [] if _captured() else [0, *ends.tolist()]
+    for number, (start, end) in enumerate(pairwise(bounds)):
         if end > start:
-            rows = slice(start, end)
-            of_it = [
-                one and (one[0][rows] if isinstance(one[0], Tensor) else one[0][number], one[1]) for one in operands
-            ]
-            observe(each, product, specs, *of_it)
-        start = end
+            of_it = [one and (_part(one[0], number, start, end), one[1]) for one in operands]
+            observe(where[number], product, specs, *of_it)
+
+
+def _part(whole: Tensor | Sequence[Tensor], number: int, start: int, end: int) -> Tensor:
+    return whole[start:end] if isinstance(whole, Tensor) else whole[number]
 
 
 def _captured() -> bool:
@@ -156,21 +155,17 @@ def _name(module: torch.nn.Module | None, callers: list[torch.nn.Module]) -> str
 
 
 def observe(where: Place | None, product: str, specs: ProductSpecs, *operands: tuple[Tensor, int] | None) -> None:
-    """Measure the two operands of a product (tensor, axis), each in its own format, once a step.
-
-    where: what `place` said. operands: in the order of ProductSpecs, None for one that is measured elsewhere. One that
-    is not quantized has no statistics, and nothing is measured while a CUDA graph is captured: the values are those of
-    its replays.
+    """Measure a product's two operands (tensor, axis; None for one that is measured elsewhere), each in its own format,
+    once a step. where: what `place` said. What is not quantized has no statistics, and nothing is measured while a CUDA
+    graph is captured: the values are those of its replays.
     """
     if where is None or _captured():
         return
-    slots = [(name, own.spec) for (whose, name), own in specs.items() if whose == product]
+    slots = ((name, own.spec) for (whose, name), own in specs.items() if whose == product)
     for (name, spec), operand in zip(slots, operands, strict=True):
-        if operand is None or spec.is_none:
-            continue
         key = (where, product, name)
         with _lock:
-            if key in _pending:
+            if operand is None or spec.is_none or key in _pending:
                 continue
         try:
             measured = measure(operand[0], spec, operand[1])
@@ -183,7 +178,6 @@ def observe(where: Place | None, product: str, specs: ProductSpecs, *operands: t
 
 @lru_cache(maxsize=64)
 def _text(spec: FormatSpec) -> str:
-    """The format of an operand, canonical."""
     return canonical(f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items()))
 
 

@@ -89,9 +89,9 @@ def fused_context(
 ) -> Tensor | None:
     """The context [s, b, heads * d_v] of a DotProductAttention's forward, or None where the unfused flow is to run.
 
-    module: the DotProductAttention, of which scale, mask type, dropout and quant_layer are read. query [s, b, heads, d_qk], key
-    [s, b, groups, d_qk], value [s, b, groups, d_v] and the rest: forward's arguments. impl, qk, pv: the selectors'
-    values.
+    module: the DotProductAttention, of which scale, mask type, dropout and quant_layer are read. query [s, b, heads,
+    d_qk], key [s, b, groups, d_qk], value [s, b, groups, d_v] and the rest: forward's arguments. impl, qk, pv: the
+    selectors' values.
 
     Raises QuantctlError for an unknown value, and with `fused` for a call that cannot be fused.
     """

@@ -8,12 +8,12 @@ sequence values. What differs is where numbers are rounded between the products:
                    then rounded); where PV is quantized this matters, and fused_pv.py normalizes first
     masked scores  -infinity (unfused: -10000, which is the same as long as a row's largest score is above -9800)
 
-QK: Q and K are quantized once, along the head dimension, before keys are repeated for grouped queries, which is the
-same as after; each to its own format. bwd=dequantized (the default) is the library's attention on the quantized Q and K;
-the gradients that it returns for them are those of Q and K (straight-through). Where dQ = scale * dS K and
-dK = scale * dS^T Q are to have other K and Q, while dS comes from the quantized ones (as they are with
-bwd=high_precision, or in formats of their own), fused_pv.py computes that, too: the library's backward has one Q and one
-K for both. dS, which is never whole, cannot be quantized.
+QK: Q and K are quantized once, each to its format, along the head dimension, before keys are repeated for grouped
+queries, which is the same as after. bwd=dequantized (the default) is the library's attention on the quantized Q and K;
+the gradients that it returns for them are those of Q and K (straight-through). dQ = scale * dS K and
+dK = scale * dS^T Q may want other K and Q than those that dS comes from: as they are (bwd=high_precision), or in
+formats of their own. The library's backward has one Q and one K for both, so fused_pv.py computes that, too. dS is
+never whole and cannot be quantized.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ and for the gradient, with P in full precision in the softmax's derivative (stra
 
     dP = dO V'^T,  dS = P * (dP - rowsum(P * dP)),  dQ = scale dS K,  dK = scale dS^T Q,  dV = P'^T dO
 
-bwd=dequantized: V' and P' are the forward's quantized operands; high_precision: V and P as they are. V' may have a format
-of its own, in blocks along the head dimension; P', whose blocks would lie along queries, may not. P counts as a
+bwd=dequantized: V' and P' are the forward's quantized operands; high_precision: V and P as they are. V' may have a
+format of its own, in blocks along the head dimension; P', whose blocks would lie along queries, may not. P counts as a
 tensor of the operands' dtype: it is rounded to that before its format sees it, as in Megatron's own flow. S, dP and
 sums stay in fp32, where the unfused flow in bf16 rounds them; dS is rounded to the dtype as an operand of dQ and dK.
 The heads of a group share K and V, which are never expanded.

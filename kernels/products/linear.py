@@ -4,12 +4,12 @@
     dgrad  dX = dY W    reduces out-features: dY along its last axis, W along its first
     wgrad  dW = dY^T X  reduces tokens:       dY and X along the flattened tokens
 
-These are up to six quantizations (arXiv 2506.08027), each to the format of its own operand, in as few passes as memory
-and formats allow: X, dY and W are read once for both of theirs where those are equal, and W only once a step (reuse.py).
-What wgrad needs of X waits for it in the format's own bits (packed.py), not in those of X. The product is the library's,
-on dequantized operands: every value of the formats is exact in bf16 (but NVFP4's, see there), so this emulates the
-format's own product with the library's accumulation. `ctx` is the autograd context of the layer: it has quant_site
-(linear, lm_head), quant_type, the selector's string, and where the model has named its modules quant_layer
+These are up to six quantizations (arXiv 2506.08027), each to its operand's own format, in as few passes as memory and
+formats allow: X, dY and W are read once for both of theirs where those are equal, and W only once a step (reuse.py).
+What wgrad needs of X waits for it in the format's own bits (packed.py), not in those of X. The product is the
+library's, on dequantized operands: every value of the formats is exact in bf16 (but NVFP4's, see there), so this
+emulates the format's own product with the library's accumulation. `ctx` is the autograd context of the layer: it has
+quant_site (linear, lm_head), quant_type, the selector's string, and where the model has named its modules quant_layer
 (modules.py). The forward asks once which spec holds now, and leaves the answer on ctx for its backward.
 """
 

@@ -99,7 +99,7 @@ def gradients(
     needed: tuple[bool, bool],
     quantize: Quantize = quantize_dequantize_along,
 ) -> list[Tensor]:
-    """The incoming gradient as dgrad and wgrad take it, each along its one of `axes`; read once where formats are equal.
+    """The incoming gradient as dgrad and wgrad take it, each along its one of `axes`; read once for equal formats.
 
     What is not needed is the gradient itself.
     """

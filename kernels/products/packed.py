@@ -125,7 +125,7 @@ def quantize_dequantize_kept(
 
 
 def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | None = None) -> tuple[Packed, Layout]:
-    """x [rows, columns], contiguous, in codes in blocks along `axis`. Raises QuantctlError as quantize_dequantize does."""
+    """x [rows, columns], contiguous, in codes in blocks along `axis`. Raises as quantize_dequantize does."""
     x = operand(x, spec)
     draw = draw_for(spec, rng)
     layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)

@@ -142,9 +142,9 @@ def _quantized(
 
 
 def quantized_weight(weight: Tensor, specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
-    """Weight [out, in] as fprop (along in) or dgrad (along out, or as the forward had it) takes it; not to be written to.
+    """Weight [out, in] as product fprop (along in) or dgrad (along out, or as the forward had it) takes it.
 
-    rng: the draw of the forward's quantization.
+    Not to be written to. rng: the draw of the forward's quantization.
     """
     return _quantized((weight,), specs, product, rng, _alone)
 

@@ -226,7 +226,7 @@ def test_a_layer_says_what_holds_for_it_once(monkeypatch) -> None:
     assert counted == [("linear", product, "mxfp4:wgrad.format=mxfp8", name) for product in ("fprop", "dgrad", "wgrad")]
 
 
-NONE_HERE = Named("decoder.layers.0.core", {site: "none" for site in ("linear", "qk", "pv")})
+NONE_HERE = Named("decoder.layers.0.core", dict.fromkeys(("linear", "qk", "pv"), "none"))
 
 
 def test_a_layer_of_which_nothing_is_quantized_is_a_stock_one() -> None:
