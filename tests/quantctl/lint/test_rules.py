@@ -153,7 +153,7 @@ CASES = {
     ],
     "block-tail": [
         (f"{EXEC} --hidden-size 240", f"{EXEC} --hidden-size 288", "0.16.1", {}),
-        (f"{RECIPE} --hidden-size 272", f"{EXEC.replace('linear_mxfp8', 'linear=nvfp4')} --hidden-size 272", "0.16.1", {}),
+        (f"{RECIPE} --hidden-size 272", f"{RECIPE} --hidden-size 288", "0.16.1", {}),
         (f"{EXEC} --tensor-model-parallel-size 8 --ffn-hidden-size 384", f"{EXEC} --ffn-hidden-size 384", "0.16.1", {}),
     ],
     "ms-swift-te": [(SWIFT, EXEC, "0.16.1", {})],
