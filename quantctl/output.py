@@ -46,6 +46,29 @@ def columns(rows: Sequence[Sequence[object]], indent: str = "") -> str:
     return "\n".join((indent + line).rstrip() for line in lines)
 
 
+_WIDEST = 60
+
+
+def folded(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows for `columns`, of which the wide cells go on in rows below, parted behind semicolons: a literal's rules."""
+    found = []
+    for row in rows:
+        parts = [_parted(cell) for cell in row]
+        found += [[one[at] if at < len(one) else "" for one in parts] for at in range(max(map(len, parts)))]
+    return found
+
+
+def _parted(cell: str) -> list[str]:
+    lines = [""]
+    for part in cell.split("; ") if len(cell) > _WIDEST else [cell]:
+        if lines[-1] and len(lines[-1]) + len(part) > _WIDEST:
+            lines[-1] += ";"
+            lines.append(f"  {part}")
+        else:
+            lines[-1] = "; ".join(filter(None, [lines[-1], part]))
+    return lines
+
+
 def one_line(text: str) -> str:
     """Text of unknown origin on one line: what no terminal should get, and bytes that are no text, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

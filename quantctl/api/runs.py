@@ -16,6 +16,7 @@ from quantctl.outside.packages import is_there
 from quantctl.report.compare import REFERENCE, compare, gaps
 from quantctl.report.curve import tail_mean
 from quantctl.report.export import run_data
+from quantctl.report.labels import as_runs_say
 from quantctl.report.run import Run
 from quantctl.report.sources import find, load_or_mark
 
@@ -102,6 +103,7 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     runs = [load_or_mark(path)[0] for path in find(_expanded(given))]
+    reference = as_runs_say(reference)
     comparison = compare(runs, reference)
     references = {run.seed: run for row in comparison.rows if row.mode == reference for run in row.runs}
     rows = tuple(_row(run, references) for run in comparison.runs)

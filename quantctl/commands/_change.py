@@ -43,7 +43,7 @@ def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
     for other in after.places:
         value, old = other.literal.value, old_values.get(other.where, "?")
         rows.append([" and ".join(other.roles), value if old == value else f"{old} -> {value}", other.where])
-    click.echo(output.columns(rows))
+    click.echo(output.columns(output.folded(rows)))
 
 
 def _say_patches(before: TreeState, after: TreeState) -> None:

@@ -229,7 +229,7 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
             continue  # decided elsewhere
         rows.append([role, value + " (unclear)" * bool(fork and fork.unclear), selector.file + line])
     rows += [[" and ".join(place.roles), place.literal.value, place.where] for place in state.places]
-    click.echo(output.columns(rows))
+    click.echo(output.columns(output.folded(rows)))
     click.echo()
     click.echo(output.columns(_patch_rows(state)))
 

@@ -178,7 +178,7 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str], table: list[
             cells = [str(calls.get(product, 0)) for product in ("fprop", "dgrad", "wgrad")]
             says = selectors.get(site, "(not patched)")
             counted.append([site, "(as above)" if table and SEPARATOR in says else says, spec, *cells])
-    click.echo(output.columns(counted))
+    click.echo(output.columns(output.folded(counted)))
 
 
 @click.command(short_help="run a reduced model on the tree")

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantctl.errors import QuantctlError
 from quantctl.lint import own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import Command
@@ -23,7 +24,7 @@ from quantctl.lint.other_parsers import LEGACY, LOCAL, TE, dashed, embedded_opti
 from quantctl.lint.program import EMBEDDED, GPT, OTHER, SWIFT
 from quantctl.lint.world import Invocation
 from quantctl.outside.numbers import real
-from quantctl.spec import NONE, SITES
+from quantctl.spec import NONE, SITES, canonical, literal
 
 if TYPE_CHECKING:
     from quantctl.lint.shell import Script
@@ -189,7 +190,18 @@ class Case:
     @property
     def quantized(self) -> dict[str, str]:
         """The selectors that are not none."""
-        return {role: spec for role, spec in (self.selectors or {}).items() if spec not in (NONE, "bf16")}
+        return {role: spec for role, spec in (self.selectors or {}).items() if not _is_none(spec, role)}
+
+    @cached_property
+    def formats(self) -> dict[str, frozenset[str]]:
+        """Role -> the formats of all that its selector names for an operand somewhere, sometime; but for none."""
+        found = {}
+        for role, spec in self.quantized.items():
+            try:
+                found[role] = literal(spec, role).formats
+            except QuantctlError:  # rules/format_unknown.py says it
+                found[role] = frozenset({spec.partition(":")[0]})
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -225,6 +237,13 @@ class Case:
             except (ImportError, ValueError):
                 self._installed[module] = False
         return self._installed[module]
+
+
+def _is_none(spec: str, role: str) -> bool:
+    try:
+        return canonical(spec, role) == NONE
+    except QuantctlError:
+        return False
 
 
 def _is_this_python(interpreter: str | None) -> bool:

@@ -57,10 +57,10 @@ def delivered(case: Case) -> set[str] | None:
     if case.local is None or ((case.local or case.implementation == LEGACY) and case.selectors is None):
         return None
     if case.implementation == LEGACY:
-        found = {spec.partition(":")[0] for role, spec in case.quantized.items() if role == "linear"}
+        found = set(case.formats.get("linear", ()))
         return found | {kind for kind, members in _KINDS.items() if found & members}
     if case.local:
-        found = {spec.partition(":")[0] for spec in case.quantized.values()}
+        found = set[str]().union(*case.formats.values())
         return found | {kind for kind, members in _KINDS.items() if found & members}
     found = set()
     for kind, block in _BLOCK_RECIPES.items():

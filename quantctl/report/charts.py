@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from quantctl.report.compare import Comparison, Spread, gaps
+from quantctl.report.compare import Comparison, Row, Spread, gaps
 from quantctl.report.pictures import FORMATS, LIGHT, WIDTH, as_png, as_svg, bare, drawing
 
 Series = dict[int, float]
@@ -53,7 +53,7 @@ def _colour(mode: str) -> str:
     return min(found)[1] if found else LIGHT["ink"]
 
 
-def _draw_curve(axes: Any, mode: str, series: Sequence[Series], others: list[str], has_band: bool) -> None:
+def _draw_curve(axes: Any, row: Row, series: Sequence[Series], others: list[str], has_band: bool) -> None:
     """The mean over the series and their range, at the iterations that all have."""
     first, *more = series
     whole = sorted(iteration for iteration in first if all(iteration in curve for curve in more))
@@ -64,8 +64,8 @@ def _draw_curve(axes: Any, mode: str, series: Sequence[Series], others: list[str
         [fmean(pick([curve[iteration] for curve in series]) for iteration in block) for block in blocks]
         for pick in (fmean, min, max)
     )
-    colour, line = _style(mode, others)
-    axes.plot(iterations, mean, color=colour, linestyle=line, linewidth=1.4, label=mode)
+    colour, line = _style(row.mode, others)
+    axes.plot(iterations, mean, color=colour, linestyle=line, linewidth=1.4, label=row.label)
     if has_band and more:
         axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
 
@@ -73,7 +73,7 @@ def _draw_curve(axes: Any, mode: str, series: Sequence[Series], others: list[str
 def _loss(axes: Any, comparison: Comparison) -> None:
     others: list[str] = []
     for row in comparison.rows:
-        _draw_curve(axes, row.mode, [run.losses for run in row.runs], others, len(comparison.rows) <= _MOST_BANDS)
+        _draw_curve(axes, row, [run.losses for run in row.runs], others, len(comparison.rows) <= _MOST_BANDS)
     for run in comparison.left_out:
         if run.losses:
             points = list(run.losses.items())[:: -(-len(run.losses) // _MOST_POINTS)]
@@ -87,7 +87,7 @@ def _course(axes: Any, comparison: Comparison) -> None:
     for row in comparison.rows:
         series = [gaps(run, references[run.seed]) for run in row.runs if run.seed in references]
         if row.mode != comparison.reference and series:
-            _draw_curve(axes, row.mode, series, others, len(comparison.rows) <= _MOST_BANDS + 1)
+            _draw_curve(axes, row, series, others, len(comparison.rows) <= _MOST_BANDS + 1)
     axes.axhline(0, color=LIGHT["ink"], linewidth=1)
     axes.set_ylabel(f"loss minus {comparison.reference}'s, same seed")
 
@@ -99,7 +99,7 @@ PICTURES = {"gap": "Gap to the reference", "course": "The gap over the run", "lo
 
 def _curves(name: str, comparison: Comparison) -> Any:
     with drawing() as pyplot:
-        columns = 1 if any(len(row.mode) > _SHORT for row in comparison.rows) else 2
+        columns = 1 if any(len(row.label) > _SHORT for row in comparison.rows) else 2
         height = 2.6 + 0.16 * -(-len(comparison.rows) // columns)
         figure, axes = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
         _CURVES[name](axes, comparison)
@@ -114,7 +114,7 @@ def _curves(name: str, comparison: Comparison) -> Any:
 
 def intervals(comparison: Comparison) -> list[Interval]:
     """Of every mode but the reference."""
-    return [Interval(row.mode, row.gap, row.seed_gaps) for row in comparison.rows if row.mode != comparison.reference]
+    return [Interval(row.label, row.gap, row.seed_gaps) for row in comparison.rows if row.mode != comparison.reference]
 
 
 def forest(found: Sequence[Interval], reference: str) -> Any:

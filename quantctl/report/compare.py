@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -16,6 +16,7 @@ from quantctl.errors import QuantctlError
 from quantctl.modes import MODES
 from quantctl.report import heat
 from quantctl.report.curve import tail_mean
+from quantctl.report.labels import labels, meaning
 from quantctl.report.run import Run, Trouble
 from quantctl.runs import recipe as recipes
 from quantctl.runs.proof import Calls
@@ -48,6 +49,8 @@ class Row:
     """One mode."""
 
     mode: str
+    label: str
+    """What it is called in tables and pictures: a long one is cut and numbered, for `Comparison.legend`."""
     runs: list[Run]
     """The clean ones, by seed."""
     loss: Spread
@@ -90,6 +93,14 @@ class Comparison:
     """The reference first, then the modes as they are listed, then others in the order they were first met."""
     runs: list[Run]
 
+    labels: Mapping[str, str]
+    """Of the modes of all runs."""
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """The labels that are cut, and the modes that they stand for."""
+        return [(label, mode) for mode, label in self.labels.items() if label != mode]
+
     @property
     def left_out(self) -> list[Run]:
         return [run for run in self.runs if not run.is_clean]
@@ -97,8 +108,9 @@ class Comparison:
     @property
     def caution(self) -> str:
         """What the table's figures do not say: of one seed nothing tells a difference from chance. Empty otherwise."""
-        alone = [row.mode for row in self.rows if len(row.runs) == 1]
-        if len(self.rows) < 2 or not alone or alone == [self.reference]:
+        single = [row for row in self.rows if len(row.runs) == 1]
+        alone = [row.label for row in single]
+        if len(self.rows) < 2 or not alone or [row.mode for row in single] == [self.reference]:
             return ""
         whose = "One seed" if len(alone) == len(self.rows) else f"One seed of {', '.join(alone)}"
         return (
@@ -150,13 +162,14 @@ def _largest(series: Sequence[dict[int, float]]) -> float:
     return max((value for value in late if not math.isnan(value)), key=abs, default=math.nan)
 
 
-def _row(mode: str, runs: list[Run], references: dict[int | None, Run]) -> Row:
+def _row(mode: str, label: str, runs: list[Run], references: dict[int | None, Run]) -> Row:
     series = [gaps(run, references[run.seed]) for run in runs if run.seed in references]
     tails = [tail_mean(gap) for gap in series]
     milliseconds = _median([run.milliseconds for run in runs])
     theirs = _median([run.milliseconds for run in references.values()])
     return Row(
         mode,
+        label,
         runs,
         Spread.of([run.final_loss for run in runs]),
         Spread.of([run.validation[-1][1] for run in runs if run.validation]),
@@ -176,6 +189,15 @@ def _median(values: Sequence[float]) -> float:
     return median(known) if known else math.nan
 
 
+def _join(runs: Sequence[Run]) -> None:
+    """Let runs whose selectors mean the same go under the mode of the first of them."""
+    first: dict[Hashable, str] = {}
+    for run in runs:
+        if run.selectors:
+            mode = first.setdefault(meaning(run.selectors), run.mode)
+            run.called = mode if mode != run.mode else ""
+
+
 def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
     """Judge the runs against each other: marks on them are added, and one row a mode is made of the clean ones.
 
@@ -183,6 +205,7 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
     """
     if not runs:
         raise QuantctlError("no run was given", "quantctl report RUN_DIRECTORY...")
+    _join(runs)
     base = _base(runs, reference)
     for run in runs:
         if base is not None and (found := _mismatches(run, base)):
@@ -209,5 +232,8 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
             by_mode[run.mode].append(run)
     place = {mode: number for number, mode in enumerate(MODES)}
     order = sorted(by_mode, key=lambda mode: (mode != reference, place.get(mode, len(place))))
-    rows = [_row(mode, sorted(by_mode[mode], key=lambda run: run.seed or 0), references) for mode in order]
-    return Comparison(reference, rows, list(runs))
+    called = labels([*order, *(run.mode for run in runs)])
+    rows = [
+        _row(mode, called[mode], sorted(by_mode[mode], key=lambda run: run.seed or 0), references) for mode in order
+    ]
+    return Comparison(reference, rows, list(runs), called)

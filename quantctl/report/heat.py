@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,19 +127,21 @@ def _panels(rows: Sequence[Row]) -> dict[tuple[str, str], dict[tuple[int, str], 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Of each operand, over layers and steps: its spec, the median SQNR (dB), mean shares of underflow, saturation.
 
+    An operand that had several specs (of other layers, at other steps) has an entry for each, called OPERAND in SPEC.
     An SQNR that is not finite (nothing lost, everything lost) is null in the records and takes no part.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[operand(row)].append(row)
+        groups[operand(row), row.spec].append(row)
+    specs = Counter(name for name, _ in groups)
     return {
-        name: {
-            "spec": group[0].spec,
+        name if specs[name] == 1 else f"{name} in {spec}": {
+            "spec": spec,
             "sqnr": median(known) if (known := [row.sqnr for row in group if row.sqnr is not None]) else None,
             "underflow": fmean(row.underflow for row in group),
             "saturated": fmean(row.saturated for row in group),
         }
-        for name, group in sorted(groups.items())
+        for (name, spec), group in sorted(groups.items())
     }
 
 

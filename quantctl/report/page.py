@@ -43,17 +43,17 @@ _SIZE = {
 }
 
 
-def _left_out(run: Run) -> dict[str, Any]:
+def _left_out(run: Run, mode: str) -> dict[str, Any]:
     loss = "-" if math.isnan(run.final_loss) else f"{run.final_loss:.4f}"
     seed = "-" if run.seed is None else str(run.seed)
-    return {"name": run.name, "mode": run.mode, "seed": seed, "loss": loss, "marks": list(map(str, run.marks))}
+    return {"name": run.name, "mode": mode, "seed": seed, "loss": loss, "marks": list(map(str, run.marks))}
 
 
 def _statistics(comparison: Comparison) -> list[dict[str, Any]]:
     """Heat maps of the first run of each mode that recorded any; of each quantity all on one scale."""
     from markupsafe import Markup
 
-    found = {row.mode: row.statistics for row in comparison.rows if row.statistics}
+    found = {row.label: row.statistics for row in comparison.rows if row.statistics}
     quantities = []
     for quantity in heat.QUANTITIES if found else ():
         at = heat.scale([row for rows in found.values() for row in rows], quantity)
@@ -85,11 +85,12 @@ def html(comparison: Comparison, title: str) -> str:
         reference=comparison.reference,
         themes={"light": LIGHT, "dark": DARK},
         caution=comparison.caution,
+        legend=comparison.legend,
         headings=list(table.COLUMNS),
         rows=table.cells(comparison),
-        products=[(row.mode, table.products(row)) for row in comparison.rows if row.runs[0].selectors],
+        products=[(row.label, table.products(row)) for row in comparison.rows if row.runs[0].selectors],
         facts=_facts(comparison),
-        left_out=[_left_out(run) for run in comparison.left_out],
+        left_out=[_left_out(run, comparison.labels[run.mode]) for run in comparison.left_out],
         pictures=pictures,
         statistics=_statistics(comparison),
     )

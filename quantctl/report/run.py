@@ -8,14 +8,13 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from quantctl.modes import MODES
 from quantctl.output import printable, shortened
 from quantctl.outside.numbers import real
 from quantctl.report.curve import Curve, tail_mean
 from quantctl.report.heat import Row
+from quantctl.report.labels import mode_of
 from quantctl.runs import recipe as recipes
 from quantctl.runs.proof import Calls
-from quantctl.spec import NONE, SITES
 
 _SKIPPED_SHARE = 0.5
 """Share of a run, at its end, of which at least half the steps are to be taken."""
@@ -57,6 +56,8 @@ class Run:
     recipe: recipes.Recipe = field(default_factory=dict)
     selectors: dict[str, str] = field(default_factory=dict)
     """Empty where nothing says which formats ran."""
+    called: str = ""
+    """The mode under which another run with selectors of the same meaning goes; empty where it is this one's own."""
     calls: Calls = field(default_factory=dict)
     """From the proof."""
     statistics: list[Row] = field(default_factory=list)
@@ -75,13 +76,7 @@ class Run:
     @property
     def mode(self) -> str:
         """The mode whose selectors these are, else the selectors that are not none, else `unknown`."""
-        if not self.selectors:
-            return "unknown"
-        values = {site: self.selectors.get(site, NONE) for site in SITES}
-        for mode, wanted in MODES.items():
-            if values == wanted:
-                return mode
-        return " ".join(f"{site}={value}" for site, value in values.items() if value != NONE)
+        return self.called or (mode_of(self.selectors) if self.selectors else "unknown")
 
     @property
     def seed(self) -> int | None:

@@ -44,7 +44,7 @@ COST: dict[str, Show] = {
     "tokens/s": lambda row, _: number(row.tokens_per_second, ",.0f"),
     "peak memory": lambda row, _: memory(row.memory),
 }
-COLUMNS: dict[str, Show] = {"mode": lambda row, _: row.mode, **QUALITY, **COST}
+COLUMNS: dict[str, Show] = {"mode": lambda row, _: row.label, **QUALITY, **COST}
 """Heading -> what a row shows, given whether it is the reference. What matters most comes first."""
 
 
@@ -111,11 +111,12 @@ def render(comparison: Comparison, console: Console) -> RenderableType:
     if comparison.rows:
         parts += tables(comparison, console)
         parts += [Text(f"{comparison.caution}\n")] if comparison.caution else []
+        parts += [Text(f"{label.rpartition(' ')[2]} {mode}\n", overflow="fold") for label, mode in comparison.legend]
         parts.append(Text("Products of one run, counted by the run itself:"))
         counted = Table.grid(padding=(0, 2, 0, 0))
         for row in comparison.rows:
             if row.runs[0].selectors:
-                counted.add_row(Text(row.mode, overflow="fold"), Text(products(row)))
+                counted.add_row(Text(row.label, overflow="fold"), Text(products(row)))
         parts.append(Padding(counted, (0, 0, 0, 2), expand=False))
     else:
         parts.append(Text("No run is left to compare."))
@@ -124,7 +125,8 @@ def render(comparison: Comparison, console: Console) -> RenderableType:
         for run in comparison.left_out:
             loss = "no loss" if math.isnan(run.final_loss) else f"loss {run.final_loss:.4f}"
             reasons = "\n".join(map(str, run.marks))
-            parts.append(Text(f"  {run.name} ({run.mode}, seed {run.seed}, {loss})"))
+            mode = comparison.labels[run.mode]
+            parts.append(Text(f"  {run.name} ({mode}, seed {run.seed}, {loss})"))
             parts.append(Padding(Text(reasons), (0, 0, 0, 6), expand=False))
     return Group(*parts)
 

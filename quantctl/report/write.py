@@ -17,6 +17,7 @@ from quantctl.outside.packages import require
 from quantctl.report.compare import REFERENCE, compare
 from quantctl.report.export import as_csv
 from quantctl.report.export import as_json as to_json
+from quantctl.report.labels import as_runs_say, labels
 from quantctl.report.run import Run
 from quantctl.report.sources import find, load_or_mark
 
@@ -37,7 +38,9 @@ def _require(reference: str, runs: Sequence[Run]) -> None:
     """Raises QuantctlError if no run is of the mode that the others are to be held against."""
     modes = dict.fromkeys(run.mode for run in runs if run.selectors)
     if reference not in modes:
-        known = f"the runs are of: {', '.join(modes)}" if modes else "no run says which formats it used"
+        known = (
+            f"the runs are of: {', '.join(labels(modes).values())}" if modes else "no run says which formats it used"
+        )
         raise QuantctlError(f"--reference {printable(reference)}: no run here is of that mode", known)
 
 
@@ -53,6 +56,7 @@ def write(
         require("a report with pictures", {"report": ("matplotlib",)})
     runs = _loaded(paths)
     if reference is not None:
+        reference = as_runs_say(reference)
         _require(reference, runs)
     comparison = compare(runs, reference or REFERENCE)
     data = json.dumps(to_json(comparison), indent=2) + "\n"

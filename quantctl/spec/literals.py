@@ -11,14 +11,14 @@ that was said before, or options, which are laid over it: `from 80%: fprop.forma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from quantctl.errors import QuantctlError, quoted
 from quantctl.spec.conditions import Condition, Phase, conditions_of
 from quantctl.spec.formats import NONE, SEPARATOR, check
-from quantctl.spec.operands import KEYS, amended, canonical_spec, order, split_items
+from quantctl.spec.operands import KEYS, amended, canonical_spec, order, products, split_items
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,26 @@ class Literal:
     def is_none(self) -> bool:
         """Whether it says stock products for every module at all times."""
         return self.base == NONE and not self.rules
+
+    @property
+    def meaning(self) -> Hashable:
+        """Equal for literals whose specs begin with another format and mean the same, rule by rule."""
+        rules = (
+            (frozenset(rule.conditions), rule.value if rule.amends else products(rule.value, self.site))
+            for rule in self.rules
+        )
+        return products(self.base, self.site), *rules
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Those that it names for an operand somewhere, sometime; without none."""
+        found = set()
+        for value in (self.base, *(rule.value for rule in self.rules)):
+            if _amends(value):
+                found |= {word.partition("=")[2] for word in value.split(",") if "format=" in word}
+            else:
+                found |= {operand.spec.format for _, operand in products(value, self.site).items()}
+        return frozenset(found - {NONE})
 
     def __str__(self) -> str:
         return f"{SEPARATOR} ".join([self.base, *map(str, self.rules)])

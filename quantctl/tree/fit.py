@@ -50,7 +50,7 @@ def refuse_unnamed(values: Mapping[str, str], outdated: Iterable[Patch], unfit: 
             if role in patch.roles:
                 raise QuantctlError(
                     f"{role}={value} has rules, and {patch.file} was patched by a quantctl that knew none",
-                    "quantctl patch brings it up to date where its history has the file's own bytes; else do it with git",
+                    "quantctl patch brings it up to date where its history has the file's own bytes; else git does",
                 )
         if "names" in unfit:
             raise unfit["names"]

@@ -52,8 +52,8 @@ def check(case: Case) -> Iterator[Hit]:
     if not case.local:
         return
     for role, sizes in _reduced(case).items():
-        spec = case.quantized.get(role, "").partition(":")[0]
-        block = BLOCKS.get(spec)
-        for what, size, flag in sizes:
-            if block and size is not None and size % block:
-                yield Hit(f"{what} {size} is no multiple of {spec}'s block of {block} ({role})", (flag,))
+        for format_ in sorted(case.formats.get(role, ())):
+            block = BLOCKS.get(format_)
+            for what, size, flag in sizes:
+                if block and size is not None and size % block:
+                    yield Hit(f"{what} {size} is no multiple of {format_}'s block of {block} ({role})", (flag,))

@@ -30,6 +30,7 @@ LOCAL = (
 GPT = f"torchrun --nproc-per-node 8 pretrain_gpt.py {SIZES}"
 BARE = f"{GPT} --transformer-impl local --attention-backend unfused"
 EXEC = f"quantctl exec --mode linear_mxfp8 -- {GPT} {LOCAL}"
+RECIPE = EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp8:dgrad.format=nvfp4; layers 1: wgrad.format=hifp8'")
 TE = f"{GPT} --attention-backend fused"
 FSDP = f"env CUDA_DEVICE_MAX_CONNECTIONS=1 {TE} --ckpt-format fsdp_dtensor"
 SWIFT = "quantctl exec --mode linear_mxfp8 -- megatron pt --transformer_impl local"
@@ -136,17 +137,23 @@ CASES = {
     ],
     "fp8-ignored": [(f"{GPT} {LOCAL} --fp8-format hybrid", f"{TE} --fp8-format hybrid", "0.16.1", {})],
     "recipe-without-format": [(f"{TE} --fp8-recipe mxfp8", f"{TE} --fp8-recipe mxfp8 --fp8-format e4m3", "0.16.1", {})],
-    "format-unknown": [(EXEC.replace("--mode linear_mxfp8", "--linear mxfp9"), EXEC, "0.16.1", {})],
+    "format-unknown": [
+        (EXEC.replace("--mode linear_mxfp8", "--linear mxfp9"), EXEC, "0.16.1", {}),
+        (EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp8; layers 1: mxfp9'"),
+         EXEC.replace("--mode linear_mxfp8", "--mode 'linear=mxfp8; layers 1: none qk=none'"), "0.16.1", {}),
+    ],
     "name-says-otherwise": [
         (EXEC, EXEC, "0.16.1", {"name": ("a_mxfp4", "a_linear_mxfp8")}),
         (EXEC, EXEC, "0.16.1", {"name": ("FA_mxfp8", "linear_mxfp8_seed1")}),
         (EXEC, EXEC, "0.16.1", {"name": ("llama_hifp8", "llama_fp8")}),
+        (RECIPE, RECIPE, "0.16.1", {"name": ("linear_mxfp8_mxfp6", "linear_mxfp8_nvfp4_hifp8")}),
         (TE, f"{TE} --fp8-format hybrid", "0.16.1", {"name": ("8b-fp8", "8b-fp8")}),
         (f"{TE} --fp8-format e4m3 --fp8-recipe delayed", f"{TE} --fp8-format e4m3 --fp8-recipe mxfp8", "0.16.1",
          {"name": ("8b_mxfp8", "8b_mxfp8")}),
     ],
     "block-tail": [
         (f"{EXEC} --hidden-size 240", f"{EXEC} --hidden-size 288", "0.16.1", {}),
+        (f"{RECIPE} --hidden-size 272", f"{RECIPE} --hidden-size 288", "0.16.1", {}),
         (f"{EXEC} --tensor-model-parallel-size 8 --ffn-hidden-size 384", f"{EXEC} --ffn-hidden-size 384", "0.16.1", {}),
     ],
     "ms-swift-te": [(SWIFT, EXEC, "0.16.1", {})],

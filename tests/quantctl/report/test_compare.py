@@ -187,3 +187,14 @@ def test_without_a_reference_there_are_losses_but_no_gaps(run_directory):
 def test_selectors_that_are_no_mode_name_themselves(run_directory):
     run = load(run_directory("bf16", 1, losses(BF16[1]), selectors={"linear": "mxfp8:scale=floor", "pv": "mxfp4"}))
     assert run.mode == "linear=mxfp8:scale=floor pv=mxfp4"
+
+
+def test_selectors_of_one_meaning_are_one_mode(run_directory):
+    said = ("mxfp8:dgrad.format=mxfp4,wgrad.format=mxfp4", "mxfp4:fprop.format=mxfp8")
+    runs = [load(run_directory("bf16", seed, losses(BF16[1]))) for seed in (1, 2)]
+    runs += [
+        load(run_directory("bf16", seed, losses(BF16[1]), name=f"recipe{seed}", selectors={"linear": text}))
+        for seed, text in enumerate(said, 1)
+    ]
+    row = compare(runs).rows[1]
+    assert (row.mode, len(row.runs)) == (f"linear={said[0]}", 2)

@@ -129,3 +129,23 @@ def test_nothing_left_to_compare(run_directory, quantctl, tmp_path):
     done = quantctl("report", tmp_path, "--output", tmp_path / "cost")
     assert done.status == 0, done.err
     assert "No run is left to compare." in done.out
+
+
+def test_a_long_literal_is_cut_and_explained(run_directory, quantctl, tmp_path):
+    long = "mxfp4:gradient.round=stochastic; layers 1-2,-4..-1: none; linear_fc2: mxfp8; from 80%: fprop.format=none"
+    other = long.replace("80%", "90%")
+    run_directory("bf16", 1, {1: 7.0, 2: 6.0})
+    for name, text in (("one", long), ("other", other)):
+        run_directory("bf16", 1, {1: 7.0, 2: 5.9}, name=name, selectors={"linear": text})
+    done = quantctl("report", tmp_path, "--output", tmp_path / "cost", "--reference", f"linear={long}")
+    assert done.status == 0, done.err
+    assert f"[1] linear={long}" in done.out
+    assert f"[2] linear={other}" in done.out
+    (row,) = [line for line in done.out.splitlines() if "reference" in line and "gap" not in line]
+    assert row.split()[:4] == ["linear=mxfp4:gradient.round=stochastic", "...", "[1]", "5.9000"]
+    assert max(map(len, done.out.splitlines())) <= 180
+    page = (tmp_path / "cost" / "report.html").read_text()
+    assert f"[2]: linear={other}" in page
+    assert [row["mode"] for row in json.loads((tmp_path / "cost" / "report.json").read_text())["modes"]][:1] == [
+        f"linear={long}"
+    ]
