@@ -118,18 +118,19 @@ def _table(model: str, root: Path, state: TreeState, release: str) -> tuple[Tabl
     Raises QuantctlError for a rule of what the model does not have.
     """
     from quantctl.lint import resolved
-    from quantctl.lint.case import Setting
-    from quantctl.lint.judge import case_of
+    from quantctl.lint.case import Case, Setting
+    from quantctl.lint.command import Command
     from quantctl.lint.megatron_flags import nearest
+    from quantctl.lint.program import EMBEDDED
     from quantctl.smoke.flags import words
 
     setting = Setting(nearest(release), root, state)
-    for length in (None, TRAINING_CONFIGS["smoke"].train_iters):
-        case = case_of(["python", "-m", "quantctl.pretrain", *words(model, length)], setting)
-        assert case is not None
-        if length is not None or not resolved.has_shares(case):
-            break
-    return resolved.table(case), length
+
+    def asked(length: int | None) -> Case:
+        return Case(Command(EMBEDDED, EMBEDDED, tuple(words(model, length))), setting)
+
+    length = TRAINING_CONFIGS["smoke"].train_iters if resolved.has_shares(asked(None)) else None
+    return resolved.table(asked(length)), length
 
 
 def _other_modules(table: Table | Unknown, found: list[str]) -> list[str]:
