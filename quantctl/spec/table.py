@@ -146,7 +146,8 @@ def _scopes(wanted: frozenset[Slot], site: str) -> str:
     found: list[tuple[str, ...]] = [
         names for names in covers if frozenset[Slot]().union(*(known[name] for name in names)) == wanted
     ]
-    return ", ".join(min(found, key=lambda names: (len(names), sum(len(known[name]) for name in names))))
+    fewest = min(found, key=lambda names: (len(names), sum(len(known[name]) for name in names)))
+    return ", ".join(fewest)
 
 
 # ---- where modules stand ----
