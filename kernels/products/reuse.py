@@ -110,13 +110,17 @@ def _alone(
     return quantize_dequantize_along(weights[0], spec, axes, rngs)
 
 
-def _through(weights: Sequence[Tensor], steps: Steps, rng: Draw | None, quantize: Quantize) -> Tensor:
-    """rng: the draw of the forward's step."""
-    (first, axis), *rest = steps or ((FormatSpec(NONE), 1),)
-    (result,) = quantize(weights, first, (axis,), (rng if axis == 1 else None,))
-    if not rest:
-        return result
-    return _through(result.unbind(0) if result.dim() == 3 else (result,), tuple(rest), None, quantize)
+def _through(
+    weights: Sequence[Tensor], steps: Steps, rng: Draw | None, quantize: Quantize, results: dict[Steps, Tensor]
+) -> Tensor:
+    """The weights behind all steps, of which `results` has some. rng: the draw of the forward's step."""
+    if steps not in results:
+        *before, (spec, axis) = steps or ((FormatSpec(NONE), 1),)
+        if before:
+            begin = _through(weights, tuple(before), rng, quantize, results)
+            weights = begin.unbind(0) if begin.dim() == 3 else (begin,)
+        (results[steps],) = quantize(weights, spec, (axis,), (rng if axis == 1 else None,))
+    return results[steps]
 
 
 def _quantized(
@@ -124,20 +128,17 @@ def _quantized(
 ) -> Tensor:
     steps = _steps(specs, product)
     if not steps or any(spec.round == "stochastic" for spec, _ in steps) or not all(map(_reusable, weights)):
-        return _through(weights, steps, rng, quantize)
+        return _through(weights, steps, rng, quantize, {})
     state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
     of_both = specs.fprop[1], specs.dgrad[1]
     kept = _kept.get(weights[0])
     if kept is None or kept.state != state or kept.specs != of_both:
         kept = _Kept(state, of_both, tuple(weight.untyped_storage() for weight in weights), {})
         _kept[weights[0]] = kept
-    if steps not in kept.results:
+    if not kept.results and of_both[0] == of_both[1]:
         both = _steps(specs, "fprop"), _steps(specs, "dgrad")
-        if len(steps) == 1 and both == (((steps[0][0], 1),), ((steps[0][0], 0),)):
-            kept.results.update(zip(both, quantize(weights, steps[0][0], (1, 0), (None, None)), strict=True))
-        else:
-            kept.results[steps] = _through(weights, steps, None, quantize)
-    return kept.results[steps]
+        kept.results.update(zip(both, quantize(weights, steps[0][0], (1, 0), (None, None)), strict=True))
+    return _through(weights, steps, None, quantize, kept.results)
 
 
 def quantized_weight(weight: Tensor, specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:

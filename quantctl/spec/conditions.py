@@ -105,7 +105,7 @@ class Range(NamedTuple):
         return int(bound) if not bound.startswith("-") else layers + 1 + int(bound)
 
     def __str__(self) -> str:
-        if self.first == self.last:
+        if self.first == self.last and not self.first.endswith("%"):
             return self.first
         both_plain = self.first.isdigit() and self.last.isdigit()
         return f"{self.first}{'-' if both_plain else '..'}{self.last}"

@@ -314,14 +314,16 @@ def canonical_spec(text: str, site: str = "linear") -> str:
     base = spec_of(text, name, plain, site)
     head = {} if base.is_none else base.options()
     items = sorted(items, key=order)
-    for item in reversed(items):
-        fewer = [other for other in items if other != item]
-        if _means(written(base.format, head, map(str, fewer)), site, specs):
-            items = fewer
-    for key in reversed(list(head)):
-        fewer_options = {other: value for other, value in head.items() if other != key}
-        if _means(written(base.format, fewer_options, map(str, items)), site, specs):
-            head = fewer_options
+    before = None
+    while before != (before := (len(items), len(head))):  # what can be left out may let another be left out
+        for item in reversed(items):
+            fewer = [other for other in items if other != item]
+            if _means(written(base.format, head, map(str, fewer)), site, specs):
+                items = fewer
+        for key in reversed(list(head)):
+            fewer_options = {other: value for other, value in head.items() if other != key}
+            if _means(written(base.format, fewer_options, map(str, items)), site, specs):
+                head = fewer_options
     return written(base.format, head, map(str, items))
 
 
@@ -333,13 +335,17 @@ def _means(text: str, site: str, specs: ProductSpecs) -> bool:
 
 
 def amended(text: str, amendment: Sequence[str], site: str) -> str:
-    """`text` with options laid over it: each takes the place of what `text` says in its scope or a narrower one."""
+    """`text` with options laid over it: each takes the place of what `text` says in its scope or a narrower one.
+
+    A format, and what writes formats (bwd), begin anew: they take the place of all options there.
+    """
     name, words = split(text)
     plain, items = split_items(text, words, site)
     new_plain, new_items = split_items(f"{name}:{','.join(amendment)}", amendment, site)
     keys = {word.partition("=")[0] for word in new_plain}
     plain = [word for word in plain if word.partition("=")[0] not in keys] + new_plain
-    items = [item for item in items if item.key not in keys]
+    anew = PRODUCTS[1:] if "bwd" in keys else ()
+    items = [item for item in items if item.key not in keys and item.product not in anew]
     for new in new_items:
         items = [item for item in items if not (item.within(new) and new.key in ("format", "bwd", item.key))]
     return name + (":" + ",".join([*plain, *map(str, (*items, *new_items))]) if plain or items or new_items else "")
