@@ -372,7 +372,10 @@ def test_fused_probabilities_and_values_in_formats_of_their_own() -> None:
         out = fused_pv.attention_pv(q, k, v, scale=0.17, causal=True, pv=pv)
         return [out.detach(), *torch.autograd.grad(out, (q, k, v), d_out)]
 
-    check(run(v, "mxfp8:fprop.value.format=mxfp4"), run(quantize_dequantize(v, "mxfp4", 0), "mxfp8:fprop.value.format=none"))
+    check(
+        run(v, "mxfp8:fprop.value.format=mxfp4"),
+        run(quantize_dequantize(v, "mxfp4", 0), "mxfp8:fprop.value.format=none"),
+    )
     assert not torch.equal(run(v, "mxfp8")[0], run(v, "mxfp8:fprop.value.format=mxfp4")[0])
 
 
