@@ -118,27 +118,28 @@ def _table(model: str, root: Path, state: TreeState, release: str) -> tuple[Tabl
     Raises QuantctlError for a rule of what the model does not have.
     """
     from quantctl.lint import resolved
-    from quantctl.lint.case import Setting
-    from quantctl.lint.judge import case_of
+    from quantctl.lint.case import Case, Setting
+    from quantctl.lint.command import Command
     from quantctl.lint.megatron_flags import nearest
+    from quantctl.lint.program import EMBEDDED
     from quantctl.smoke.flags import words
 
     setting = Setting(nearest(release), root, state)
-    for length in (None, TRAINING_CONFIGS["smoke"].train_iters):
-        case = case_of(["python", "-m", "quantctl.pretrain", *words(model, length)], setting)
-        assert case is not None
-        if length is not None or not resolved.has_shares(case):
-            break
-    return resolved.table(case), length
+
+    def asked(length: int | None) -> Case:
+        return Case(Command(EMBEDDED, EMBEDDED, tuple(words(model, length))), setting)
+
+    length = TRAINING_CONFIGS["smoke"].train_iters if resolved.has_shares(asked(None)) else None
+    return resolved.table(asked(length)), length
 
 
-def _other_modules(table: Table | Unknown, found: list[str]) -> list[str]:
-    """A problem where the model does not consist of what its flags say, so that the table speaks of another one."""
+def _held(table: Table | Unknown, found: list[str]) -> Table | Unknown:
+    """The table, where the model consists of what its flags say; `found`: what computed products, folded."""
     if isinstance(table, Unknown):
-        return []
+        return table
     said = {module.name for modules in table.outline.modules.values() for module in modules}
     other = fold(said ^ {*unfold(found)})
-    return [f"the flags say another model than this tree builds: {', '.join(other)}"] if other else []
+    return Unknown(f"this tree builds another model than Megatron-LM's: {', '.join(other)}") if other else table
 
 
 def _repeats(lines: list[str]) -> list[list[str]]:
@@ -221,12 +222,14 @@ def command(
             raise _refusal(model, tree.root, missing, result.replace(str(root), str(tree.root)), traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
     problems = _problems(selectors, result["hits"], result["modules"], result["by_module"])
-    problems += _other_modules(table, result["structure"]["products"])
+    table = _held(table, result["structure"]["products"])
     if ctx.obj["json"]:
         document = None if isinstance(table, Unknown) else table.document()
         output.data({"tree": tree.root, **result, "selectors": selectors, "resolved": document, "problems": problems})
     else:
         _print(result, selectors, [] if isinstance(table, Unknown) else table.lines())
+    if isinstance(table, Unknown):
+        output.say(f"note: no table of the modules: {table.reason}")
     for problem in problems:
         output.say(f"problem: {problem}")
     if problems:

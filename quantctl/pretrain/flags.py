@@ -26,18 +26,25 @@ def _evaluated(node: ast.expr) -> int | list[int]:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return node.value
     if isinstance(node, ast.List):
-        layers = [getattr(one, "value", None) for one in node.elts]
-        if all(type(one) is int and one in (0, 1) for one in layers):
-            return [int(str(one)) for one in layers]
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
+        layers = [_evaluated(one) for one in node.elts]
+        numbers = [one for one in layers if isinstance(one, int) and one in (0, 1)]
+        if len(numbers) == len(layers):
+            return numbers
+    if isinstance(node, ast.BinOp):
         left, right = _evaluated(node.left), _evaluated(node.right)
         if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
             return left + right
-        if isinstance(node.op, ast.Mult) and isinstance(left, list) != isinstance(right, list):
-            layers, times = (left, right) if isinstance(left, list) else (right, left)
-            if len(layers) * times <= _MOST_LAYERS:
-                return layers * times
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) and isinstance(right, int):
+            return _repeated(left, right)
+        if isinstance(node.op, ast.Mult) and isinstance(left, int) and isinstance(right, list):
+            return _repeated(right, left)
     raise ValueError
+
+
+def _repeated(layers: list[int], times: int) -> list[int]:
+    if len(layers) * times > _MOST_LAYERS:
+        raise ValueError
+    return layers * times
 
 
 def layer_frequency(text: str) -> int | list[int]:

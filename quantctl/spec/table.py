@@ -132,7 +132,7 @@ def _text(operand: Operand, site: str) -> str:
 @lru_cache(maxsize=256)
 def _scopes(wanted: frozenset[Slot], site: str) -> str:
     """The fewest scopes that are these operands, those before that say none twice."""
-    known = {
+    known: dict[str, frozenset[Slot]] = {
         "all": frozenset(slots(site)),
         **{product: frozenset(slot for slot in slots(site) if slot[0] == product) for product in PRODUCTS},
         **{
@@ -143,8 +143,11 @@ def _scopes(wanted: frozenset[Slot], site: str) -> str:
     }
     inside = [name for name, scope in known.items() if scope <= wanted]
     covers = (names for number in range(1, len(inside) + 1) for names in combinations(inside, number))
-    found = [names for names in covers if frozenset[Slot]().union(*(known[name] for name in names)) == wanted]
-    return ", ".join(min(found, key=lambda names: (len(names), sum(len(known[name]) for name in names))))
+    found: list[tuple[str, ...]] = [
+        names for names in covers if frozenset[Slot]().union(*(known[name] for name in names)) == wanted
+    ]
+    fewest = min(found, key=lambda names: (len(names), sum(len(known[name]) for name in names)))
+    return ", ".join(fewest)
 
 
 # ---- where modules stand ----
@@ -166,7 +169,7 @@ def places(group: Collection[Module], modules: Sequence[Module]) -> list[str]:
     if len(group) == len(modules):
         return [f"all {len(modules)} modules" if len(modules) > 1 else modules[0].name]
     wanted = {module.name for module in group}
-    found = []
+    found: list[str] = []
     for head in _HEADS:
         there: dict[int, set[str]] = {}
         mine: dict[int, set[str]] = {}

@@ -54,7 +54,8 @@ def test_deepseek_with_selectors_of_its_own(stock_copy, quantctl, documented):
     assert len(found["losses"]) == 3
     assert found["losses"][1] < found["losses"][0]
     assert found["memory"]["peak resident bytes"] > 2**20
-    assert found["problems"] == []  # so the model that was built is the one that its flags say
+    assert found["problems"] == []
+    # held against the model that was built
     table = found["resolved"]["sites"]
     assert {site: [row["schedule"] for row in rows] for site, rows in table.items()} == {
         **{site: [spec] for site, spec in specs.items()},
