@@ -11,7 +11,6 @@ from click.shell_completion import CompletionItem
 
 from quantctl.errors import QuantctlError, unknown
 from quantctl.modes import MODES, choices, selection
-from quantctl.spec import FORMATS, NONE
 
 _MEGATRON = "Megatron tree: a directory that holds megatron/core.  [default: MEGATRON_LM_PATH, else the nearest parent "
 _MEGATRON += "of the current directory that is a tree, else the installed megatron-core]"
@@ -96,12 +95,9 @@ class Spec(click.ParamType):
     name = "spec"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        name, colon, rest = incomplete.partition(":")
-        if not colon or name not in FORMATS:
-            return _items([NONE, *FORMATS], incomplete)
-        front, comma, _ = rest.rpartition(",")
-        options = [f"{key}={value}" for key, values in FORMATS[name].items() for value in values]
-        return _items([f"{name}:{front}{comma}{option}" for option in options], incomplete)
+        from quantctl.commands._literals import completions
+
+        return [CompletionItem(text) for text in completions(incomplete, str(param.name))]
 
 
 def completed_by(names: Callable[[click.Context], Sequence[str]]) -> Callable[..., list[CompletionItem]]:
