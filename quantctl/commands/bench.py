@@ -108,7 +108,9 @@ def _rows(name: str, setting: Setting, ctx: click.Context) -> Iterator[Row]:
 def _show(name: str, rows: list[Row]) -> None:
     from rich.console import Console
 
-    from quantctl.bench.table import table
+    from quantctl.bench.table import tables
 
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
-    console.print(table(BENCHES[name], rows))
+    console.print(f"{BENCHES[name]}\n", style="italic", soft_wrap=True)
+    for table in tables(rows, console):
+        console.print(table)

@@ -179,10 +179,11 @@ def _unfit(plan: Plan) -> QuantctlError | None:
 def _run(plan: Plan, chosen: Mapping[str, str], meet: Rendezvous, batch: bool, words: Sequence[str]) -> None:
     from quantctl.launch import slurm
     from quantctl.launch.batch import Batch
-    from quantctl.runs import process
+    from quantctl.runs import process, rundir
     from quantctl.runs.manifest import is_finished, require_same_experiment
 
     run_dir = Path(plan.run_dir)
+    rundir.check(run_dir)
     if os.environ.get("FORCE") != "1":
         if is_finished(run_dir, chosen, plan.trainer):
             output.say(

@@ -28,6 +28,7 @@ from quantctl.tree.state import read_state
 from quantctl.tree.tree import Tree
 
 MEGABYTE = 2**20
+_MODEL = "llama32-1b"
 
 
 @contextlib.contextmanager
@@ -138,7 +139,7 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str]) -> None:
 
 
 @click.command(short_help="run a reduced model on the tree")
-@click.argument("model", type=Choice(list(MODELS), "model"), metavar="MODEL")
+@click.argument("model", type=Choice(list(MODELS), "model"), default=_MODEL, metavar="[MODEL]")
 @selector_options
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
@@ -156,6 +157,8 @@ def command(
     **specs: str | None,
 ) -> None:
     """Build MODEL's reduced architecture from the tree in use, run it forward and backward, count its products.
+
+    MODEL is llama31-8b, llama32-1b (unless another is given) or deepseek2_lite.
 
     The selectors are those that the tree has now; with --mode or --linear and the like, those of a staged copy. The
     tree is not written to. Exit status 1 when a selector that is not none had no product.

@@ -67,7 +67,9 @@ def _load(path: Path) -> Any:
     try:
         return _READERS.get(path.suffix.lower(), _pickled)(path)
     except Exception as error:  # torch raises what its unpickler raises, the others their own
-        reason = shortened(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        told = next(iter(str(error).splitlines()), "")
+        # what its unpickler stumbles over in other bytes: a code, or nothing
+        reason = shortened(told) if any(map(str.isalpha, told)) else "it is not torch.save's"
         raise QuantctlError(f"{path} cannot be read: {reason}", _HINT) from error
 
 

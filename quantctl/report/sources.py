@@ -151,10 +151,15 @@ def find(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if os.path.isdir(path) and not os.path.lexists(path / _MANIFEST):
-            found += sorted(_below(path)) or _logs(path) or [path]
+            found += sorted(_below(path)) or _logs(path) or ([] if _is_report(path) else [path])
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found or paths))
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a report was written there: a sweep's lies among its runs, where `*` names both."""
+    return all((folder / f"report.{ending}").is_file() for ending in ("html", "json"))
 
 
 def _below(folder: Path) -> Iterator[Path]:

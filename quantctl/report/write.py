@@ -75,4 +75,4 @@ def write(
         show(comparison, Console(width=None if Console().is_terminal else 160))
     if folder is not None:
         sys.stdout.flush()
-        output.say(f"\npage: {folder}/report.html, with the pictures, report.csv and report.json beside it")
+        output.say(f"\nbeside the page: its pictures, report.csv and report.json\npage: {folder}/report.html")

@@ -50,7 +50,13 @@ def test_a_data_frame(folder):
     assert list(quantctl.load_runs(folder).to_pandas()["mode"]) == ["FA_mxfp4", "bf16", "linear_hifp8"]
 
 
-@pytest.mark.parametrize("path", ["nowhere/*", "nowhere"])
+@pytest.mark.parametrize("paths", [None, 5, b"x", ["/", None]])
+def test_what_is_no_path(paths):
+    with pytest.raises(quantctl.QuantctlError, match=r"a path is of type (NoneType|int|bytes), not a text"):
+        quantctl.load_runs(paths)
+
+
+@pytest.mark.parametrize("path", ["nowhere/*", "nowhere", ""])
 def test_a_path_that_is_not_there(path):
     with pytest.raises(quantctl.QuantctlError, match="there is no such file or folder"):
         quantctl.load_runs(path)
