@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 BENCHES = {
     "qdq": "quantize-dequantize, each format and axis, against copy bandwidth",
-    "linear": "linear layers of Llama 8B and 1B, forward and backward, against bf16",
+    "linear": "Llama 8B's and 1B's linear layers, forward + backward, against bf16",
     "grouped": "the experts of an MoE layer, against published bf16 figures",
-    "attention": "fused attention, forward and backward, against SDPA and the unfused flow",
+    "attention": "fused attention, forward + backward, against SDPA and unfused",
     "step": "Megatron's training step in ten modes, against the stock tree",
 }
 DEFAULT = ("qdq", "linear", "grouped", "attention")

@@ -226,8 +226,9 @@ def prepare(
     """Tokenize JSON lines, parquet or plain text (also .gz and .zst) into one dataset.
 
     \b
-    quantctl data prepare shards/ --preset dolma --tokenizer Llama-3.1-8B --output data/dolma
-    quantctl data prepare dump.jsonl.zst --train-bpe 32000 --output data/mine --workers 16
+    quantctl data prepare shards/ --preset dolma --tokenizer Llama-3.1-8B \\
+        --output data/dolma
+    quantctl data prepare dump.jsonl.zst --train-bpe 32000 --output data/mine
 
     Folders are searched for shards, which are read in the order of their names. The result is the same for every
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed

@@ -38,7 +38,8 @@ def command(
     """Copy the tree, set these selectors in the copy, run CMD on it. Without any, the tree's own hold.
 
     \b
-    quantctl exec --mode FA_linear_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
+    quantctl exec --mode FA_linear_mxfp8 -- \\
+        torchrun --nproc-per-node 8 pretrain_gpt.py ...
 
     The tree itself is not touched, and a later `set` does not change the run. PYTHONPATH and MEGATRON_LM_PATH name the
     copy; Python files of the tree on the command line are replaced by their copies. The run directory gets

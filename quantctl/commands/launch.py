@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from quantctl.launch.plan import Plan
     from quantctl.launch.rendezvous import Rendezvous
 
-_TABLE = "\n".join(f"  {name:<22} {what}" for name, what in SETTINGS.items())
+_TABLE = "\n".join(
+    textwrap.fill(f"{name:<22} {what}", 76, initial_indent="  ", subsequent_indent=" " * 25)
+    for name, what in SETTINGS.items()
+)
 
 
 def _selector_words(mode: str | None, specs: Mapping[str, str | None]) -> list[str]:

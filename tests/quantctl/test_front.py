@@ -40,6 +40,7 @@ def test_every_command_takes_both_and_explains_itself(command, called):
     done = called(command, "--help")
     assert done.status == 0
     assert all(word in done.out for word in ("--json", "--megatron PATH", f"Usage: quantctl {command}"))
+    assert [line for line in done.out.splitlines() if len(line) > 80] == []
 
 
 def test_what_follows_a_command_of_exec_is_its_own(called, megatron_tree, tmp_path, monkeypatch):
