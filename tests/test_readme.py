@@ -101,6 +101,6 @@ def test_every_command_shown_is_one_that_there_is(document: Path) -> None:
         except click.MissingParameter:
             assert not whole, line
         except click.exceptions.Exit:
-            assert "--help" in words
+            assert "--help" in line
         except (click.ClickException, QuantctlError) as error:
             pytest.fail(f"{line}: {error}")
