@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click import shell_completion
 from click.shell_completion import CompletionItem
 
 from quantctl.errors import QuantctlError, quoted, unknown
@@ -143,6 +145,35 @@ class Spec(click.ParamType):
         front, comma, _ = rest.rpartition(",")
         options = [f"{key}={value}" for key, values in FORMATS[name].items() for value in values]
         return _items([f"{name}:{front}{comma}{option}" for option in options], incomplete)
+
+
+class BashComplete(shell_completion.BashComplete):
+    """click's, for words such as mxfp8:scale=floor and --linear=mxfp8, which bash breaks at : and = and click does not.
+
+    The words are those of the line as it stands; bash gets what takes the place of its own last piece.
+    """
+
+    source_template = shell_completion.BashComplete.source_template.replace(
+        "env COMP_WORDS=", 'env COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS" COMP_WORDS='
+    )
+    _known = 0
+    """Characters of a value that bash does not replace."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        if not (line := os.environ.get("COMP_LINE")):
+            return super().get_completion_args()
+        words = shell_completion.split_arg_string(line)
+        last = "" if line[-1:].isspace() else words.pop()
+        value = last.partition("=")[2] if last.startswith("--") else last
+        breaks = set(os.environ.get("COMP_WORDBREAKS", "")) & set(":=")
+        self._known = 1 + max((value.rfind(sign) for sign in breaks), default=-1)
+        return words[1:], last
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"{item.type},{item.value[self._known :] if item.type == 'plain' else item.value}"
+
+
+shell_completion.add_completion_class(BashComplete)
 
 
 def completed_by(names: Callable[[click.Context], Sequence[str]]) -> Callable[..., list[CompletionItem]]:
