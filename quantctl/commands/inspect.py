@@ -14,7 +14,7 @@ from quantctl.commands._options import Spec
 from quantctl.errors import QuantctlError
 from quantctl.output import printable
 from quantctl.outside.packages import require
-from quantctl.outside.tensors import read
+from quantctl.outside.tensors import needed, read
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -80,7 +80,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     for spec in specs:
         if parse(spec).is_none:
             raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
-    require("inspect", {"kernels": ("torch", "numpy")})
+    require("inspect", needed(path))
     import torch
 
     from quantctl.kernels.formats.quantize import DTYPES

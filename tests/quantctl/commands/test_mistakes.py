@@ -296,6 +296,14 @@ def test_undo_before_anything_is_no_mistake(called, megatron_tree):
 
 MISSING = {
     "inspect x.pt --spec mxfp8": ("inspect needs torch and numpy, which are not installed", "kernels"),
+    "inspect x.safetensors --spec mxfp8": (
+        "inspect needs torch, numpy and safetensors, which are not installed",
+        "kernels,safetensors",
+    ),
+    "report events.out.tfevents.1 --output o": (
+        "this report needs matplotlib and tensorboard, which are not installed",
+        "report",
+    ),
     "bench --png x.png": ("bench needs torch, numpy and matplotlib, which are not installed", "kernels,report"),
     "smoke llama32-1b": ("smoke needs torch and numpy, which are not installed", "kernels"),
     "sweep --model llama32-1b --dataset wikipedia": (
@@ -318,7 +326,7 @@ MISSING = {
 @pytest.mark.parametrize("command", MISSING)
 def test_all_that_is_missing_is_named_at_once(command, called, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.parquet", "b.jsonl.zst"):
+    for name in ("a.parquet", "b.jsonl.zst", "events.out.tfevents.1"):
         (tmp_path / name).touch()
     monkeypatch.setattr(packages, "is_there", lambda _: False)
     message, extras = MISSING[command]
