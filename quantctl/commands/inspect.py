@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from quantctl import output
+from quantctl.commands._options import Spec
 from quantctl.errors import QuantctlError
 from quantctl.output import printable
 from quantctl.outside.packages import require
-from quantctl.outside.tensors import read
+from quantctl.outside.tensors import needed, read
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -59,7 +60,9 @@ def _table(results: Sequence[dict[str, Any]], specs: int) -> str:
 
 @click.command(short_help="what a format does to one saved tensor")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--spec", "specs", multiple=True, required=True, help="A format spec; may be repeated.")
+@click.option(
+    "--spec", "specs", multiple=True, required=True, type=Spec(), metavar="SPEC", help="A format spec; may be repeated."
+)
 @click.option("--axis", type=int, default=-1, show_default=True, help="The axis along which blocks lie.")
 @click.option("--key", help="Only the tensors whose name holds this, where the file has several.")
 @click.pass_context
@@ -77,7 +80,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     for spec in specs:
         if parse(spec).is_none:
             raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
-    require("inspect", {"kernels": ("torch", "numpy")})
+    require("inspect", needed(path))
     import torch
 
     from quantctl.kernels.formats.quantize import DTYPES
@@ -107,7 +110,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
         output.data([for_json(result) for result in results])
         return
     click.echo(_table(results, len(specs)))
-    click.echo(f"\nalong axis {axis}; of each format SQNR, share of nonzero elements that become 0, share saturated")
+    click.echo(f"\nalong axis {axis}; SQNR, share of nonzero elements that become 0, share saturated")
     if len(results) == len(specs):
         for result in results:
             if scales := result.get("scales"):
