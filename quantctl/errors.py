@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -82,6 +83,21 @@ def _say(text: str) -> None:
     sys.stderr.write(f"quantctl: {where}{text}\n")
 
 
+_WAYS_OUT = {
+    errno.ENOENT: "check the path; the folder that it names must be there",
+    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: name another place",
+    errno.EISDIR: "a folder stands there: name a file",
+    errno.EACCES: "ls -ld shows whose it is and what its mode allows; or name another place",
+    errno.EPERM: "ls -ld shows whose it is and what its mode allows; or name another place",
+    errno.EROFS: "that file system is read only: name another place",
+    errno.ENOSPC: "make room there, or name another place, then run it again",
+    errno.EDQUOT: "make room there, or name another place, then run it again",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+"""What to do about a system call that failed where no command has words of its own for it."""
+
+
 def exit_with(program: Callable[[], int | None]) -> NoReturn:
     """Run `program` and exit with what it returns (None is 0); errors become the statuses that quantctl documents.
 
@@ -104,6 +120,8 @@ def exit_with(program: Callable[[], int | None]) -> NoReturn:
         status = FINE
     except OSError as error:
         _say(f"{error.filename or 'the operating system'}: {error.strerror or error}")
+        if hint := _WAYS_OUT.get(error.errno or 0):
+            sys.stderr.write(f"  {hint}\n")
         status = REFUSED
     except Exception:
         traceback.print_exc()

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from typing import Any
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 SCHEMA = 1
 """Of what --json prints (docs/json.md): goes up when a key is renamed, removed or means something else."""
@@ -53,12 +60,12 @@ def folded(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Rows for `columns`, of which the wide cells go on in rows below, parted behind semicolons: a literal's rules."""
     found = []
     for row in rows:
-        parts = [_parted(cell) for cell in row]
+        parts = [_cut(cell) for cell in row]
         found += [[one[at] if at < len(one) else "" for one in parts] for at in range(max(map(len, parts)))]
     return found
 
 
-def _parted(cell: str) -> list[str]:
+def _cut(cell: str) -> list[str]:
     lines = [""]
     for part in cell.split("; ") if len(cell) > _WIDEST else [cell]:
         if lines[-1] and len(lines[-1]) + len(part) > _WIDEST:
@@ -69,6 +76,50 @@ def _parted(cell: str) -> list[str]:
     return lines
 
 
-def one_line(text: str) -> str:
-    """Text of unknown origin on one line: what no terminal should get, and bytes that are no text, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def fitted(rows: Sequence[Sequence[object]], together: int) -> str:
+    """`columns`; on a terminal that is too narrow for them, those behind the first `together` lines of their own."""
+    table = columns(rows)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if not width or max(map(len, table.splitlines())) <= width:
+        return table
+    lines = columns([row[:together] for row in rows]).splitlines()
+    indent = " " * 4
+    folded = [
+        "".join(
+            f"\n{textwrap.fill(str(cell), width, initial_indent=indent, subsequent_indent=indent)}" for cell in cells
+        )
+        for cells in (row[together:] for row in rows)
+    ]
+    return "\n".join(map("".join, zip(lines, folded, strict=True)))
+
+
+_ANY_WIDTH = 10_000
+
+
+def whole_width(table: Table, console: Console) -> int:
+    """What it takes to cut and fold nothing of a table of rich's."""
+    return console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+
+
+def parted(
+    make: Callable[[list[str]], Table], first: str, groups: Sequence[Iterable[str]], console: Console
+) -> list[Table]:
+    """The columns of a table in as few tables as the console's width takes: one, else one a group, else these in parts.
+
+    `make`: from headings to a table of rich's; `first` is the heading that all of them begin with.
+    """
+
+    def is_within(headings: list[str]) -> bool:
+        return whole_width(make(headings), console) <= console.width
+
+    whole = [first, *(heading for group in groups for heading in group)]
+    if is_within(whole):
+        return [make(whole)]
+    parts: list[list[str]] = []
+    for group in groups:
+        parts.append([first])
+        for heading in group:
+            if len(parts[-1]) > 1 and not is_within([*parts[-1], heading]):
+                parts.append([first])
+            parts[-1].append(heading)
+    return [make(part) for part in parts if len(part) > 1]

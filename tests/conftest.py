@@ -23,7 +23,7 @@ sys.path.append(str(ROOT / "tests" / "support"))
 from command_server import Server  # noqa: E402
 
 CACHE = ROOT / ".cache"
-PYTHON_OF_WHEEL = dict.fromkeys(("0.17.1", "0.18.2", "0.19.0"), "3.12")
+PYTHON_OF_WHEEL = dict.fromkeys(("0.17.1", "0.18.2", "0.19.0", "0.19.2"), "3.12")
 """Later releases have no wheels for 3.11, earlier ones none for 3.12. They are unpacked to be read, patched and put on
 the path, which any version can do."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from quantctl.cli import COMMANDS
+from quantctl.cli import COMMANDS, cli
+from quantctl.errors import QuantctlError
 from quantctl.sweep.evidence import DOCUMENTS, PUBLISHED, updated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,3 +78,29 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_every_command_is_named_in_the_readme() -> None:
     internal = {"generate", "launch"}  # what contributors and the scripts call
     assert [name for name in COMMANDS.keys() - internal if f"quantctl {name}" not in ENGLISH] == []
+
+
+def commands_in(text: str) -> dict[str, bool]:
+    """Every command line of quantctl's in the text and in the code blocks, and whether it stands there whole."""
+    lines = [line.removeprefix("$ ") for block in code(re.sub(r" \\\n *", " ", text)) for line in block]
+    found = dict.fromkeys(in_code_style(text), False) | {line: "..." not in line.split(" -- ")[0] for line in lines}
+    return {line: whole for line, whole in found.items() if line.startswith("quantctl ")}
+
+
+@pytest.mark.parametrize("document", PAGES, ids=str)
+def test_every_command_shown_is_one_that_there_is(document: Path) -> None:
+    """Its words are read as the command line reads them: options, choices, how many there are."""
+    for line, whole in commands_in((ROOT / document).read_text()).items():
+        command, context, words = cli, None, [word for word in shlex.split(line)[1:] if word != "..."]
+        words = words[: words.index("--")] if "--" in words else words
+        try:
+            while isinstance(command, click.Group):
+                context = command.make_context("", words, parent=context)
+                _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+            command.make_context("", words, parent=context)
+        except click.MissingParameter:
+            assert not whole, line
+        except click.exceptions.Exit:
+            assert "--help" in line
+        except (click.ClickException, QuantctlError) as error:
+            pytest.fail(f"{line}: {error}")

@@ -8,13 +8,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantctl.api.layers import specs_of
 from quantctl.api.tensors import text_of
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import hits
 from quantctl.kernels.products.linear import quantized_linear
-from quantctl.output import columns
+from quantctl.output import columns, shortened
 from quantctl.spec import NONE, literal
 
 _HEADS = ("lm_head", "output_layer", "embed_out")
@@ -106,8 +107,11 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _patterns(given: str | Iterable[str], names: Iterable[str], what: str) -> tuple[str, ...]:
-    patterns = (given,) if isinstance(given, str) else tuple(given)
+    patterns = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     names = list(names)
+    if wrong := [pattern for pattern in patterns if not isinstance(pattern, str)]:
+        message = f"{what}: {shortened(repr(wrong[0]))} is no name of a layer"
+        raise QuantctlError(message, "give names as texts, such as 'model.layers.*'")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
@@ -151,6 +155,8 @@ def convert(
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     if not found:
         raise QuantctlError(f"{type(model).__name__} has no torch.nn.Linear layer", "nothing was converted")
+    if lazy := [name for name, layer in found.items() if isinstance(layer, LazyModuleMixin)]:
+        raise QuantctlError(f"{lazy[0] or 'the model'} has no weights yet: it is lazy", "run the model once before")
     only, skip = _patterns(only, found, "only"), _patterns(skip, found, "skip")
     sites = {name: "lm_head" if _is_head(model, name, module) else "linear" for name, module in found.items()}
     reasons = {name: _why_not(name, module, only, skip) for name, module in found.items()}

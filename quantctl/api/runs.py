@@ -71,13 +71,18 @@ class Runs(Table):
     """One row a run and logged iteration: run, mode, seed, iteration, loss (nats a token)."""
 
 
-def _expanded(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+_GIVE = "give run directories, or a folder of them"
+
+
+def _expanded(paths: Iterable[Any]) -> list[Path]:
     found = []
     for path in paths:
-        text = os.path.expanduser(os.fspath(path))
+        if not isinstance(path, (str, os.PathLike)):
+            raise QuantctlError(f"a path is of type {type(path).__name__}, not a text", _GIVE)
+        text = os.path.expanduser(str(path))
         matches = sorted(glob.glob(text))
         if not matches:
-            raise QuantctlError(f"{text}: there is no such file or folder", "give run directories, or a folder of them")
+            raise QuantctlError(f"{text or repr(text)}: there is no such file or folder", _GIVE)
         found += [Path(match) for match in matches]
     return found
 
@@ -101,7 +106,8 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     step), peak_memory_bytes, tree, packages, marks (why a run is averaged nowhere, as texts). `losses` is a table of
     the curves. Raises QuantctlError for a path that is not there or holds no run.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    one = isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable)
+    given = [paths] if one else list(paths)
     runs = [load_or_mark(path)[0] for path in find(_expanded(given))]
     reference = as_runs_say(reference)
     comparison = compare(runs, reference)

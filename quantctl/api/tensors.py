@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import torch
@@ -20,10 +21,7 @@ def tensor(value: Any, what: str) -> Tensor:
     if not isinstance(value, Tensor):
         module = type(value).__module__.partition(".")[0]
         kind = type(value).__name__ if module == "builtins" else f"{module} {type(value).__name__}"
-        make = "torch.from_numpy(...)" if module == "numpy" else "torch.tensor(...)"
-        raise QuantctlError(
-            f"{what} is of type {kind}, not a tensor", f"give a torch tensor, made by {make}, for example"
-        )
+        raise QuantctlError(f"{what} is of type {kind}, not a tensor", "give a torch tensor: torch.as_tensor(...)")
     if value.dtype not in DTYPES:
         raise QuantctlError(
             f"{what} is a tensor of {str(value.dtype).removeprefix('torch.')}; formats take {_FLOATS}",
@@ -47,6 +45,17 @@ def text_of(value: Any) -> str:
     return value
 
 
+def _axis(value: Any) -> int:
+    """An int of Python's, numpy's or another kind. Raises QuantctlError for what is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        kind = f"the axis is of type {type(value).__name__}, not an int"
+        raise QuantctlError(kind, "give one axis, such as -1") from None
+
+
 def quantize(x: Tensor, spec: str, axis: int = -1) -> Tensor:
     """The values of `x` that a format can hold, in x's own dtype and shape: quantized and dequantized.
 
@@ -57,9 +66,7 @@ def quantize(x: Tensor, spec: str, axis: int = -1) -> Tensor:
     The result is a constant to autograd; for training there is `linear`. Raises QuantctlError for other input.
     """
     parse(text_of(spec))
-    if not isinstance(axis, int):
-        raise QuantctlError(f"the axis is of type {type(axis).__name__}, not an int", "give one axis, such as -1")
-    return quantize_dequantize(tensor(x, "x"), spec, axis)
+    return quantize_dequantize(tensor(x, "x"), spec, _axis(axis))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, spec: str = "mxfp8") -> Tensor:

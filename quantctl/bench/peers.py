@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,18 @@ BLOCK = 32
 
 
 def _module(name: str) -> Any:
-    """The module; None where it is not installed, and where what is installed under the name is something else."""
+    """The module; None where it is not installed, and where what is installed under the name is something else.
+
+    What it warns of while it is imported (compiled parts for other devices) is about no figure here.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+    finally:
+        logging.disable(before)
 
 
 def torchao_quantizers(spec: str, compiled: bool) -> dict[str, Quantizer]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from quantctl.bench.result import Ratio, Row
+from quantctl.output import parted
 
 MIB = 2**20
 STYLES = {True: "green", False: "bold red", None: ""}
@@ -47,31 +49,50 @@ def _what(row: Row) -> Text:
     return Text("\n").join(ratio_text(ratio) for ratio in row.ratios)
 
 
-def table(name: str, rows: Sequence[Row]) -> Table:
-    """Case, subject, median and quartiles, rate, memory, ratios, and what else was counted."""
-    made = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
-    rated = next((row.unit for row in rows if row.unit), None)
-    memory = any(row.peak_bytes for row in rows)
-    columns = ["subject", "ms", "quartiles", *([rated] if rated else []), *(["peak MiB"] if memory else [])]
-    for column in columns:
-        made.add_column(column, justify="left" if column == "subject" else "right", no_wrap=True)
-    made.add_column("ratios")
-    made.add_column("counted")
+def _cells(row: Row) -> dict[str, Any]:
+    """By heading; what a row does not know is not in it."""
+    found: dict[str, Any] = {"subject": row.subject, "ratios": _what(row)}
+    if time := row.time:
+        found["ms"] = _milliseconds(time.median)
+        found["quartiles"] = f"{_milliseconds(time.low)} - {_milliseconds(time.high)}"
+    if row.rate and row.unit:
+        found[row.unit] = f"{row.rate:,.4g}"
+    if row.peak_bytes:
+        found["peak MiB"] = f"{row.peak_bytes / MIB:,.1f}"
+    if facts := {key: value for key, value in row.facts.items() if value is not None}:
+        found["counted"] = "\n".join(f"{key}: {_fact(value)}" for key, value in facts.items())
+    return found
+
+
+_TEXTS = ("subject", "ratios", "counted")
+"""Headings of words, which may fold; the others are figures."""
+_NARROW = 120
+
+
+def _table(rows: Sequence[Row], headings: Sequence[str], widest: int | None) -> Table:
+    made = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        is_text = heading in _TEXTS
+        limit = widest if heading == "subject" else None
+        made.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, max_width=limit)
     case = None
     for row in rows:
         if row.case != case:
             made.add_section()
             made.add_row(Text(row.case, style="bold"))
             case = row.case
-        time = row.time
-        cells: list[Any] = [row.subject, "-", "-"]
-        if time:
-            cells[1:] = [_milliseconds(time.median), f"{_milliseconds(time.low)} - {_milliseconds(time.high)}"]
-        cells += [f"{row.rate:,.4g}" if row.rate else "-"] if rated else []
-        cells += [f"{row.peak_bytes / MIB:,.1f}" if row.peak_bytes else "-"] if memory else []
-        counted = "\n".join(f"{key}: {_fact(value)}" for key, value in row.facts.items() if value is not None)
-        made.add_row(*cells, _what(row), counted)
+        cells = _cells(row)
+        made.add_row(*(cells.get(heading, "" if heading in _TEXTS else "-") for heading in headings))
     return made
+
+
+def tables(rows: Sequence[Row], console: Console) -> list[Table]:
+    """Case, subject, median and quartiles, rate, memory, ratios, and what else was counted; nothing is cut."""
+    known = {heading for row in rows for heading in _cells(row)}
+    figures = ("ms", "quartiles", *dict.fromkeys(row.unit for row in rows if row.unit), "peak MiB")
+    groups = [[heading for heading in group if heading in known] for group in (figures, ("ratios",), ("counted",))]
+    widest = console.width // 2 if console.width < _NARROW else None
+    return parted(lambda headings: _table(rows, headings, widest), "subject", groups, console)
 
 
 def head(machine: dict[str, Any], quick: bool) -> list[str]:

@@ -36,8 +36,10 @@ def _changes(
 def _show_values(tree: Tree, before: TreeState, after: TreeState) -> None:
     rows = []
     for role, place in after.selectors.items():
-        old = before.selectors[role].value if role in before.selectors else "(stock)"
-        says = place.value if old == place.value else f"{old} -> {place.value}"
+        old = before.selectors[role].value if role in before.selectors else None
+        says = (
+            place.value if old == place.value else f"{place.value} (new)" if old is None else f"{old} -> {place.value}"
+        )
         rows.append([role, says, f"{SELECTORS[role].file}:{place.lines}"])
     old_values = {place.where: place.literal.value for place in before.places}
     for other in after.places:

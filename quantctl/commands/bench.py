@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 BENCHES = {
     "qdq": "quantize-dequantize, each format and axis, against copy bandwidth",
-    "linear": "linear layers of Llama 8B and 1B, forward and backward, against bf16",
+    "linear": "Llama 8B's and 1B's linear layers, forward + backward, against bf16",
     "grouped": "the experts of an MoE layer, against published bf16 figures",
-    "attention": "fused attention, forward and backward, against SDPA and the unfused flow",
+    "attention": "fused attention, forward + backward, against SDPA and unfused",
     "step": "Megatron's training step in ten modes, against the stock tree",
 }
 DEFAULT = ("qdq", "linear", "grouped", "attention")
@@ -108,7 +108,9 @@ def _rows(name: str, setting: Setting, ctx: click.Context) -> Iterator[Row]:
 def _show(name: str, rows: list[Row]) -> None:
     from rich.console import Console
 
-    from quantctl.bench.table import table
+    from quantctl.bench.table import tables
 
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
-    console.print(table(BENCHES[name], rows))
+    console.print(f"{BENCHES[name]}\n", style="italic", soft_wrap=True)
+    for table in tables(rows, console):
+        console.print(table)

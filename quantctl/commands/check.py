@@ -217,7 +217,7 @@ def _print(tree: Tree, state: TreeState, git: dict[str, Any] | None, patched: bo
     click.echo(output.columns([["tree", describe(tree)], ["git", git_line]]))
     click.echo()
     if not patched and not state.forks and not state.elsewhere:
-        click.echo("stock: no selectors; every product runs in the training dtype (quantctl patch inserts them)")
+        click.echo("stock: no selectors, so nothing is quantized (quantctl patch inserts them)")
         return
     rows = [["selector", "value", "where"]]
     for role, selector in SELECTORS.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -106,9 +107,21 @@ def _show(manifest: dict[str, Any], prefix: Path, found: bool) -> None:
     if counts["malformed"]:
         rows.append(("malformed", summary(counts["malformed"])))
     rows += [("", example) for example in counts["examples"]]
-    tokenizer = manifest["tokenizer"]
-    flags = f"--data-path {prefix} --tokenizer-type {tokenizer['megatron_type']} --tokenizer-model {tokenizer['file']}"
-    click.echo(output.columns([*rows, ("train with", flags)]))
+    click.echo(output.columns([*rows, *_training(str(prefix), manifest["tokenizer"])]))
+
+
+def _training(prefix: str, tokenizer: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How to train on the dataset: with quantctl's scripts, which take tokenizers of Hugging Face's, or Megatron."""
+    kind, file = tokenizer["megatron_type"], tokenizer["file"]
+    flags = {"--data-path": prefix, "--tokenizer-type": kind, "--tokenizer-model": file}
+    lines = [shlex.join(pair) for pair in flags.items()]
+    rows = [("Megatron" if not number else "", line) for number, line in enumerate(lines)]
+    rows = [(name, f"{line} \\" if line != lines[-1] else line) for name, line in rows]
+    if kind != "HuggingFaceTokenizer":
+        return rows
+    place = str(Path(file).parent) if Path(file).name == "tokenizer.json" else file
+    own = shlex.join(["--data", prefix, "--tokenizer", place])
+    return [("train with", "quantctl run --model NAME --mode MODE \\"), ("", own), *rows]
 
 
 def _needed(shards: list[Path], tokenizer: Path | None) -> list[str]:
@@ -213,8 +226,9 @@ def prepare(
     """Tokenize JSON lines, parquet or plain text (also .gz and .zst) into one dataset.
 
     \b
-    quantctl data prepare shards/ --preset dolma --tokenizer Llama-3.1-8B --output data/dolma
-    quantctl data prepare dump.jsonl.zst --train-bpe 32000 --output data/mine --workers 16
+    quantctl data prepare shards/ --preset dolma --tokenizer Llama-3.1-8B \\
+        --output data/dolma
+    quantctl data prepare dump.jsonl.zst --train-bpe 32000 --output data/mine
 
     Folders are searched for shards, which are read in the order of their names. The result is the same for every
     number of workers. A run that was interrupted or killed goes on when the same command is given again. Malformed
@@ -226,8 +240,8 @@ def prepare(
     if text_split not in SPLITS:
         raise unknown("--text-split", text_split, SPLITS)
     if (tokenizer is None) == (train_bpe is None):
-        both = "both" if tokenizer else "neither"
-        raise QuantctlError(f"--tokenizer or --train-bpe: {both} was given", "give one of them")
+        both = "both were" if tokenizer else "neither was"
+        raise QuantctlError(f"--tokenizer or --train-bpe: {both} given", "give one of them")
     chosen = PRESETS[preset]
     given: dict[str, Any] = {"min_chars": min_chars, "max_chars": max_chars, "where": _where(where) or None}
     filters = replace(chosen.filters, **{key: value for key, value in given.items() if value is not None})

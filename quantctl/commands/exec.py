@@ -9,7 +9,8 @@ import click
 
 from quantctl import output
 from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
-from quantctl.errors import QuantctlError
+from quantctl.errors import QuantctlError, quoted
+from quantctl.modes import MODES
 from quantctl.tree.state import read_state
 from quantctl.tree.tree import Tree
 
@@ -37,7 +38,8 @@ def command(
     """Copy the tree, set these selectors in the copy, run CMD on it. Without any, the tree's own hold.
 
     \b
-    quantctl exec --mode FA_linear_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
+    quantctl exec --mode FA_linear_mxfp8 -- \\
+        torchrun --nproc-per-node 8 pretrain_gpt.py ...
 
     The tree itself is not touched, and a later `set` does not change the run. PYTHONPATH and MEGATRON_LM_PATH name the
     copy; Python files of the tree on the command line are replaced by their copies. The run directory gets
@@ -53,6 +55,8 @@ def command(
             return
     if not arguments:
         raise QuantctlError("no command was given", "write it behind --: quantctl exec --mode bf16 -- python train.py")
+    if arguments[0] in MODES:
+        raise QuantctlError(f"{quoted(arguments[0])} is a mode, and no command", f"give it as --mode {arguments[0]}")
     if node_rank >= nodes:
         raise QuantctlError(f"--node-rank {node_rank} of --nodes {nodes}", "ranks count from 0")
     if nodes > 1 and run_dir is None:

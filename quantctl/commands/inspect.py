@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from quantctl import output
+from quantctl.commands._options import Spec
 from quantctl.errors import QuantctlError
 from quantctl.output import printable
 from quantctl.outside.packages import require
-from quantctl.outside.tensors import read
+from quantctl.outside.tensors import needed, read
 
 _BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -82,7 +83,15 @@ def _operands(spec: str) -> dict[str, list[str]]:
 
 @click.command(short_help="what a format does to one saved tensor")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--spec", "specs", multiple=True, required=True, help="A format, or one with scopes; may be repeated.")
+@click.option(
+    "--spec",
+    "specs",
+    multiple=True,
+    required=True,
+    type=Spec(),
+    metavar="SPEC",
+    help="A format, or one with scopes; may be repeated.",
+)
 @click.option("--axis", type=int, default=-1, show_default=True, help="The axis along which blocks lie.")
 @click.option("--key", help="Only the tensors whose name holds this, where the file has several.")
 @click.pass_context
@@ -97,7 +106,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     """
     operands = {spec: _operands(spec) for spec in specs}
     formats = list(dict.fromkeys(format_ for found in operands.values() for format_ in found))
-    require("inspect", {"kernels": ("torch", "numpy")})
+    require("inspect", needed(path))
     import torch
 
     from quantctl.kernels.formats.quantize import DTYPES
@@ -127,7 +136,7 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
         output.data([for_json(result) for result in results])
         return
     click.echo(_table(results, len(formats)))
-    click.echo(f"\nalong axis {axis}; of each format SQNR, share of nonzero elements that become 0, share saturated")
+    click.echo(f"\nalong axis {axis}; SQNR, share of nonzero elements that become 0, share saturated")
     for spec, found in operands.items():
         if any(slots for slots in found.values()):
             click.echo(f"\n{spec} is")

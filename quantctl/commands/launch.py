@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from quantctl.launch.plan import Plan
     from quantctl.launch.rendezvous import Rendezvous
 
-_TABLE = "\n".join(f"  {name:<22} {what}" for name, what in SETTINGS.items())
+_TABLE = "\n".join(
+    textwrap.fill(f"{name:<22} {what}", 76, initial_indent="  ", subsequent_indent=" " * 25)
+    for name, what in SETTINGS.items()
+)
 
 
 def _selector_words(mode: str | None, specs: Mapping[str, str | None]) -> list[str]:
@@ -194,10 +198,11 @@ def _unfit(plan: Plan) -> QuantctlError | None:
 def _run(plan: Plan, chosen: Mapping[str, str], meet: Rendezvous, batch: bool, words: Sequence[str]) -> None:
     from quantctl.launch import slurm
     from quantctl.launch.batch import Batch
-    from quantctl.runs import process
+    from quantctl.runs import process, rundir
     from quantctl.runs.manifest import is_finished, require_same_experiment
 
     run_dir = Path(plan.run_dir)
+    rundir.check(run_dir)
     if os.environ.get("FORCE") != "1":
         if is_finished(run_dir, chosen, plan.trainer):
             output.say(

@@ -49,7 +49,7 @@ def command(
 
     \b
     quantctl lint script/llama31-8b/*.sh
-    quantctl lint --mode FA_mxfp8 -- torchrun --nproc-per-node 8 pretrain_gpt.py ...
+    quantctl lint --mode FA_mxfp8 -- torchrun pretrain_gpt.py ...
 
     Scripts are read, never run: what cannot be known without running them is left alone. A command behind -- is taken
     as about to run here, so packages that it needs must be installed here, unless --release names another place's

@@ -62,10 +62,10 @@ def _modes() -> Table:
 
 
 _GRAMMAR = """\
-A literal: FORMAT[:OPTION,...][; CONDITION ...: SPEC or OPTIONS]... An option is
-KEY=VALUE, the first value the default (bwd of qk and pv: dequantized), behind
-the operand and product that it is for. The narrower scope wins, and of the
-rules the last that fits. Two dozen, in words: docs/formats.md.
+A literal: FORMAT[:OPTION,...][; CONDITION ...: SPEC or OPTIONS]...
+An option is KEY=VALUE, the first value the default (bwd of qk and pv:
+dequantized), behind the operand and product that it is for. The narrower scope
+wins, and of the rules the last that fits. Two dozen in words: docs/formats.md.
 
   mxfp4:gradient.round=stochastic        input, weight, gradient; query, key;
                                          probabilities, value

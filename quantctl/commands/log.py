@@ -45,9 +45,9 @@ def command(ctx: click.Context) -> None:
             datetime.fromtimestamp(operation.time).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             operation.kind,
             _summary(operation),
-            output.one_line(operation.command),
+            output.printable(operation.command),
         ]
         for operation in operations
     ]
-    click.echo(output.columns(rows))
+    click.echo(output.fitted(rows, 3))
     output.say(f"the same in git: {backup.repository.shell('log', '--stat', backup.ref)}")

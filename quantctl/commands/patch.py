@@ -63,7 +63,7 @@ def _show_list(ctx: click.Context) -> None:
     output.say(f"tree: {describe(tree)}")
     rows = [["patch", "in this tree", "releases", "why"]]
     rows += [[entry.patch.name, entry.state.value, entry.patch.releases, entry.patch.why] for entry in entries]
-    click.echo(output.columns(rows))
+    click.echo(output.fitted(rows, 3))
     for entry in entries:
         if entry.reason:
             roles = entry.patch.roles

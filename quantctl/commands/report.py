@@ -22,8 +22,8 @@ def command(ctx: click.Context, runs: tuple[Path, ...], reference: str | None, f
     """Compare runs at matched steps and seeds.
 
     \b
-    quantctl report runs/*                     the table
-    quantctl report runs/sweep --output cost   and pictures, a page, CSV, JSON in cost/
+    quantctl report runs/*                    the table
+    quantctl report runs/sweep --output cost  in cost/ pictures, page, CSV, JSON
 
     RUN is a run directory, a folder of them, a Megatron-LM log, or a folder of TensorBoard event files. Runs that
     diverged, were killed, resumed or not proven, those of another experiment (other data, flags, tree or package

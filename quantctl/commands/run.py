@@ -67,8 +67,10 @@ def command(
     """Run one training script. An option wins over the environment variable that the script reads.
 
     \b
-    quantctl run --model llama32-1b --dataset wikipedia --mode FA_mxfp8 --training-config smoke
-    quantctl run --model llama32-1b --data data/mine_text_document --tokenizer DIR --mode 'linear=mxfp8 lm_head=mxfp8'
+    quantctl run --model llama32-1b --dataset wikipedia --mode FA_mxfp8 \\
+        --training-config smoke
+    quantctl run --model llama32-1b --data data/mine_text_document \\
+        --tokenizer DIR --mode 'linear=mxfp8 lm_head=mxfp8'
 
     With --launcher slurm it is submitted with sbatch; several modes become one job array.
     """

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from quantctl.lint.resolved import Table
 
 MEGABYTE = 2**20
+_MODEL = "llama32-1b"
 
 
 @contextlib.contextmanager
@@ -183,7 +184,7 @@ def _print(result: Mapping[str, Any], selectors: Mapping[str, str], table: list[
 
 
 @click.command(short_help="run a reduced model on the tree")
-@click.argument("model", type=Choice(list(MODELS), "model"), metavar="MODEL")
+@click.argument("model", type=Choice(list(MODELS), "model"), default=_MODEL, metavar="[MODEL]")
 @selector_options
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=1, show_default=True, help="Forward and backward passes."
@@ -201,6 +202,8 @@ def command(
     **specs: str | None,
 ) -> None:
     """Build MODEL's reduced architecture from the tree in use, run it forward and backward, count its products.
+
+    MODEL is llama31-8b, llama32-1b (unless another is given) or deepseek2_lite.
 
     The selectors are those that the tree has now; with --mode or --linear and the like, those of a staged copy. The
     tree is not written to. Exit status 1 when a selector that is not none had no product.

@@ -82,9 +82,10 @@ def command(
     """Run every mode with every seed, n at a time, and compare them.
 
     \b
-    quantctl sweep --model llama32-1b --dataset wikipedia --training-config smoke --seeds 1,2,3 --jobs 2
-    quantctl sweep --model llama32-1b --dataset dolma --mode bf16 --mode 'linear=mxfp4:round=stochastic' \\
-        --devices 0,1 --devices 2,3
+    quantctl sweep --model llama32-1b --dataset wikipedia --seeds 1,2,3 \\
+        --training-config smoke --jobs 2
+    quantctl sweep --model llama32-1b --dataset dolma --mode bf16 \\
+        --mode 'linear=mxfp4:round=stochastic' --devices 0,1 --devices 2,3
 
     Runs of one seed share initial weights and data order. A failed run is shown and does not stop the others; the same
     command again runs only what is not finished. The report lies in OUTPUT/MODEL/report. Exit status 1 if a run failed.

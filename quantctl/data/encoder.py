@@ -82,8 +82,9 @@ def tokenizer_file(path: Path) -> Path:
     for file in candidates:
         if file.is_file():
             return file
+    there = "the folder has no tokenizer.json" if path.is_dir() else "there is no such file or folder"
     raise QuantctlError(
-        f"{path} is no tokenizer: no {candidates[0].name} there",
+        f"{path} is no tokenizer: {there}",
         "give a Hugging Face tokenizer's folder, its tokenizer.json, or a sentencepiece .model; "
         "or train one with --train-bpe SIZE",
     )

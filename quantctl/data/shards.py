@@ -197,9 +197,12 @@ def find(inputs: Sequence[Path], globs: Sequence[str]) -> list[Path]:
         if given.is_dir():
             below = sorted({path for glob in globs for path in given.glob(glob) if path.is_file() and kind_of(path)})
             if not below:
+                other = next((path for path in sorted(given.rglob("*")) if path.is_file() and kind_of(path)), None)
                 raise QuantctlError(
                     f"{given} holds no shards ({', '.join(globs)})",
-                    f"known endings: {', '.join(_ENDINGS)}, each also with {' or '.join(_COMPRESSION)}",
+                    f"known endings: {', '.join(_ENDINGS)}, each also with {' or '.join(_COMPRESSION)}"
+                    if other is None
+                    else f"it holds {other.relative_to(given)}, which the preset does not look for: name the files",
                 )
             found += below
         elif not given.exists():

@@ -10,7 +10,7 @@ import os
 import pwd
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +160,14 @@ class Git:
             lines = "".join(f"{_quoted(path)}\n" for path in paths)
             return self.text("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=lines.encode()).splitlines()
 
-    def read_blob(self, name: str) -> bytes:
-        return self.run("cat-file", "blob", name)
+    def read_blobs(self, names: Collection[str]) -> dict[str, bytes]:
+        """The content of each blob, by its name. Raises GitError if one is not there."""
+        found = dict(zip(names, self.read_objects(names), strict=True))
+        if lost := [name for name, content in found.items() if content is None]:
+            raise GitError(f"{self.directory} lacks {', '.join(lost)}", f"{self.shell('fsck')} says what else is lost")
+        return {name: content for name, content in found.items() if content is not None}
 
-    def read_objects(self, names: Sequence[str]) -> list[bytes | None]:
+    def read_objects(self, names: Collection[str]) -> list[bytes | None]:
         """The content of each object, in one call; None for one that is not there. Names hold no newline."""
         output = self.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
         contents: list[bytes | None] = []

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from quantctl.errors import QuantctlError
-from quantctl.output import one_line
+from quantctl.output import printable
 
 FILE = "operation.json"
 _LAST_LINE = b"quantctl-operation: "
@@ -76,7 +76,7 @@ def encode(operation: Operation) -> bytes:
 def message(operation: Operation) -> str:
     """The commit's message."""
     values = "".join(f"{role}: {value}\n" for role, value in operation.selectors.items())
-    return f"{one_line(operation.command)}\n\n{values or 'no selectors'}\n"
+    return f"{printable(operation.command)}\n\n{values or 'no selectors'}\n"
 
 
 def data_of_commit(commit: bytes) -> bytes:

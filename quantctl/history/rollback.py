@@ -119,16 +119,17 @@ def _present(root: Path, path: str) -> bytes:
 def _edited(
     session: Session, goal: Goal, operations: Sequence[Operation], present: Mapping[str, bytes]
 ) -> list[Edited]:
-    read = session.backup.repository.read_blob
+    records = {path: record for path, record in latest_records(operations).items() if path in goal.files}
+    read = session.backup.repository.read_blobs(
+        {blob for record in records.values() for blob in (record.after.blob, *(record.edited or ()))}
+    )
     found = []
-    for path, record in latest_records(operations).items():
-        if path not in goal.files:
-            continue
-        ours = read(record.after.blob)
+    for path, record in records.items():
+        ours = read[record.after.blob]
         if present[path] != ours:
             found.append(Edited(path, ours, present[path], on_disk=True))
         elif record.edited and goal.kind == "restore":
-            found.append(Edited(path, read(record.edited[0]), read(record.edited[1]), on_disk=False))
+            found.append(Edited(path, read[record.edited[0]], read[record.edited[1]], on_disk=False))
     return found
 
 
@@ -154,7 +155,7 @@ def go_back(
 
     Raises EditedSince when files were edited after quantctl wrote them, unless `force`.
     """
-    root, read = session.tree.root, session.backup.repository.read_blob
+    root = session.tree.root
     present = {path: _present(root, path) for path in goal.files}
     edited = _edited(session, goal, operations, present)
     saved = None
@@ -167,7 +168,8 @@ def go_back(
             raise EditedSince(edited, upgrade)
         if on_disk := [Change(e.path, e.ours, e.theirs) for e in edited if e.on_disk]:
             saved = session.record_only(on_disk, "save", f"bytes on disk before: {command}")
-    wanted = {path: read(state.blob) for path, state in goal.files.items()}
+    read = session.backup.repository.read_blobs({state.blob for state in goal.files.values()})
+    wanted = {path: read[state.blob] for path, state in goal.files.items()}
     # quantctl 0.1 recorded what it met in a moved tree as original
     if goal.kind == "restore" and (patched := [path for path, raw in wanted.items() if holds_patches(path, raw)]):
         raise originals_unknown(patched)

@@ -71,7 +71,7 @@ def _corpus(python: str, dry: bool) -> str:
 def _dataset(prefix: str, dataset: Dataset, missing: Missing) -> str:
     if not prefix:
         missing(
-            "no DATA_PATH (fourth argument or environment)",
+            "no DATA_PATH (fourth argument, environment or --data)",
             f"give Megatron's indexed dataset of {dataset.title} without .bin, e.g. {dataset.sample_path}",
         )
         return dataset.sample_path
@@ -86,7 +86,7 @@ def _dataset(prefix: str, dataset: Dataset, missing: Missing) -> str:
 def _tokenizer(tokenizer: str, model: Model, dry: bool, missing: Missing) -> str:
     if not tokenizer:
         missing(
-            "no TOKENIZER (third argument or environment)",
+            "no TOKENIZER (third argument, environment or --tokenizer)",
             f"give the one that made the dataset: a directory or a Hugging Face name, e.g. {model.tokenizer}",
         )
         return model.tokenizer

@@ -14,8 +14,11 @@ from quantctl.errors import QuantctlError
 _MOST_RUNS = 12
 """Run directories that are listed one by one."""
 
-_ANSWER = re.compile(r"^(?:Submitted batch job )?(\d+)\b", re.MULTILINE)
-"""sbatch's own words, and those of --parsable."""
+_ANSWERS = tuple(
+    re.compile(pattern, re.MULTILINE | re.IGNORECASE)
+    for pattern in (r"submitted batch job (\d+)", r"^\s*(\d+)(?:;\S*)?\s*$", r"\bjob\b[^\d\n]{0,20}(\d+)")
+)
+"""The job's number in sbatch's own words, in those of --parsable, in those of a site's wrapper; the first that fits."""
 
 _REFUSALS = {
     "Requested node configuration is not available": "no node of the partition has the GPUs, CPUs and memory that were "
@@ -37,6 +40,8 @@ _REFUSALS = {
     "Node count specification invalid": "sinfo -s shows how many nodes a partition has; then --sbatch=--nodes=N",
     "More processors requested than permitted": "sinfo -o '%P %c' shows a node's; then --sbatch=--cpus-per-task=N",
     "Job violates accounting/QOS policy": "your account's limit is reached: squeue --me shows what is under way",
+    "Could not establish a configuration source": "no Slurm is set up here: submit on the cluster's login node, or "
+    "name its slurm.conf in SLURM_CONF",
     "Unable to contact slurm controller": "sinfo tells whether Slurm answers at all; then submit again",
 }
 """Slurm's words (slurm_errno.h) -> the way out."""
@@ -47,7 +52,7 @@ _NAMES = {"job-name": "J", "output": "o", "chdir": "D"}
 
 def refused(said: str) -> QuantctlError:
     """The error for what sbatch wrote when it took no job."""
-    lines = [line.removeprefix("sbatch: error: ") for line in said.splitlines() if line.strip()]
+    lines = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in said.splitlines() if line.strip()]
     reason = lines[-1].removeprefix("Batch job submission failed: ") if lines else "it gave no reason"
     hints = (hint for words, hint in _REFUSALS.items() if words in said)
     known = "man sbatch explains its options; --dry-run shows what it was given"
@@ -64,6 +69,11 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else next(words, "")
         elif word[:1] == "-" and word[1:2] in letters:
             yield letters[word[1]], word[2:] or next(words, "")
+
+
+def job_number(answer: str) -> str | None:
+    """The number of the job that was taken, from what sbatch, or a site's wrapper in its place, printed."""
+    return next((found[1] for pattern in _ANSWERS if (found := pattern.search(answer))), None)
 
 
 def output_file(argv: Sequence[str], job: str, is_array: bool) -> str:
@@ -91,18 +101,17 @@ def _relative(run: str | Path) -> str:
 
 
 def tell(argv: Sequence[str], answer: str, run_dirs: Sequence[str | Path]) -> None:
-    """Say the job's number, where it and its runs write, and what to type next: on stderr."""
-    found = _ANSWER.search(answer)
-    if found is None:
+    """Say the job's number, if the answer does, where it and its runs write, and what to type next: on stderr."""
+    if "--test-only" in argv:
         return
     folder = dict(_options(argv)).get("chdir", "")
-    job, runs = found[1], [os.path.join(folder, _relative(run)) for run in run_dirs]
+    job, runs = job_number(answer), [os.path.join(folder, _relative(run)) for run in run_dirs]
     logs = [f"{run}/log.txt" for run in runs]
     shown = logs[:_MOST_RUNS] + ([f"and {len(logs) - _MOST_RUNS} more"] if len(logs) > _MOST_RUNS else [])
     rows = [
-        (f"job {job}", output_file(argv, job, len(runs) > 1)),
+        (f"job {job}" if job else "the job", output_file(argv, job or "*", len(runs) > 1)),
         *zip(["its log" if len(logs) == 1 else "their logs", *[""] * len(shown)], shown, strict=False),
-        ("waits?", f"squeue --jobs={job}"),
+        ("waits?", f"squeue --jobs={job}" if job else "squeue --me"),
         *([("trains?", f"tail -F {shlex.quote(logs[0])}")] if len(logs) == 1 else []),
         ("compare", f"quantctl report {_shared(runs)}"),
     ]

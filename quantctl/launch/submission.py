@@ -83,5 +83,5 @@ def submit(argv: Sequence[str], text: str, variables: Mapping[str, str], run_dir
     if done.stderr.strip():
         output.say(done.stderr.rstrip())
     click.echo(done.stdout, nl=False)
-    queued.tell(argv, done.stdout, run_dirs)
+    queued.tell(argv, f"{done.stdout}\n{done.stderr}", run_dirs)
     return FINE

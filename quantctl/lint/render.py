@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from quantctl.lint.world import MANY, UNKNOWN
 from quantctl.output import columns, shortened
 
 _WIDTH = 110
+_LONGEST_VALUE, _SHORTEST_VALUE = 40, 16
+"""Characters of a value in the table, as wide a terminal allows."""
 _LONGEST = 1000
 """Characters of what is shown of a word or a sentence; a list of choices has 600."""
 
@@ -70,13 +73,15 @@ def parameters(judged: Judged) -> list[dict[str, Any]]:
 
 
 def overview(judged: Judged) -> str:
-    """The parameters as a table."""
-    rows = [["parameter", "value", "verdict", ""]]
-    for row in parameters(judged):
+    """The parameters as a table: verdict, name, value and, where it is not fine, the rules; within the terminal."""
+    found = [(row["verdict"], _line(row["name"]), row) for row in parameters(judged)]
+    left = max((len(columns([[verdict, name, ""]], "  ")) for verdict, name, _ in found), default=0)
+    width = min(_LONGEST_VALUE, max(_SHORTEST_VALUE, shutil.get_terminal_size((_WIDTH, 0)).columns - left - 4))
+    rows = [["verdict", "parameter", "value"]]
+    for verdict, name, row in found:
         value = row["value"] if row["given"] else f"(absent: {row['value']})"
-        rows.append(
-            [_line(row["name"]), textwrap.shorten(_line(value or ""), 40), row["verdict"], ", ".join(row["rules"])]
-        )
+        rules = [f"<- {', '.join(row['rules'])}"] if row["rules"] else []
+        rows.append([verdict, name, " ".join([textwrap.shorten(_line(value or ""), width), *rules])])
     return columns(rows, "  ")
 
 

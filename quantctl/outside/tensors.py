@@ -10,7 +10,6 @@ from typing import Any
 
 from quantctl.errors import QuantctlError
 from quantctl.output import shortened
-from quantctl.outside.packages import require
 from quantctl.outside.records import BadRecord, open_regular
 
 _HINT = "name a file that torch.save wrote, of a tensor or a dict of tensors, a .safetensors or a .npy"
@@ -67,7 +66,9 @@ def _load(path: Path) -> Any:
     try:
         return _READERS.get(path.suffix.lower(), _pickled)(path)
     except Exception as error:  # torch raises what its unpickler raises, the others their own
-        reason = shortened(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        told = next(iter(str(error).splitlines()), "")
+        # what its unpickler stumbles over in other bytes: a code, or nothing
+        reason = shortened(told) if any(map(str.isalpha, told)) else "it is not torch.save's"
         raise QuantctlError(f"{path} cannot be read: {reason}", _HINT) from error
 
 
@@ -97,14 +98,18 @@ def _collect(content: Any) -> dict[str, Any]:
     return found
 
 
+def needed(path: Path) -> dict[str, tuple[str, ...]]:
+    """Extra -> the modules that read the file, by its name."""
+    own = {"safetensors": ("safetensors",)} if path.suffix.lower() == ".safetensors" else {}
+    return {"kernels": ("torch", "numpy"), **own}
+
+
 def read(path: Path) -> dict[str, Any]:
     """Name -> dense floating-point tensor of everything in the file; the name is empty where the file is one tensor.
 
-    Raises QuantctlError for what is no such file, or has none, and without the package that its format needs.
+    Raises QuantctlError for what is no such file, or has none. Needs what `needed` names.
     """
     size = _require_file(path)
-    if path.suffix.lower() == ".safetensors":
-        require("reading .safetensors", {"safetensors": ("safetensors",)})
     found = _collect(_load(path))
     if not found:
         raise QuantctlError(f"{path} holds no dense floating-point tensor", "save a tensor, or a dict of tensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _MOST_BANDS = 4
 """Curves that are drawn with their range over seeds; of more, the ranges would hide the curves."""
 
 
+_WIDE, _TALL = 64, 36
+"""Characters of a line below and beside a picture."""
 _SHORT = 18
 """Characters of a name of which two stand in one line of a legend."""
 
@@ -89,7 +92,7 @@ def _course(axes: Any, comparison: Comparison) -> None:
         if row.mode != comparison.reference and series:
             _draw_curve(axes, row, series, others, len(comparison.rows) <= _MOST_BANDS + 1)
     axes.axhline(0, color=LIGHT["ink"], linewidth=1)
-    axes.set_ylabel(f"loss minus {comparison.reference}'s, same seed")
+    axes.set_ylabel(textwrap.fill(f"loss minus {comparison.reference}'s, same seed", _TALL))
 
 
 _CURVES = {"loss": _loss, "course": _course}
@@ -148,7 +151,7 @@ def forest(found: Sequence[Interval], reference: str) -> Any:
         axes.set_yticks([])
         axes.margins(x=0.04)
         axes.locator_params(axis="x", nbins=4)
-        axes.set_xlabel(f"loss minus {reference}'s at the same seed; mean of the last quarter")
+        axes.set_xlabel(textwrap.fill(f"loss minus {reference}'s at the same seed; mean of the last quarter", _WIDE))
         bare(axes)
         axes.spines["left"].set_visible(False)
     return figure

@@ -217,15 +217,14 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
         if not run.is_clean:
             continue
         if (run.mode, run.seed) in seen:
-            seed = "no known seed" if run.seed is None else f"seed {run.seed}"
-            run.mark(Trouble.MISMATCHED, f"a second run of {run.mode} with {seed}")
+            run.mark(Trouble.MISMATCHED, f"a second run of {run.mode} with {run.seed_words}")
             continue
         seen.add((run.mode, run.seed))
         if run.mode == reference:
             references[run.seed] = run
     for run in runs:
         if run.is_clean and references and run.seed not in references:
-            run.mark(Trouble.ALONE, f"no {reference} run with seed {run.seed}")
+            run.mark(Trouble.ALONE, f"no {reference} run with {run.seed_words}")
     by_mode: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if run.is_clean:

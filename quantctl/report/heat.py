@@ -106,9 +106,12 @@ def _place(row: Row) -> tuple[int, str]:
     return (sys.maxsize if row.layer is None else row.layer, row.module)
 
 
-def _label(place: tuple[int, str], site: str) -> str:
-    layer, module = place
-    return (module or site) if layer == sys.maxsize else f"{layer} {module}"
+def _labels(places: Sequence[tuple[int, str]], site: str) -> list[str]:
+    """Layer and module, the module by the last part of its name where that tells it from the others."""
+    names = {module for _, module in places}
+    tails = {name: name.rpartition(".")[2] for name in names}
+    shown = tails if len(set(tails.values())) == len(names) else {name: name for name in names}
+    return [(shown[module] or site) if layer == sys.maxsize else f"{layer} {shown[module]}" for layer, module in places]
 
 
 def operand(row: Row) -> str:
@@ -161,15 +164,17 @@ def _value(row: Row | None, quantity: Quantity) -> float:
     return math.nan if value is None else value * quantity.factor
 
 
-def _draw(axes: Any, places: dict[tuple[int, str], dict[int, Row]], site: str, quantity: Quantity, at: Scale) -> Any:
-    """One panel, layers x steps; the image."""
+def _draw(
+    axes: Any, places: dict[tuple[int, str], dict[int, Row]], site: str, quantity: Quantity, at: Scale, marks: int = 5
+) -> Any:
+    """One panel, layers x steps with at most so many marks; the image."""
     order = sorted(places)
     steps = sorted({step for rows in places.values() for step in rows})
     steps = steps[:: -(-len(steps) // _MOST_STEPS)]
     cells = [[_value(places[place].get(step), quantity) for step in steps] for place in order]
     image = axes.imshow(cells, aspect="auto", cmap=quantity.colours, vmin=at[0], vmax=at[1], interpolation="nearest")
-    axes.set_yticks(range(len(order)), [_label(place, site) for place in order], fontsize=7)
-    shown = range(0, len(steps), -(-len(steps) // 5))
+    axes.set_yticks(range(len(order)), _labels(order, site), fontsize=7)
+    shown = range(0, len(steps), -(-len(steps) // marks))
     axes.set_xticks(shown, [str(steps[at]) for at in shown], fontsize=7)
     axes.tick_params(colors=LIGHT["ink"], length=0)
     axes.spines[:].set_visible(False)
@@ -188,21 +193,27 @@ _ROW = 0.14
 
 
 def figure(rows: Sequence[Row], quantity: Quantity) -> Any:
-    """One heat map an operand and spec, all in one picture and on one scale."""
-    panels = sorted(_panels(rows).items())
-    columns = min(len(panels), 3)
-    lines = -(-len(panels) // columns)
-    height = max(len(places) for _, places in panels)
+    """Heat maps in one picture, as narrow as the page's and on one scale: a line an operand, a column a spec."""
+    panels = _panels(rows)
+    operands, specs = (sorted({key[part] for key in panels}) for part in (0, 1))
+    height = max(len(places) for places in panels.values())
     at, image = scale(rows, quantity), None
     with drawing() as pyplot:
-        size = (3 * columns + 1, lines * (_ROW * height + 0.7))
-        figure, grid = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-        for axes, (key, places) in zip(grid.flat, panels, strict=False):
-            image = _draw(axes, places, key[0].split()[0], quantity, at)
-            axes.set_title("\n".join(key), color=LIGHT["ink"], fontsize=8)
-        for axes in list(grid.flat)[len(panels) :]:
-            axes.set_visible(False)
-        _bar(figure, image, quantity, ax=grid, shrink=0.8)
+        size = (WIDTH, len(operands) * (_ROW * height + 0.6) + 0.5)
+        figure, grid = pyplot.subplots(
+            len(operands), len(specs), figsize=size, squeeze=False, sharey="row", layout="constrained"
+        )
+        for line, name in enumerate(operands):
+            for column, spec in enumerate(specs):
+                axes = grid[line][column]
+                if (places := panels.get((name, spec))) is None:
+                    axes.set_axis_off()
+                    continue
+                image = _draw(axes, places, name.split()[0], quantity, at, marks=3)
+                axes.tick_params(labelleft=not column)
+                heading = "" if column else name
+                axes.set_title(f"{heading}\n{spec}", color=LIGHT["ink"], fontsize=8, loc="left")
+        _bar(figure, image, quantity, ax=grid, orientation="horizontal", shrink=0.8, aspect=40)
     return figure
 
 

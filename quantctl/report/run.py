@@ -83,6 +83,10 @@ class Run:
         return recipes.seed(self.recipe)
 
     @property
+    def seed_words(self) -> str:
+        return "no known seed" if self.seed is None else f"seed {self.seed}"
+
+    @property
     def losses(self) -> dict[int, float]:
         """By iteration; without those that the loss scaler skipped."""
         return self.curve.losses

@@ -28,6 +28,11 @@ _LOGS = (".txt", ".log", ".out")
 _MANIFEST = "manifest.json"
 
 
+def is_events(path: Path) -> bool:
+    """Whether the run at `path` is read from TensorBoard's event files, and from nothing else."""
+    return not os.path.lexists(path / _MANIFEST) and (is_event_file(path) or has_events(path))
+
+
 def load(path: Path) -> Run:
     """The run at `path`: a run directory, a log, an event file or a folder of event files.
 
@@ -35,7 +40,7 @@ def load(path: Path) -> Run:
     """
     if os.path.lexists(path / _MANIFEST):
         return _from_directory(path)
-    if has_events(path) or is_event_file(path):
+    if is_events(path):
         return _from_events(path)
     if os.path.isdir(path) or not os.path.lexists(path):
         raise QuantctlError(
@@ -151,10 +156,15 @@ def find(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if os.path.isdir(path) and not os.path.lexists(path / _MANIFEST):
-            found += sorted(_below(path)) or _logs(path) or [path]
+            found += sorted(_below(path)) or _logs(path) or ([] if _is_report(path) else [path])
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found or paths))
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a report was written there: a sweep's lies among its runs, where `*` names both."""
+    return all((folder / f"report.{ending}").is_file() for ending in ("html", "json"))
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from quantctl.output import parted, whole_width
 from quantctl.report.compare import Comparison, Row, Spread
 from quantctl.spec import SITES
 
@@ -48,9 +49,6 @@ COLUMNS: dict[str, Show] = {"mode": lambda row, _: row.label, **QUALITY, **COST}
 """Heading -> what a row shows, given whether it is the reference. What matters most comes first."""
 
 
-_ANY_WIDTH = 10_000
-
-
 def cells(comparison: Comparison, headings: Iterable[str] = COLUMNS) -> list[list[str]]:
     """The table as text, a list a row."""
     return [
@@ -68,27 +66,9 @@ def _table(comparison: Comparison, headings: Sequence[str]) -> Table:
     return table
 
 
-def _width(table: Table, console: Console) -> int:
-    """What it takes without folding anything."""
-    return console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
-
-
 def tables(comparison: Comparison, console: Console) -> list[Table]:
     """The columns in as few tables as the width takes: one, else quality and cost, else these in parts."""
-
-    def is_within(headings: Sequence[str]) -> bool:
-        return _width(_table(comparison, headings), console) <= console.width
-
-    if is_within(list(COLUMNS)):
-        return [_table(comparison, list(COLUMNS))]
-    parts: list[list[str]] = []
-    for group in (QUALITY, COST):
-        parts.append(["mode"])
-        for heading in group:
-            if len(parts[-1]) > 1 and not is_within([*parts[-1], heading]):
-                parts.append(["mode"])
-            parts[-1].append(heading)
-    return [_table(comparison, part) for part in parts]
+    return parted(lambda headings: _table(comparison, headings), "mode", (QUALITY, COST), console)
 
 
 _MOST_CALLS = 20
@@ -126,7 +106,7 @@ def render(comparison: Comparison, console: Console) -> RenderableType:
             loss = "no loss" if math.isnan(run.final_loss) else f"loss {run.final_loss:.4f}"
             reasons = "\n".join(map(str, run.marks))
             mode = comparison.labels[run.mode]
-            parts.append(Text(f"  {run.name} ({mode}, seed {run.seed}, {loss})"))
+            parts.append(Text(f"  {run.name} ({mode}, {run.seed_words}, {loss})"))
             parts.append(Padding(Text(reasons), (0, 0, 0, 6), expand=False))
     return Group(*parts)
 
@@ -134,5 +114,5 @@ def render(comparison: Comparison, console: Console) -> RenderableType:
 def show(comparison: Comparison, console: Console) -> None:
     """Print it; where nobody sees a width, none cuts the table."""
     if not console.is_terminal:
-        console.width = max(console.width, _width(_table(comparison, list(COLUMNS)), console))
+        console.width = max(console.width, whole_width(_table(comparison, list(COLUMNS)), console))
     console.print(render(comparison, console))

@@ -19,7 +19,7 @@ from quantctl.report.export import as_csv
 from quantctl.report.export import as_json as to_json
 from quantctl.report.labels import as_runs_say, labels
 from quantctl.report.run import Run
-from quantctl.report.sources import find, load_or_mark
+from quantctl.report.sources import find, is_events, load_or_mark
 
 
 def _loaded(paths: Sequence[Path]) -> list[Run]:
@@ -52,8 +52,8 @@ def write(
     The reference that is asked for must be there; bf16, which is taken without one, need not. Raises QuantctlError
     when no run can be read, and without matplotlib where there is a folder.
     """
-    if folder is not None:
-        require("a report with pictures", {"report": ("matplotlib",)})
+    drawn = ("matplotlib",) if folder is not None else ()
+    require("this report", {"report": (*drawn, *(("tensorboard",) if any(map(is_events, find(paths))) else ()))})
     runs = _loaded(paths)
     if reference is not None:
         reference = as_runs_say(reference)
@@ -79,4 +79,4 @@ def write(
         show(comparison, Console(width=None if Console().is_terminal else 160))
     if folder is not None:
         sys.stdout.flush()
-        output.say(f"\npage: {folder}/report.html, with the pictures, report.csv and report.json beside it")
+        output.say(f"\nbeside the page: its pictures, report.csv and report.json\npage: {folder}/report.html")

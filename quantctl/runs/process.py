@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -143,8 +144,17 @@ class _Output:
 
 def require(program: str) -> None:
     """Raises QuantctlError if there is no such program, while the run directory is as it was."""
-    if shutil.which(program) is None:
-        raise QuantctlError(f"cannot start {program!r}: there is no such program", "name a program on PATH")
+    if shutil.which(program) is not None:
+        return
+    first = program.split()[:1]
+    if os.path.isfile(program):
+        raise QuantctlError(
+            f"cannot start {program!r}: the file is not executable, or no path was given",
+            f"start what runs it, as in -- bash {shlex.quote(program)}",
+        )
+    if first != [program] and shutil.which(*first):
+        raise QuantctlError(f"cannot start {program!r}: it is one word", f"leave the quotes away: -- {program}")
+    raise QuantctlError(f"cannot start {program!r}: there is no such program", "name a program on PATH")
 
 
 def _begin(log: Path, attempt: str) -> IO[bytes]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from quantctl.errors import QuantctlError
@@ -73,6 +74,7 @@ def read_all(root: Path) -> Iterator[tuple[str, bytes]]:
             continue  # nobody can import it either
 
 
+@lru_cache(maxsize=32)
 def selectors_in(source: Source, ours: frozenset[str]) -> Survey:
     """The fork's selectors in a file that is none of those that quantctl patches with selectors of its own."""
     try:

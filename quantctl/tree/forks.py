@@ -161,13 +161,13 @@ def _bindings(node: ast.AST) -> Iterator[_Binding]:
                 yield argument.arg, argument, None, "it is a parameter with a default: callers may say something else"
 
 
-def _definitions(module: ast.Module, ours: frozenset[str]) -> dict[int, Definition]:
+def _definitions(source: Source, ours: frozenset[str]) -> dict[int, Definition]:
     """Every assignment of a fork's variable, by identity of the statement; copies of it are none."""
-    top = {id(node) for node in module.body}
+    top = {id(node) for node in source.module.body}
     found: dict[int, Definition] = {}
     known = set(ours)
     mentions: dict[str, int] = {}
-    for node in ast.walk(module):
+    for node in source.nodes:
         for key, place, value, objection in _bindings(node):
             if not _is_selector(key) or (id(node) in top and key in ours):
                 continue
@@ -218,7 +218,7 @@ def survey(source: Source, products: Products, ours: frozenset[str] = frozenset(
     """
     if not products or PREFIX.encode() not in source.raw:
         return Survey()
-    definitions = _definitions(source.module, ours)
+    definitions = _definitions(source, ours)
     if not definitions:
         return Survey()
     flow = Flow(definitions)

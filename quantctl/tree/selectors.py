@@ -145,7 +145,7 @@ def locate(source: Source) -> Mapping[str, Located]:
     found: dict[str, Located] = {}
     uses = Counter(
         node.id
-        for node in ast.walk(source.module)
+        for node in source.nodes
         if isinstance(node, ast.Name) and node.id in OURS and isinstance(node.ctx, ast.Load)
     )
     for selector in SELECTORS.values():

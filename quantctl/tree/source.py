@@ -45,6 +45,11 @@ class Source:
         except (MemoryError, RecursionError) as error:  # the parser's stack, not the machine's memory
             raise QuantctlError(f"{self.name} is nested too deeply to be parsed", "simplify the expression") from error
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the module: several look for something in all of them."""
+        return tuple(ast.walk(self.module))
+
     def compile(self) -> None:
         """Raise QuantctlError if the interpreter would not take the file: some errors come after parsing."""
         try:

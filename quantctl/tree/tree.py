@@ -110,9 +110,12 @@ def find_tree(megatron: Path | None, cwd: Path | None = None) -> Tree:
             continue
         root = _resolved(how, path)
         if not is_tree(root):
+            around = surrounding_tree(root)
             raise QuantctlError(
                 f"{how} names {root}, which holds no megatron/core",
-                "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory",
+                "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory"
+                if around is None
+                else f"it lies in one that does: {around.root}",
             )
         return Tree(root, how)
     start = cwd or Path.cwd()

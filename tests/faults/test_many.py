@@ -9,15 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections import Counter
 
 import pytest
 from faults import run_in_child
+from remembered import remember_insertion
 from scenes import STRIDE
 
+from quantctl.history import journal
 from quantctl.history.recovery import read_consistent
-from quantctl.history.transaction import open_tree
+from quantctl.history.transaction import Change, open_tree
 from quantctl.spec import SITES
-from quantctl.tree.state import read_state
+from quantctl.tree.state import plan, read_state
 
 KILLS = int(os.environ.get("QUANTCTL_RANDOM_KILLS", "25"))
 """`make faults` takes 1,000."""
@@ -26,28 +30,40 @@ ROUNDS = 25 if STRIDE == 1 else 8
 
 VALUES = ("mxfp8", "mxfp4", "hifp8", "none")
 
-LOOP = """
-import sys
-from pathlib import Path
-from quantctl.tree.state import read_state, plan
-from quantctl.history.transaction import Change, open_tree
-from quantctl.tree.tree import Tree
 
-tree, values, rounds = Tree(Path(sys.argv[1]), "--megatron"), sys.argv[2].split(","), int(sys.argv[3])
-for number in range(rounds):
-    value = values[number % len(values)]
-    with open_tree(tree) as session:
-        state = read_state(tree.root)
-        wanted = dict.fromkeys(("linear", "lm_head", "qk", "pv"), value)
-        changes = [Change(f, state.sources[f].raw, raw) for f, raw in plan(state, wanted).items()]
-        session.apply(changes, "set", "quantctl set " + value, wanted)
-"""
+def loop(tree, values, rounds, tell=os.devnull) -> int:
+    """The number of a process that sets all selectors of formats to one value after the other.
+
+    It writes a byte to the file `tell` before and behind each change.
+    """
+    remember_insertion()
+    plan(read_state(tree.root), {})
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        told = open(tell, "wb", buffering=0)  # noqa: SIM115
+        for number in range(rounds):
+            value = values[number % len(values)]
+            wanted = dict.fromkeys(SITES, value)
+            with open_tree(tree) as session:
+                state = read_state(tree.root)
+                changes = [Change(file, state.sources[file].raw, raw) for file, raw in plan(state, wanted).items()]
+                told.write(b".")
+                session.apply(changes, "set", "quantctl set " + value, wanted)
+                told.write(b".")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
-def loop(tree, values, rounds):
-    return subprocess.Popen(
-        [sys.executable, "-c", LOOP, tree.root, ",".join(values), str(rounds)], stderr=subprocess.PIPE
-    )
+def has_ended(pid) -> bool:
+    """Whether it has; it must have ended well."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    assert not ended or status == 0, "see what it printed"
+    return bool(ended)
 
 
 def formats(values):
@@ -60,14 +76,11 @@ def test_eight_processes_and_readers(tree, quantctl):
     assert run_in_child(["--megatron", str(tree.root), "patch"])[0] == 0
     writers = [loop(tree, random.Random(i).sample(VALUES, 4), ROUNDS) for i in range(8)]
     seen = 0
-    while any(writer.poll() is None for writer in writers):
+    while writers := [writer for writer in writers if not has_ended(writer)]:
         values = formats(read_consistent(tree).values())
         assert len(values) == 1, values
         seen += 1
         time.sleep(0.02)
-    for writer in writers:
-        assert writer.wait() == 0, writer.stderr.read()
-        writer.stderr.close()
     assert seen > 10
     with open_tree(tree) as session:
         operations = session.backup.operations()
@@ -82,18 +95,30 @@ def test_random_kills(tree):
     assert run_in_child(["--megatron", str(tree.root), "patch"])[0] == 0
     stock_length = len(read_state(tree.root).values())
     chance = random.Random(7)
+    counts: Counter[str] = Counter()
+    pipe = tree.root.with_name("pipe")
+    os.mkfifo(pipe)
     for _ in range(KILLS):
-        victim = loop(tree, VALUES, 10**6)
-        time.sleep(0.25 + chance.random() * 0.4)
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        victim.stderr.close()
+        (present,) = formats(read_state(tree.root).values())
+        victim = loop(tree, [value for value in VALUES if value != present], 10**6, pipe)
+        with open(pipe, "rb", buffering=0) as told:
+            assert told.read(1)
+            start = time.monotonic()
+            assert told.read(1)
+            takes = time.monotonic() - start
+            assert told.read(1)
+            time.sleep(chance.random() ** 0.5 * takes)  # rather late: files change at its end
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+        in_between = journal.present(tree)
         with open_tree(tree) as session:
             newest = session.backup.operations()[0]
         values = read_state(tree.root).values()
         assert len(values) == stock_length
         assert {role: values[role] for role in newest.selectors} == newest.selectors, "a torn tree"
         assert not [path for path in tree.root.rglob(".*") if path.is_file()]
+        counts["with a journal left" if in_between else "without"] += 1
+    print(f"\n{KILLS} random kills: " + ", ".join(f"{count} {where}" for where, count in counts.items()))
     assert run_in_child(["--megatron", str(tree.root), "restore"])[0] == 0
     assert read_state(tree.root).values() == {}
 

@@ -110,7 +110,7 @@ BAD = {  # name -> files, the reason
     "code-number": (with_attempt(code=7), "attempts[0].code is a number, not printable"),
     "version-list": (with_attempt(megatron_core=["0.16"]), "megatron_core is a list, not printable"),
     "finished-text": (with_attempt(finished="yes"), "attempts[0].finished is text, not true or false"),
-    "seed-digits": ({"manifest": manifest(seed=DIGITS)}, "nothing to compare with: no bf16 run with seed None"),
+    "seed-digits": ({"manifest": manifest(seed=DIGITS)}, "nothing to compare with: no bf16 run with no known seed"),
     "seed-squared": (
         {"manifest": manifest(seed="²")},
         "another experiment: a second run of FA_mxfp4 with no known seed",

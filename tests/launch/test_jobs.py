@@ -101,8 +101,35 @@ def test_after_sbatch_its_files_and_the_next_commands_are_said(capsys):
     assert said.rstrip().endswith("quantctl report /there/runs/a")
 
 
+ANSWERS = {
+    "sbatch": ("Submitted batch job 12 on cluster there\n", "12"),
+    "--parsable": ("12;there\n", "12"),
+    "a wrapper around it": ("Welcome 2026\n== project 7 ==\nSubmitted batch job 12\n", "12"),
+    "a wrapper that prints the number alone": ("checking 3 limits\n12\n", "12"),
+    "words of its own": ("Your job 12 (name) has been submitted", "12"),
+    "others": ("queue: gpu\nJob ID: 12\n", "12"),
+    "--quiet": ("\n", None),
+    "no number": ("submitted, thank you\n", None),
+}
+
+
+@pytest.mark.parametrize(("answer", "number"), ANSWERS.values(), ids=ANSWERS)
+def test_the_number_of_a_job(answer, number):
+    assert queued.job_number(answer) == number
+
+
+def test_without_a_number_the_logs_are_said_all_the_same(capsys):
+    argv, _ = submission.submission("name", [["true"]], {}, ())
+    queued.tell(argv, "", ["runs/a"])
+    said = capsys.readouterr().err
+    assert "the job  name-*.out\nits log  runs/a/log.txt\nwaits?   squeue --me\n" in said
+    queued.tell([*argv, "--test-only"], "", ["runs/a"])
+    assert capsys.readouterr().err == ""
+
+
 REFUSALS = {
     "no GPUs": ("Batch job submission failed: Requested node configuration is not available", "--platform cpu"),
+    "no Slurm": ("Could not establish a configuration source", "login node"),
     "unknown to us": ("Batch job submission failed: Unspecified error", "--dry-run shows what it was given"),
     "silent": ("", "--dry-run shows what it was given"),
 }
@@ -110,7 +137,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("said", "hint"), REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_says_the_way_out(said, hint):
-    error = queued.refused(f"sbatch: warning: a\nsbatch: error: {said}\n" if said else "")
+    kind = "error" if ": " in said else "fatal"
+    error = queued.refused(f"sbatch: warning: a\nsbatch: {kind}: {said}\n" if said else "")
+    assert "sbatch: " not in error.message
     assert hint in error.hint
     assert said.rpartition(": ")[2] in error.message
 

@@ -25,7 +25,7 @@ from quantctl.patches.patch import Either, Kind, Patch
 from quantctl.patches.registry import PATCHES
 from quantctl.tree.edit.insert import insert
 from quantctl.tree.selectors import ATTENTION, LAYERS, SELECTORS, fork_of, locate, rewrite
-from quantctl.tree.source import Source
+from quantctl.tree.source import source_of
 
 MUTANTS = int(os.environ.get("MUTANTS", "350"))
 FIRST_SEED = int(os.environ.get("FIRST_SEED", "0"))
@@ -375,10 +375,10 @@ def outcome_of_insertion(raw: bytes, patch: Patch) -> str:
     header = {role: selector for role, selector in SELECTORS.items() if selector.variable in patch.header}
     values = {role: selector.choices[-1] if selector.choices else "hifp8" for role, selector in header.items()}
     try:
-        changed = rewrite(Source(patched, patch.file), values)
+        changed = rewrite(source_of(patched, patch.file), values)
     except QuantctlError as refusal:
         return f"patched, not set: {reason(refusal, patch)}"
-    located = locate(Source(changed, patch.file))
+    located = locate(source_of(changed, patch.file))
     assert {role: located[role].value for role in values} == values
     assert not any(located[role].fork for role in values)
     expected = patched
@@ -388,16 +388,16 @@ def outcome_of_insertion(raw: bytes, patch: Patch) -> str:
         expected = expected.replace(literal, f"{selector.variable} = '{values[role]}'".encode(), 1)
     assert changed == expected
     defaults = {role: selector.default for role, selector in header.items()}
-    assert rewrite(Source(changed, patch.file), defaults) == patched
+    assert rewrite(source_of(changed, patch.file), defaults) == patched
     return "patched and set"
 
 
 def outcome_of_a_fork(raw: bytes, patch: Patch) -> str:
-    source = Source(raw, patch.file)
+    source = source_of(raw, patch.file)
     role = "linear" if patch.file == LAYERS else "pv"
     try:
         changed = rewrite(source, {role: "mxfp8"})
-        located = locate(Source(changed, patch.file))
+        located = locate(source_of(changed, patch.file))
     except QuantctlError as refusal:
         return f"refused: {reason(refusal, patch)}"
     if role not in located:
@@ -409,7 +409,7 @@ def outcome_of_a_fork(raw: bytes, patch: Patch) -> str:
     assigned = re.compile(rb"""(custom_quant_type\w*\s*=[\s\\(]*)(?:[ru]?(?:'[^'\n]*'|"[^"\n]*")\s*?)+""")
     assert assigned.sub(rb"\1_", changed) == assigned.sub(rb"\1_", raw)
     assert changed.count(b"\n") == raw.count(b"\n")
-    assert rewrite(Source(changed, patch.file), {role: "mxfp8"}) == changed
+    assert rewrite(source_of(changed, patch.file), {role: "mxfp8"}) == changed
     return "set"
 
 

@@ -12,7 +12,7 @@ import pytest
 from daily import daily
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "fused_attention.py"
-RELEASES = daily(("0.16.1", "0.19.0"))
+RELEASES = daily(("0.16.1", "0.19.2"))
 MODELS = {"one-layer": 1, "gqa": 2, "mla": 2, "layer-scaling": 2, "bf16": 2}
 """Layers by model."""
 

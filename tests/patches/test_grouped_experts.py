@@ -34,7 +34,7 @@ CASES = {
     "0.13.1": (*EVERYWHERE, "weights applied first"),
     "0.14.0": (*EVERYWHERE, "weights applied first"),
     **dict.fromkeys(
-        ("0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0", "main"),
+        ("0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0", "0.19.2", "main"),
         (*EVERYWHERE, "weights applied first", "bias", "clamped"),
     ),
 }

@@ -107,7 +107,7 @@ NEEDED = [
         "TypeError: DotProductAttention.__init__() got an unexpected keyword argument 'k_channels'",
     ),
     ("0.16.1", "mla_without_te", "mla", "TypeError: isinstance() arg 2 must be a type"),
-    ("0.19.0", "mla_q_norm", "mla", "`q_lora_rank is None`"),
+    ("0.19.2", "mla_q_norm", "mla", "`q_lora_rank is None`"),
     pytest.param(
         *("0.13.1", "moe_without_te", "moe", "NameError: name 'te_general_gemm' is not defined"),
         marks=pytest.mark.releases,
@@ -127,34 +127,18 @@ def test_without_the_patch_it_stops(megatron_tree, patched, release, name, case,
 
 
 NEEDED_IN = {
-    "mla": (
-        "0.10.0",
-        "0.11.0",
-        "0.12.0",
-        "0.12.3",
-        "0.13.1",
-        "0.14.0",
-        "0.15.3",
-        "0.16.1",
-        "0.17.1",
-        "0.18.2",
-        "0.19.0",
-    ),
+    "mla": ALL_RELEASES[:-1],
     "mla_without_te": ("0.14.0", "0.15.3", "0.16.1"),
-    "mla_q_norm": ("0.19.0",),
-    "mla_tensor_parallel": (
-        *("0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
-    ),
-    "rmsnorm_sp": (
-        *("0.10.0", "0.11.0", "0.12.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
-    ),
+    "mla_q_norm": ("0.19.0", "0.19.2"),
+    "mla_tensor_parallel": ALL_RELEASES[1:-1],
+    "rmsnorm_sp": ALL_RELEASES[:-1],
     "moe_without_te": ("0.13.1", "0.14.0", "0.15.3", "0.16.1"),
     "mtp_without_te": (),
-    "grouped_experts": ("0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1", "0.17.1", "0.18.2", "0.19.0"),
-    "grouped_experts_without_probs": ("0.10.0", "0.11.0", "0.12.0"),
+    "grouped_experts": ALL_RELEASES[3:-1],
+    "grouped_experts_without_probs": ALL_RELEASES[:3],
     "rope_scaling_factor:pretrain_gpt": (),
     "rope_scaling_factor:gpt_builders": (),
-    "rope_scaling_factor:argument_utils": ("0.19.0",),
+    "rope_scaling_factor:argument_utils": ("0.19.0", "0.19.2"),
 }
 
 

@@ -14,6 +14,7 @@ from click.shell_completion import ShellComplete
 
 import quantctl as package
 from quantctl.cli import COMMANDS, GROUPS, cli
+from quantctl.commands._options import BashComplete
 from quantctl.history.transaction import Change, open_tree
 from quantctl.tree.tree import Tree
 
@@ -40,6 +41,7 @@ def test_every_command_takes_both_and_explains_itself(command, called):
     done = called(command, "--help")
     assert done.status == 0
     assert all(word in done.out for word in ("--json", "--megatron PATH", f"Usage: quantctl {command}"))
+    assert [line for line in done.out.splitlines() if len(line) > 80] == []
 
 
 def test_what_follows_a_command_of_exec_is_its_own(called, megatron_tree, tmp_path, monkeypatch):
@@ -84,13 +86,14 @@ def test_as_a_module_and_its_version(tmp_path):
     assert (Path(package.__file__).parent / "py.typed").is_file()
 
 
-@pytest.fixture
-def changed_tree(megatron_tree, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def changed_tree(megatron_tree, tmp_path_factory):
     """A tree and the name of the one operation in its log."""
-    monkeypatch.syspath_prepend(SUPPORT)
-    from small import small_tree
-
-    tree = Tree(small_tree(megatron_tree("0.16.1"), tmp_path / "tree").resolve(), "--megatron")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SUPPORT)
+        from small import small_tree
+    small = small_tree(megatron_tree("0.16.1"), tmp_path_factory.mktemp("changed") / "tree")
+    tree = Tree(small.resolve(), "--megatron")
     file = "megatron/core/package_info.py"
     raw = (tree.root / file).read_bytes()
     with open_tree(tree) as session:
@@ -114,6 +117,7 @@ COMPLETED = {
     "run --model ll": ["llama31-8b", "llama32-1b"],
     "run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8"],
     "sweep --training-config sm": ["smoke"],
+    "inspect x.pt --spec nv": ["nvfp4"],
     "list fo": ["formats"],
     "--megatron TREE restore --to ": ["ID"],
     "restore --megatron TREE --to ": ["ID"],
@@ -130,15 +134,34 @@ def test_completion(line, changed_tree):
     assert [item.value for item in complete.get_completions(words, last)] == expected
 
 
+# bash breaks words at : and =, and replaces the last piece only
+PIECES = {
+    "quantctl set --linear mxfp8:scale=f": ["floor"],
+    "quantctl set --linear=mxfp8:scale=floor,elem=e5": ["e5m2"],
+    "quantctl set --linear=hi": ["hifp8"],
+    "quantctl set --attention ": ["unfused", "fused", "auto"],
+    "quantctl run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8"],
+}
+
+
+@pytest.mark.parametrize("line", PIECES)
+def test_what_bash_puts_in_place_of_its_own_pieces(line, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_WORDBREAKS", " \"'><=;|&(:")
+    found = BashComplete(cli, {}, "quantctl", "_QUANTCTL_COMPLETE").complete()
+    assert found.splitlines() == [f"plain,{word}" for word in PIECES[line]]
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_completion_in_bash(tmp_path):
     script = """
     eval "$(_QUANTCTL_COMPLETE=bash_source quantctl)"
-    COMP_WORDS=(quantctl run --model ll) COMP_CWORD=3
+    COMP_LINE='quantctl set --linear mxfp8:scale=f and more' COMP_POINT=35
+    COMP_WORDS=(quantctl set --linear mxfp8 : scale = f) COMP_CWORD=7
     _quantctl_completion quantctl
     echo "${COMPREPLY[@]}"
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("llama31-8b llama32-1b\n", "")
+    assert (done.stdout, done.stderr) == ("floor\n", "")

@@ -12,10 +12,8 @@ import array
 import atexit
 import contextlib
 import gc
-import importlib
 import json
 import os
-import pkgutil
 import selectors
 import signal
 import socket
@@ -124,12 +122,9 @@ def be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: boo
 
 
 def _serve(path: str) -> None:
-    from quantctl import commands
+    from remembered import load_commands
 
-    for module in pkgutil.iter_modules(commands.__path__):
-        importlib.import_module(f"quantctl.commands.{module.name}")
-    importlib.import_module("quantctl.tree.edit.insert")
-    importlib.import_module("quantctl.cli")
+    load_commands()
     assert "torch" not in sys.modules
     gc.collect()
     gc.freeze()

@@ -67,6 +67,7 @@ def main() -> None:
         console.print()
         _prompt(console, f"{SWEEP} --mode bf16,linear_mxfp8,FA_linear_mxfp4")
         console.print(Text(_run(folder, f"{SWEEP} --mode bf16,linear_mxfp8,FA_linear_mxfp4").strip("\n")))
+    console.print()  # the last line of such a picture is cut at its foot
     TARGET.write_text(console.export_svg(title="quantctl", unique_id="quantctl"))
 
 

@@ -40,7 +40,7 @@ class Scene:
         self.kept = {tree.root: tree.root.with_name("kept tree"), state_dir(): tree.root.with_name("kept state")}
 
     def _prepare(self):
-        """Plan here what the forks will plan: they take over what this process remembers."""
+        """Read and plan here what the forks will: they take over what this process remembers."""
         remember_insertion()
         state = read_state(self.tree.root)
         for values in ({}, {"linear": "mxfp8", "qk": "mxfp4"}):
@@ -63,8 +63,10 @@ class Scene:
         for folder, kept in self.kept.items():
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copytree(folder, kept)
+        self._prepare()
         assert self.run(self.command)[0] == 0
         new = contents(self.tree)
+        self._prepare()
         assert new != old
         return old, new
 

@@ -28,7 +28,7 @@ def nested() -> torch.Tensor:
 
 def test_quantize_is_the_entry_to_all_formats():
     for spec in ("none", "mxfp8", "nvfp4", "hifp8:scale=tensor"):
-        assert torch.equal(quantctl.quantize(X, spec, 0), quantize_dequantize(X, spec, 0))
+        assert torch.equal(quantctl.quantize(X, spec, numpy.int64(0)), quantize_dequantize(X, spec, 0))
 
 
 def test_linear_is_the_product_of_a_patched_layer():
@@ -64,6 +64,7 @@ def test_what_is_no_tensor_for_a_format(case, function):
 
 WRONG = {
     "axis": (lambda: quantctl.quantize(X, "mxfp8", 2), "no axis 2: its axes are -2 to 1"),
+    "a truth for an axis": (lambda: quantctl.quantize(X, "mxfp8", True), "the axis is of type bool"),
     "no axis": (lambda: quantctl.quantize(X, "mxfp8", None), "the axis is of type NoneType"),
     "format": (lambda: quantctl.quantize(X, "mxfp9"), "unknown format 'mxfp9'"),
     "no format": (lambda: quantctl.quantize(X, None), "the format is of type NoneType"),
@@ -103,6 +104,12 @@ WRONG = {
         "several lists of layers: a, b",
     ),
     "a phase": (lambda: quantctl.convert(blocks(), "mxfp8; from 10: none"), "a torch model knows no steps"),
+    "no name of a layer": (lambda: quantctl.convert(model(), "mxfp8", only=None), "only: None is no name of a layer"),
+    "a number for a name": (
+        lambda: quantctl.convert(model(), "mxfp8", skip=["gate", 0]),
+        "skip: 0 is no name of a layer",
+    ),
+    "a lazy layer": (lambda: quantctl.convert(nn.Sequential(nn.LazyLinear(2)), "mxfp8"), "0 has no weights yet"),
     "a format of a model": (lambda: quantctl.convert(model(), "fp8"), "unknown format 'fp8'"),
 }
 

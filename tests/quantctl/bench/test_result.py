@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from quantctl.bench.result import SCHEMA, Failure, Measured, Ratio, Row, Spread, document
+from quantctl.bench.table import tables
 
 
 @pytest.mark.parametrize(
@@ -95,3 +99,29 @@ def test_the_document() -> None:
             },
         ],
     }
+
+
+@pytest.mark.parametrize("width", [60, 80, 180])
+def test_no_width_cuts_the_table(width) -> None:
+    """Every figure stands there, whole, however many tables that takes."""
+    time = Spread(123.456, 100.25, 1341.93, 9)
+    ratios = (Ratio("of copy bandwidth", 0.512), Ratio("times a copy", 1.95, 2.0))
+    facts = {"bytes an element": {"read": 2, "written": 2}, "kernels": "cpu"}
+    row = Row("qdq", "2048 x 2048 bf16, last axis", "mxfp8", time, 1234.5, "GB/s", 2**23, ratios, facts)
+    failed = Row("qdq", "2048 x 2048 bf16, both in one pass, 2 threads", "hifp8", failure=Failure("no memory", True))
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    for table in tables([row, failed], console):
+        console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    whole = (
+        "123.5",
+        "100.2 - 1341.9",
+        "1,234",
+        "8.0",
+        "0.512 of copy bandwidth",
+        "1.95 times a copy (<= 2)",
+        "no memory",
+    )
+    assert [words for words in whole if words not in text] == []

@@ -54,6 +54,6 @@ def test_json_holds_the_tables_and_60_scripts():
 def test_the_grammar_is_shown_by_literals_that_are_right():
     lines = KINDS["formats"]().note.splitlines()
     assert max(map(len, lines)) <= 80
-    examples = [line[:41].strip() for line in lines if line.startswith("  mx")]
+    examples = [line[:40].strip() for line in lines if line.startswith("  mx")]
     assert len(examples) == 5
     assert all(canonical(example, "linear") for example in examples)

@@ -23,8 +23,28 @@ MISTAKES = {
     ),
     "a command too many": (
         "check set",
-        "got unexpected extra argument (set)",
-        "quantctl check --help explains it",
+        "quantctl check takes no 'set'",
+        "one command at a time: quantctl check, then quantctl set",
+    ),
+    "options without their dashes": (
+        "--megatron TREE set linear mxfp8 qk=mxfp4",
+        "quantctl set takes no 'linear mxfp8 qk=mxfp4'",
+        "did you mean --linear mxfp8?",
+    ),
+    "a mode without its option": (
+        "--megatron TREE set FA_mxfp8",
+        "quantctl set takes no 'FA_mxfp8'",
+        "did you mean --mode FA_mxfp8?",
+    ),
+    "a tree without its option": (
+        "check TREE",
+        "quantctl check takes no 'TREE'",
+        "did you mean --megatron TREE?",
+    ),
+    "a word too many": (
+        "--megatron TREE restore abc",
+        "quantctl restore takes no 'abc'",
+        "quantctl restore --help explains it",
     ),
     "a misspelt mode": (
         "set --mode FA_linear_mxpf8",
@@ -136,10 +156,50 @@ MISTAKES = {
         "--megatron names NO_TREE, which holds no megatron/core",
         "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory",
     ),
+    "a path too deep in a tree": (
+        "--megatron TREE/megatron/core check",
+        "--megatron names TREE/megatron/core, which holds no megatron/core",
+        "it lies in one that does: TREE",
+    ),
+    "a path that is not there": (
+        "check --megatron nowhere",
+        "--megatron names NO_TREE/nowhere, which holds no megatron/core",
+        "give a Megatron-LM checkout, an unpacked megatron-core wheel or a site-packages directory",
+    ),
     "an option without its value": (
         "--megatron TREE set mxfp8 --linear",
         "option '--linear' requires an argument",
-        "quantctl --help explains it",
+        "quantctl list formats shows all, such as mxfp8",
+    ),
+    "a mode for a format": (
+        "--megatron TREE set --linear linear_mxfp8",
+        "'linear_mxfp8' is a mode, and --linear takes a format",
+        "give mxfp8, or --mode linear_mxfp8",
+    ),
+    "a mode in the place of a command": (
+        "exec linear_mxfp8 -- true",
+        "'linear_mxfp8' is a mode, and no command",
+        "give it as --mode linear_mxfp8",
+    ),
+    "a program that is not there": (
+        "--megatron TREE exec --mode bf16 -- pyhton train.py",
+        "cannot start 'pyhton': there is no such program",
+        "name a program on PATH",
+    ),
+    "a script that is no program": (
+        "--megatron TREE exec --mode bf16 -- TREE/megatron/core/package_info.py",
+        "cannot start 'TREE/megatron/core/package_info.py': the file is not executable, or no path was given",
+        "start what runs it, as in -- bash TREE/megatron/core/package_info.py",
+    ),
+    "a command in quotes": (
+        "--megatron TREE exec --mode bf16 -- 'true and more'",
+        "cannot start 'true and more': it is one word",
+        "leave the quotes away: -- true and more",
+    ),
+    "nothing to inspect it with": (
+        "inspect x.pt",
+        "quantctl inspect needs --spec",
+        "quantctl list formats shows all, such as mxfp8",
     ),
     "arguments the other way round": (
         "inspect mxfp8 --spec x.pt",
@@ -207,11 +267,25 @@ MISTAKES = {
 @pytest.mark.parametrize(("command", "message", "hint"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake(command, message, hint, called, megatron_tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    places = {"TREE": str(megatron_tree("0.16.1")), "NO_TREE": str(tmp_path)}
-    done = called(*(places.get(word, word) for word in shlex.split(command)))
+
+    def placed(text: str) -> str:
+        return text.replace("NO_TREE", str(tmp_path)).replace("TREE", str(megatron_tree("0.16.1")))
+
+    done = called(*map(placed, shlex.split(command)))
     said = [line for line in done.err.splitlines() if not line.startswith("tree: ")]
-    assert said == [f"quantctl: {message.replace('NO_TREE', str(tmp_path))}", f"  {hint}"]
+    assert said == [placed(f"quantctl: {message}"), placed(f"  {hint}")]
     assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
+
+
+def test_outside_of_any_tree(called, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("quantctl.tree.tree._installed_root", lambda: None)
+    done = called("check")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == (
+        "quantctl: no Megatron tree found: no --megatron, no MEGATRON_LM_PATH, none in the parents of "
+        f"{tmp_path}, no installed megatron-core\n  pass --megatron PATH, or: pip install megatron-core\n"
+    )
 
 
 def test_undo_before_anything_is_no_mistake(called, megatron_tree):
@@ -222,6 +296,14 @@ def test_undo_before_anything_is_no_mistake(called, megatron_tree):
 
 MISSING = {
     "inspect x.pt --spec mxfp8": ("inspect needs torch and numpy, which are not installed", "kernels"),
+    "inspect x.safetensors --spec mxfp8": (
+        "inspect needs torch, numpy and safetensors, which are not installed",
+        "kernels,safetensors",
+    ),
+    "report events.out.tfevents.1 --output o": (
+        "this report needs matplotlib and tensorboard, which are not installed",
+        "report",
+    ),
     "bench --png x.png": ("bench needs torch, numpy and matplotlib, which are not installed", "kernels,report"),
     "smoke llama32-1b": ("smoke needs torch and numpy, which are not installed", "kernels"),
     "sweep --model llama32-1b --dataset wikipedia": (
@@ -244,7 +326,7 @@ MISSING = {
 @pytest.mark.parametrize("command", MISSING)
 def test_all_that_is_missing_is_named_at_once(command, called, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.parquet", "b.jsonl.zst"):
+    for name in ("a.parquet", "b.jsonl.zst", "events.out.tfevents.1"):
         (tmp_path / name).touch()
     monkeypatch.setattr(packages, "is_there", lambda _: False)
     message, extras = MISSING[command]

@@ -241,7 +241,9 @@ def test_sentencepiece(prepare, jsonl, texts, tmp_path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=str(model), vocab_size=400, minloglevel=2
     )
-    prepare(jsonl, "--tokenizer", f"{model}.model")
+    done = prepare(jsonl, "--tokenizer", f"{model}.model")
+    assert f"--tokenizer-model {model}.model" in done.out
+    assert "quantctl run" not in done.out  # whose scripts take tokenizers of Hugging Face's
     processor = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
     expected = [token for text in texts for token in [*processor.encode(text), processor.eos_id()]]
     written = numpy.fromfile(tmp_path / "out_text_document.bin", dtype=numpy.uint16)
@@ -252,6 +254,7 @@ REFUSALS = {
     "no input": (("absent.jsonl",), "absent.jsonl does not exist"),
     "unknown kind": (("a.pdf",), "what kind of file is it?"),
     "empty folder": (("empty",), "holds no shards"),
+    "none of the preset's": (("unpacked", "--preset", "dolma"), "it holds a.jsonl, which the preset does not look for"),
     "twice": (("a.jsonl", "a.jsonl"), "is named twice"),
     "no column": (("a.parquet", "--field", "body"), "its columns are id, text"),
     "damaged gzip": (("cut.jsonl.gz",), "cut.jsonl.gz is damaged"),
@@ -260,7 +263,7 @@ REFUSALS = {
     "nothing left": (("a.jsonl", "--min-chars", 10**6), "no document was left of 1 records"),
     "no tokenizer": (("a.jsonl", "--tokenizer", "empty"), "empty is no tokenizer"),
     "bad tokenizer": (("a.jsonl", "--tokenizer", "a.jsonl"), "is no tokenizer file"),
-    "two tokenizers": (("a.jsonl", "--tokenizer", "empty", "--train-bpe", 300), "both was given"),
+    "two tokenizers": (("a.jsonl", "--tokenizer", "empty", "--train-bpe", 300), "both were given"),
     "preset": (("a.jsonl", "--preset", "pile"), "choose from: plain, wikipedia, dolma"),
     "where": (("a.jsonl", "--where", "lang"), "FIELD=VALUE"),
     "field": (("a.jsonl", "--field", "a/b"), "--field a/b: it becomes part"),
@@ -272,6 +275,8 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals(case, prepare, texts, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "unpacked" / "a.jsonl").touch()
     (tmp_path / "a.pdf").touch()
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": texts[0]}) + "\n")
     (tmp_path / "no.parquet").write_bytes(b"PAR1 rubbish")

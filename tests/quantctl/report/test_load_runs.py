@@ -46,11 +46,20 @@ def test_without_pandas(folder, monkeypatch):
 
 
 def test_a_data_frame(folder):
-    pytest.importorskip("pandas", reason="pandas is not installed")
-    assert list(quantctl.load_runs(folder).to_pandas()["mode"]) == ["FA_mxfp4", "bf16", "linear_hifp8"]
+    runs = quantctl.load_runs(folder)
+    means = runs.to_pandas().groupby("mode")["final_loss"].mean().dropna()
+    assert means.to_dict() == {"FA_mxfp4": 4.25, "bf16": 4.0}
+    curves = runs.losses.to_pandas().pivot(index="iteration", columns="mode", values="loss")
+    assert curves["FA_mxfp4"].tolist() == [7.0, 6.0, 5.0, 4.25]
 
 
-@pytest.mark.parametrize("path", ["nowhere/*", "nowhere"])
+@pytest.mark.parametrize("paths", [None, 5, b"x", ["/", None]])
+def test_what_is_no_path(paths):
+    with pytest.raises(quantctl.QuantctlError, match=r"a path is of type (NoneType|int|bytes), not a text"):
+        quantctl.load_runs(paths)
+
+
+@pytest.mark.parametrize("path", ["nowhere/*", "nowhere", ""])
 def test_a_path_that_is_not_there(path):
     with pytest.raises(quantctl.QuantctlError, match="there is no such file or folder"):
         quantctl.load_runs(path)

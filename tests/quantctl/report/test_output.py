@@ -43,8 +43,12 @@ def test_one_seed_ranks_nothing(run_directory, quantctl, tmp_path):
     run_directory("FA_mxfp4", 1, {1: 7.0, 2: 5.9})
     done = quantctl("report", tmp_path, "--output", tmp_path / "cost")
     assert "One seed: nothing is ranked here." in done.out
-    assert done.err.rstrip().splitlines()[-1].startswith(f"page: {tmp_path}/cost/report.html")
+    assert done.err.rstrip().splitlines()[-1] == f"page: {tmp_path}/cost/report.html"
     assert "One seed: nothing is ranked here." in (tmp_path / "cost" / "report.html").read_text()
+    # `report runs/*` names the report among the runs
+    again = quantctl("report", *sorted(tmp_path.iterdir()))
+    assert again.out == done.out
+    assert quantctl("report", tmp_path / "cost").err.startswith(f"quantctl: {tmp_path}/cost holds no run\n")
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
@@ -112,7 +116,7 @@ def test_an_empty_folder_is_a_clear_message(quantctl, tmp_path):
 def test_what_cannot_be_read_does_not_hide_the_others(runs, quantctl, tmp_path):
     done = quantctl("report", tmp_path, tmp_path / "absent")
     assert done.status == 0
-    assert "absent (unknown, seed None, no loss)" in done.out
+    assert "absent (unknown, no known seed, no loss)" in done.out
     assert "unreadable: does not exist" in done.out
 
 
