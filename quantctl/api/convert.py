@@ -161,8 +161,8 @@ def convert(
     sites = {name: "lm_head" if _is_head(model, name, module) else "linear" for name, module in found.items()}
     reasons = {name: _why_not(name, module, only, skip) for name, module in found.items()}
     specs: dict[str, str] = {}
-    for site, one in said.items():
-        specs |= specs_of(one, model, [name for name in found if sites[name] == site and not reasons[name]])
+    for site, wanted in said.items():
+        specs |= specs_of(wanted, model, [name for name in found if sites[name] == site and not reasons[name]])
     layers = []
     for name, module in found.items():
         stays = module.spec if reasons[name] == _NOT_CHOSEN and isinstance(module, QuantizedLinear) else NONE

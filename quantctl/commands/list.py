@@ -71,7 +71,7 @@ wins, and of the rules the last that fits. Two dozen in words: docs/formats.md.
                                          probabilities, value
   mxfp4:wgrad.format=mxfp8               fprop, dgrad, wgrad; wgrad.input.round=
   mxfp4; layers 1-2,-1: none             from 1, from the end, ..10%, 85%..
-  mxfp8; linear_fc2: none; mlp: mxfp4    a glob for modules' names, or attention,
+  mxfp8; linear_fc2: none; mlp: mxfp4    globs for modules' names; attention,
                                          mlp, experts, shared_experts, mtp
   mxfp4; from 80%: fprop.format=none     from, until: a step or a share of the
                                          training; evaluation
