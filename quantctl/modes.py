@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from quantctl import spec
 from quantctl.errors import QuantctlError, quoted, unknown
 from quantctl.spec import ATTENTION_IMPLEMENTATIONS, FORMATS, NONE, SEPARATOR, SITES, canonical, choice, names_of
 
@@ -59,6 +60,17 @@ def mode_selectors(mode: str) -> dict[str, str]:
 def canonical_value(role: str, value: str) -> str:
     """A selector's value as it stands in a file. Raises QuantctlError if it is unknown."""
     return choice(role, value, ATTENTION_IMPLEMENTATIONS) if role == ATTENTION else canonical(value, role)
+
+
+def same_value(role: str, one: str, other: str) -> bool:
+    """Whether two values of a selector in canonical form, or words of a fork's, mean the same."""
+    plain = role not in SITES or not any(sign in value for value in (one, other) for sign in ".;")
+    if one == other or plain:
+        return one == other
+    try:
+        return spec.literal(one, role).meaning == spec.literal(other, role).meaning
+    except QuantctlError:
+        return False
 
 
 _FORMAT_NAMES = frozenset(name for format_ in FORMATS for name in names_of(format_))

@@ -11,7 +11,7 @@ from quantctl import output
 from quantctl.commands._common import BehindDashes, accept_option, behind_dashes, describe, meant, tree_in_use
 from quantctl.errors import DIFFERS, QuantctlError
 from quantctl.history.recovery import read_consistent
-from quantctl.modes import selection
+from quantctl.modes import same_value, selection
 from quantctl.runs.provenance import git_state
 from quantctl.tree import fit, verdict
 from quantctl.tree.forks import NOTE, ForkSelector, canonical_or
@@ -59,10 +59,10 @@ def _problems(state: TreeState, expected: dict[str, str], accept: Collection[str
             continue
         says = canonical_or(value, role)
         places = [other for other in state.places if role in other.roles]
-        if says != wanted and not (places and role not in state.selectors):
+        if not same_value(role, says, wanted) and not (places and role not in state.selectors):
             found.append(f"{role} is {says!r}, expected {wanted!r}")
         for other in places:
-            if canonical_or(other.literal.value, role) != wanted:
+            if not same_value(role, canonical_or(other.literal.value, role), wanted):
                 found.append(f"{other.where}: {role} is {other.literal.value!r} there, expected {wanted!r}")
     return found
 

@@ -200,7 +200,7 @@ class Case:
             try:
                 found[role] = literal(spec, role).formats
             except QuantctlError:  # rules/format_unknown.py says it
-                found[role] = frozenset({spec.partition(":")[0]})
+                found[role] = frozenset({re.split("[:;]", spec)[0].strip()})
         return found
 
     @property

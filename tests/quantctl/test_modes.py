@@ -8,7 +8,7 @@ import pytest
 
 from quantctl import modes
 from quantctl.errors import QuantctlError, near, unknown
-from quantctl.modes import MODES, ROLES, all_choices, canonical_value, choices, file_name, selection
+from quantctl.modes import MODES, ROLES, all_choices, canonical_value, choices, file_name, same_value, selection
 from quantctl.tree.selectors import SELECTORS
 
 LISTS = {
@@ -76,3 +76,13 @@ def test_21_names_stand_on_no_line():
     with pytest.raises(QuantctlError) as refused:
         selection("nothing")
     assert len(str(refused.value.hint)) < 120
+
+
+def test_values_of_one_meaning():
+    assert same_value("linear", "mxfp8:dgrad.format=mxfp4,wgrad.format=mxfp4", "mxfp4:fprop.format=mxfp8")
+    assert same_value(
+        "linear", "mxfp4; layers 1: mxfp8:wgrad.format=none", "mxfp4; layers 1: mxfp8:wgrad.bwd=high_precision"
+    )
+    assert not same_value("linear", "mxfp8; layers 1: none", "mxfp8; layers 2: none")
+    assert not same_value("linear", "mxfp8; layers 1: none", "int8.2")
+    assert not same_value("attention", "fused", "auto")

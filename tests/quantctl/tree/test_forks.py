@@ -425,6 +425,8 @@ def test_no_fork(file, text):
 
 WORDS = {
     "options": (CHAIN, "mxfp8:scale=floor", "it takes plain format names, no options"),
+    "scopes": (CHAIN, "mxfp8:gradient.elem=e5m2", "no options, scopes or rules"),
+    "rules": (CHAIN, "mxfp8; layers 1: none", "so it cannot be 'mxfp8; layers 1: none'"),
     "no branch": (CHAIN.replace("'hifp8'", "'int8'"), "hifp8", "no branch of it asks for 'hifp8': the stock product"),
     "nothing for none": (
         CHAIN.replace("    output = torch.matmul(total_input, weight.t())", "    raise ValueError"),
