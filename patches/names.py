@@ -36,7 +36,7 @@ def _patch(name: str, file: str, model: str, releases: str) -> Patch:
         mark=b"quantctl_modules",
         edits=(Edit(Kind.LAST, f"{model}.__init__", "", _NAME),),
         required=False,
-        needed=rf"^class {model}\(LanguageModule\)".encode(),
+        needed=rf"^class {model}\(LanguageModule\b".encode(),
     )
 
 
