@@ -1,4 +1,4 @@
-"""The literals of docs/formats.md, trained: every module computes what an outline of the model says and nothing else."""
+"""The literals of docs/formats.md, trained: modules compute what an outline of the model says and nothing else."""
 
 from __future__ import annotations
 
