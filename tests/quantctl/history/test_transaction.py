@@ -61,7 +61,7 @@ def test_failed_write_changes_nothing(tree, monkeypatch, step, failing_call):
 
 
 def killed_earlier(tree: Tree, backup: Backup, published: bool) -> dict[str, bytes]:
-    """Leave what a kill did before journals lay in the tree: two files in place, one staged. Returns the files before."""
+    """Leave what a kill did before journals lay in the tree: two files in place, one staged. Returns those before."""
     before = contents(tree)
     with open_tree(tree) as session:
         operation = session.apply(changes_to(tree, {"qk": "mxfp8"}), "set", "quantctl set", {})
