@@ -36,12 +36,16 @@ def assign(node: Node, world: World, tail: str = "", spread: bool = False) -> st
         return name
     raw, equals = source(node), next((child for child in node.children if child.type in ("=", "+=")), None)
     text = UNKNOWN
-    if not node.has_error and equals is not None:
+    if node.has_error:
+        expander.forget_assigned_in(raw)
+    elif equals is not None:
         # the grammar leaves an escaped blank in front of a value out
         value = raw.encode()[equals.end_byte - node.start_byte :].decode("utf-8", "replace") + tail
         every: Sequence[str | None] = (braces.expand(value) or [None]) if spread else [value]
         for each in every:  # all of them are expanded: `$((N++))` counts in each
             text = UNKNOWN if each is None else expander.value_of(each)
+        if None in every:
+            expander.forget_assigned_in(value)
         if len(every) > 1 and (not known(text) or re.search(r"\s", text)):
             text = UNKNOWN  # of several none is an assignment to bash's parser any more: they are split like words
     if target.type == "subscript":
@@ -69,6 +73,7 @@ def _whole(name: str, value: Node, expander: Expander, append: bool) -> None:
     world = expander.world
     children = [child for child in value.children if child.is_named and child.type != "comment"]
     if any(text is None or _ELEMENT.match(text) for text in spans(children)) or value.has_error:
+        expander.forget_assigned_in(source(value))
         world.assign_array(name, (MANY,))
         return
     words = expander.sequence(children)

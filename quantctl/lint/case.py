@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quantctl.tree.state import PatchState, TreeState
 
 # they bring more options, which no table knows
-_MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args", "--load-main-params-from-ckpt")
+_MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args")
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class Expander(Parameters):
             return [MANY]
         expanded = braces.expand(text)
         if expanded is None:
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return [MANY]
         found: list[str] = []
         for one in expanded:
@@ -122,7 +122,7 @@ class Expander(Parameters):
                 found += Fields(self.world.work, self.ifs()).add(self.pieces(scan(one)))
             except (NotRead, patterns.NoPattern) as error:
                 self._deep(error)
-                self._forget_assigned(one)
+                self.forget_assigned_in(one)
                 found.append(MANY)
         return found
 
@@ -159,7 +159,7 @@ class Expander(Parameters):
             return self.joined(scanner(text))
         except (NotRead, patterns.NoPattern) as error:
             self._deep(error)
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return UNKNOWN
 
     def joined(self, parts: Iterable[Part]) -> str:
@@ -212,17 +212,17 @@ class Expander(Parameters):
             self.soft = self.soft or any(name in self.world.soft for name in re.findall(r"[A-Za-z_]\w*", plain))
             if known(plain):
                 return arithmetic.evaluate(plain, self.world)
-            self._forget_assigned(plain)
+            self.forget_assigned_in(plain)
             return None
         except arithmetic.Fails:
             self.world.work.note("arithmetic is in it that fails, at which bash gives a command up")
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return None
         except (NotRead, arithmetic.NotComputed, patterns.NoPattern, RecursionError):
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return None
 
-    def _forget_assigned(self, text: str) -> None:
+    def forget_assigned_in(self, text: str) -> None:
         """What an expression that is not computed may have assigned is unknown."""
         for name in re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|[-+*/%<>&^|]{0,2}=(?!=))", text):
             self.world.forget(name)
