@@ -72,11 +72,11 @@ def assign_word(word: str, world: World) -> str:
 def _whole(name: str, value: Node, expander: Expander, append: bool) -> None:
     world = expander.world
     children = [child for child in value.children if child.is_named and child.type != "comment"]
-    if any(text is None or _ELEMENT.match(text) for text in spans(children)) or value.has_error:
+    if any(text is None or _ELEMENT.match(text) for text in spans(children, value)) or value.has_error:
         expander.forget_assigned_in(source(value))
         world.assign_array(name, (MANY,))
         return
-    words = expander.sequence(children)
+    words = expander.sequence(children, value)
     before = world.arrays.get(name, (world.scalars[name],) if name in world.scalars else ())
     world.assign_array(name, (*before, *words) if append else tuple(words))
 
@@ -119,7 +119,8 @@ def declare(node: Node, world: World) -> None:
             if "a" in letters.lower() and name not in world.arrays:
                 world.assign_array(name, ())
         else:
-            found = [] if child.type == "word" and source(child)[:1] in "-+" else Expander(world).sequence([child])
+            option = child.type == "word" and source(child)[:1] in "-+"
+            found = [] if option else Expander(world).sequence([child], node)
             name = assign_word(found[0], world) if len(found) == 1 and known(found[0].partition("=")[0]) else ""
         if name and set(letters) & set("Anilu"):
             # numbers, references, places that are names: values that are not followed
@@ -145,7 +146,7 @@ def _own(name: str, kind: str, letters: str, world: World) -> None:
 
 
 def unset(node: Node, world: World) -> None:
-    for word in spans(node.children[1:]):
+    for word in spans(node.children[1:], node):
         text = UNKNOWN if word is None else Expander(world).value_of(word)
         name, bracket, index = (text or "").partition("[")
         if text and not text.startswith("-"):

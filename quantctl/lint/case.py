@@ -124,6 +124,8 @@ class Case:
         """The flag or program that decides which layers are built."""
         if self.command.program == EMBEDDED:
             return EMBEDDED
+        if self.command.foreign:
+            return self.command.script
         if self.is_megatron and self.command.stack_of_its_own:
             return self.command.script
         if self.has("--use-legacy-models") and "--use-legacy-models" in self.options:
@@ -136,6 +138,8 @@ class Case:
         by = self.layers_by
         if by == EMBEDDED:
             return LOCAL
+        if self.command.foreign:
+            return None
         if by == self.command.script:
             return TE
         if by == "--use-legacy-models":

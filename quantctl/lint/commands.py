@@ -128,7 +128,7 @@ class Commands:
             for name in prefix:  # words do not see what stands in front of them
                 world.give(name, before)
         words = [child for child in parts if not child.type.endswith("redirect") and child.start_byte not in rest]
-        argv = expander.sequence(words) + list(found.words)
+        argv = expander.sequence(words, node) + list(found.words)
         if node.has_error:
             # what seems to stand in front of a command may be assignments alone
             expander.forget_assigned_in(source(node))

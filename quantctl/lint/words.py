@@ -25,15 +25,14 @@ def source(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
 
 
-def spans(nodes: Sequence[Node]) -> list[str | None]:
-    """The source of each word; None for what the grammar could not read.
+def spans(nodes: Sequence[Node], parent: Node) -> list[str | None]:
+    """The source of each word below `parent`; None for what the grammar could not read.
 
     Nodes that touch are one word, and what the grammar leaves out between two nodes (an escaped blank) belongs to the
     word that it touches.
     """
-    parent = nodes[0].parent if nodes else None
-    if parent is None or any(node.parent != parent for node in nodes):
-        return [None if node.has_error else source(node) for node in nodes]
+    if not nodes:
+        return []
     raw, start = parent.text or b"", parent.start_byte
     wanted = {node.start_byte for node in nodes}
     found: list[str | None] = []
@@ -101,10 +100,10 @@ class Expander(Parameters):
 
     # ---- words of a command ----
 
-    def sequence(self, nodes: Sequence[Node]) -> list[str]:
-        """The words of several arguments or array elements."""
+    def sequence(self, nodes: Sequence[Node], parent: Node) -> list[str]:
+        """The words of several arguments or array elements below `parent`."""
         found: list[str] = []
-        for text in spans(nodes):
+        for text in spans(nodes, parent):
             found += [MANY] if text is None else self.words(text)
         return list(self.world.work.words(found))
 
