@@ -31,8 +31,8 @@ def has_gpu(environment: Mapping[str, str]) -> bool:
 def _has_nvcc(environment: Mapping[str, str]) -> bool:
     """Whether torch finds the CUDA toolkit's compiler, as torch.utils.cpp_extension looks for it."""
     found = shutil.which("nvcc", path=environment.get("PATH"))
-    homes = (environment.get("CUDA_HOME"), environment.get("CUDA_PATH"), found and Path(found).parents[1], _TOOLKIT)
-    return Path(next(filter(None, homes)), "bin/nvcc").exists()
+    beside = Path(found).parents[1] if found else _TOOLKIT
+    return Path(environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or beside, "bin/nvcc").exists()
 
 
 def _wants_nvcc(program: str) -> bool:
