@@ -73,6 +73,7 @@ generate: $(STAMP)
 	$(BIN)/quantctl generate
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV), once: some minutes, 2.4 GB with a CPU build of torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -2,7 +2,7 @@
 
 A selector's rules speak of layers and modules, and no product knows whose it is. The names are those of
 named_modules(); `quantctl.kernels.modules` numbers their layers over all pipeline stages, resolves the selectors, and
-refuses rules that fit nothing before the first step. Models without this patch take selectors without rules only.
+refuses rules that fit nothing before the first step. Other models than GPTModel take selectors without rules only.
 """
 
 from __future__ import annotations
@@ -27,21 +27,12 @@ if set(quant_types.values()) - {'none'}:
 """
 
 
-def _patch(name: str, file: str, model: str, releases: str) -> Patch:
-    return Patch(
-        name=name,
-        file=f"megatron/core/models/{file}",
-        why="rules of a selector speak of layers and modules, and products know neither",
-        releases=releases,
-        mark=b"quantctl_modules",
-        edits=(Edit(Kind.LAST, f"{model}.__init__", "", _NAME),),
-        required=False,
-        needed=rf"^class {model}\(LanguageModule\)".encode(),
-    )
-
-
-PATCHES = (
-    _patch("names", "gpt/gpt_model.py", "GPTModel", "0.10 - 0.19, main"),
-    _patch("names_mamba", "mamba/mamba_model.py", "MambaModel", "0.10 - 0.18"),
-    _patch("names_hybrid", "hybrid/hybrid_model.py", "HybridModel", "0.19, main"),
+PATCH = Patch(
+    name="names",
+    file="megatron/core/models/gpt/gpt_model.py",
+    why="rules of a selector speak of layers and modules, and products know neither",
+    releases="0.10 - 0.19, main",
+    mark=b"quantctl_modules",
+    edits=(Edit(Kind.LAST, "GPTModel.__init__", "", _NAME),),
+    required=False,
 )

@@ -19,7 +19,7 @@ from quantctl.patches.patch import Patch
 PATCHES: tuple[Patch, ...] = (
     linear.PATCH,
     lm_head.PATCH,
-    *names.PATCHES,
+    names.PATCH,
     attention.PATCH,
     fused_attention.PATCH,
     mla.ATTENTION_PATCH,

@@ -187,3 +187,8 @@ def file_name(mode: str) -> str:
 
     digits = sha256(" ".join(mode.split()).encode()).hexdigest()[:8]
     return f"{name[: _LONGEST - 9].rstrip('_.-')}-{digits}"
+
+
+def is_cut(name: str) -> bool:
+    """Whether a run's name has the digits that `file_name` gives to what it may have cut."""
+    return re.search(r"-[0-9a-f]{8}(?![^_.-])", name) is not None

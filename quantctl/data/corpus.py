@@ -19,13 +19,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantctl.data.bpe import END_OF_DOCUMENT
+from quantctl.data.bpe import END_OF_DOCUMENT, write_config
 from quantctl.errors import QuantctlError, exit_with
 
 VOCABULARY = 2048
 PREFIX = "text_document"
-_LAYOUT = 2  # raise it when what is written changes, so that an older folder is not taken for the new one
-_FILES = ("tokenizer.json", "tokenizer_config.json", f"{PREFIX}.bin", f"{PREFIX}.idx")
+_LAYOUT = 1  # raise it when the tokens change, so that an older folder is not taken for the new one
+_CONFIG = "tokenizer_config.json"
+_FILES = ("tokenizer.json", _CONFIG, f"{PREFIX}.bin", f"{PREFIX}.idx")
 
 
 def documents() -> list[str]:
@@ -53,7 +54,7 @@ def _write(texts: Sequence[str], folder: Path) -> None:
     """The tokenizer, and PREFIX.bin and .idx: each text as a document with the end-of-document token behind it."""
     import numpy
 
-    from quantctl.data.bpe import train_bpe, write_config
+    from quantctl.data.bpe import train_bpe
     from quantctl.data.index import write_index
 
     tokenizer = train_bpe(texts, VOCABULARY, folder / "tokenizer.json")
@@ -72,11 +73,16 @@ def build(folder: Path) -> Path:
     """
     if is_built(folder):
         return folder
-    if folder.exists() and any(folder.iterdir()):
+    earlier = folder.is_dir() and all((folder / name).is_file() for name in _FILES if name != _CONFIG)
+    if not earlier and folder.exists() and any(folder.iterdir()):
         raise QuantctlError(f"{folder} exists and is no complete corpus", "remove it, or give another --output")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        if earlier:  # built before there was a configuration
+            write_config(draft)
+            os.replace(draft / _CONFIG, folder / _CONFIG)
+            return folder
         _write(documents(), draft)
         draft.chmod(0o755)
         try:

@@ -116,8 +116,8 @@ def sync(path: Path) -> None:
 
 
 def temporary(path: Path, token: str) -> Path:
-    """Where an operation that drew `token` keeps a second file beside `path`."""
-    return path.resolve().with_name(f".{path.name}.{token}.quantctl")
+    """Where an operation that drew `token` keeps a second file beside `path`; earlier ones drew none."""
+    return path.resolve().with_name(f".{path.name}{token and f'.{token}'}.quantctl")
 
 
 def _newer_mtime(path: Path) -> int:

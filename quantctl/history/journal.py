@@ -21,6 +21,8 @@ from quantctl.history.record import FileState, Operation, file_state, path_insid
 from quantctl.tree.tree import Tree
 
 _NAME = ".quantctl-journal.json"
+_EARLIER = "journal.json"
+"""What it was called in quantctl's own folder, before it lay in the tree."""
 _LARGEST = 2**20
 """Bytes that a journal can have."""
 
@@ -43,12 +45,21 @@ class Journal:
     ref: str
     """Of the history that the operation is for."""
     token: str
-    """In the names of the files beside its own."""
+    """In the names of the files beside its own; of an earlier journal, empty."""
     files: tuple[Entry, ...]
 
 
 def path_of(tree: Tree) -> Path:
     return tree.core / _NAME
+
+
+def _earlier(backup: Backup) -> Path:
+    return backup.state / _EARLIER
+
+
+def found_at(tree: Tree, backup: Backup) -> Path | None:
+    """The journal of an operation that is under way or was killed, or None."""
+    return next((path for path in (path_of(tree), _earlier(backup)) if os.path.lexists(path)), None)
 
 
 def _draft_of(tree: Tree) -> Path:
@@ -71,28 +82,25 @@ def begin(tree: Tree, backup: Backup, operation: Operation) -> Journal:
     return journal
 
 
-def end(tree: Tree) -> None:
+def end(tree: Tree, backup: Backup) -> None:
     """Remove it, and what a killed `begin` left; only for who holds the tree."""
-    for path in (_draft_of(tree), path_of(tree)):
+    for path in (_draft_of(tree), path_of(tree), _earlier(backup)):
         files.remove(path)
 
 
-def present(tree: Tree) -> bool:
-    return os.path.lexists(path_of(tree))
-
-
-def read(tree: Tree) -> Journal | None:
-    """The journal of an operation that is under way or was killed, or None.
-
-    Raises QuantctlError when the file is something else.
-    """
-    path = path_of(tree)
+def read(tree: Tree, backup: Backup) -> Journal | None:
+    """What the journal that is there says. Raises QuantctlError when the file is something else."""
+    path = found_at(tree, backup)
+    if path is None:
+        return None
+    # an earlier one named neither: it lay with the history that it was for
+    given = {} if path.name == _NAME else {"repository": str(backup.repository.directory), "ref": backup.ref}
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ValueError("not a file")
-            return _parse(json.loads(file.read(_LARGEST)))
+            return _parse(json.loads(file.read(_LARGEST)), given)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -107,12 +115,13 @@ def read(tree: Tree) -> Journal | None:
         ) from error
 
 
-def _parse(data: dict[str, Any]) -> Journal:
+def _parse(data: dict[str, Any], given: dict[str, str]) -> Journal:
     entries = tuple(
         Entry(path_inside(entry["path"]), file_state(entry["before"]), file_state(entry["after"]))
         for entry in data["files"]
     )
-    if not (token := text(data["token"])).isalnum():
+    token = "" if given else text(data["token"])
+    if not (given or token.isalnum()):
         raise ValueError(f"{token!r:.50} is no token")
-    operation, repository, ref = (text(data[name]) for name in ("operation", "repository", "ref"))
+    operation, repository, ref = (text({**data, **given}[name]) for name in ("operation", "repository", "ref"))
     return Journal(operation, repository, ref, token, entries)

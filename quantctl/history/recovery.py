@@ -53,7 +53,7 @@ def _killed(tree: Tree, backup: Backup, found: Journal) -> Killed:
     if None in contents:
         raise QuantctlError(
             f"an operation was killed half way, and git has lost bytes of it ({owner.repository.directory})",
-            f"bring the files back by other means (git checkout, pip), then remove {journal.path_of(tree)}",
+            f"bring the files back by other means (git checkout, pip), then remove {journal.found_at(tree, backup)}",
         )
     known = dict(zip(states, contents, strict=True))
 
@@ -75,9 +75,9 @@ def recover(tree: Tree, backup: Backup) -> str | None:
 
     Raises QuantctlError when a file of it was edited meanwhile, or when it is somebody else's.
     """
-    found = journal.read(tree)
+    found = journal.read(tree, backup)
     if found is None:
-        journal.end(tree)
+        journal.end(tree, backup)
         return None
     killed = _killed(tree, backup, found)
     if killed.published:
@@ -85,21 +85,24 @@ def recover(tree: Tree, backup: Backup) -> str | None:
             clear(item)
     else:
         _refuse_edited(tree, backup, killed)
+        if not found.token:  # no exchange: what lies beside a file is not its owner's
+            for item in killed.items:
+                clear(item)
         results = [take_back(item) for item in killed.items]
         with suppress(GitError):
             _owner_of(found, backup).drop(found.operation, keep=not all(results))
-    journal.end(tree)
+    journal.end(tree, backup)
     return found.operation
 
 
 def _refuse_edited(tree: Tree, backup: Backup, killed: Killed) -> None:
     for item, entry in zip(killed.items, killed.journal.files, strict=True):
         if content_of(item.path) not in (item.before, item.after):
-            at = backup.repository.shell("cat-file", "blob")
+            at, found = backup.repository.shell("cat-file", "blob"), journal.found_at(tree, backup)
             raise QuantctlError(
                 f"an earlier operation was killed half way, and {item.path} was edited since",
                 f"its bytes before are in {at} {entry.before.blob}, those after in {at} {entry.after.blob}: put one of "
-                f"them back and run the command again; or, to keep the tree as it is, remove {journal.path_of(tree)}",
+                f"them back and run the command again; or, to keep the tree as it is, remove {found}",
             )
 
 
@@ -114,7 +117,7 @@ def read_consistent(tree: Tree) -> TreeState:
         mark = _mark(tree, backup)
         if mark[0]:
             known = lock.wait_for_changes(tree)
-            found = journal.read(tree)
+            found = journal.read(tree, backup)
             if found is not None and (known or time.monotonic() > deadline):
                 _refuse_torn(tree, backup, found)
             elif found is not None:
@@ -127,7 +130,7 @@ def read_consistent(tree: Tree) -> TreeState:
 
 
 def _mark(tree: Tree, backup: Backup) -> tuple[bool, str | None]:
-    return journal.present(tree), backup.head()
+    return journal.found_at(tree, backup) is not None, backup.head()
 
 
 def _refuse_torn(tree: Tree, backup: Backup, found: Journal) -> None:

@@ -96,7 +96,7 @@ class Session:
         with suppress(OSError):  # what stays does no harm: the journal names an operation that the history has,
             for item in items:  # and whoever changes the tree next clears its files away
                 replace.clear(item)
-            journal.end(self.tree)
+            journal.end(self.tree, self.backup)
 
     def _is_published(self, operation: Operation, error: BaseException) -> bool:
         try:
@@ -128,7 +128,7 @@ class Session:
                 f"they are in git -C {self.backup.repository.directory} show {operation.id}:before/PATH",
             ) from error
         with suppress(OSError):  # one that stays does no harm: there is nothing left to take back
-            journal.end(self.tree)
+            journal.end(self.tree, self.backup)
         with suppress(GitError):
             self.backup.drop(operation.id, keep=bool(theirs))
         if not isinstance(error, (OSError, QuantctlError)):

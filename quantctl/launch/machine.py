@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ _DEVICES = ("nvidia[0-9]*", "nvgpu*", "nvhost-gpu", "dxg", "kfd")
 _WHERE = Path("/dev")
 _BYTES_A_WEIGHT = 16
 """Weight, gradient and Adam's two moments in fp32: the least that the embedded trainer keeps on each rank."""
+_INITIALIZE = "training/initialize.py"
+_TOOLKIT = Path("/usr/local/cuda")
+"""Where torch looks for it last."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -22,6 +26,21 @@ def has_gpu(environment: Mapping[str, str]) -> bool:
     """Whether a process with this environment may find one."""
     hidden = environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     return not hidden and any(any(_WHERE.glob(name)) for name in _DEVICES)
+
+
+def _has_nvcc(environment: Mapping[str, str]) -> bool:
+    """Whether torch finds the CUDA toolkit's compiler, as torch.utils.cpp_extension looks for it."""
+    found = shutil.which("nvcc", path=environment.get("PATH"))
+    beside = Path(found).parents[1] if found else _TOOLKIT
+    return Path(environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or beside, "bin/nvcc").exists()
+
+
+def _wants_nvcc(program: str) -> bool:
+    """Whether the checkout's trainer compiles kernels at its start: releases up to 0.16, before anything else."""
+    try:
+        return b"fused_kernels.load(" in Path(program).with_name("megatron").joinpath(_INITIALIZE).read_bytes()
+    except OSError:
+        return False
 
 
 def memory() -> int:
@@ -64,14 +83,24 @@ def weights(flags: Sequence[str]) -> int:
 def require(
     trainer: Sequence[str], platform: str, processes: int, environment: Mapping[str, str], instead: str | None = None
 ) -> None:
-    """Raises QuantctlError where Megatron-LM's own trainer finds no GPU, and where ranks on a CPU find no memory.
+    """Raises QuantctlError where Megatron-LM's own trainer finds no GPU, or no nvcc that it calls, and where
+    ranks on a CPU find no memory.
 
     `instead` is a command that works here.
     """
-    if platform not in ("cuda", "cpu") or (platform == "cuda" and has_gpu(environment)):
+    own = next((word for word in trainer if word.rpartition("/")[2] == "pretrain_gpt.py"), None)
+    if platform == "cuda" and has_gpu(environment):
+        nvidia = not (_WHERE / "kfd").exists()
+        if own and nvidia and _wants_nvcc(own) and not _has_nvcc(environment):
+            raise QuantctlError(
+                f"{own} compiles kernels when it starts, and the CUDA toolkit's nvcc is not here",
+                "install the toolkit, or set CUDA_HOME to where it is",
+            )
+        return
+    if platform not in ("cuda", "cpu"):
         return
     why = "PLATFORM=cpu hides the GPUs" if platform == "cpu" else "this machine has no GPU that a run could use"
-    if any(word.rpartition("/")[2] == "pretrain_gpt.py" for word in trainer):
+    if own:
         raise QuantctlError(
             f"Megatron-LM's own pretrain_gpt.py needs CUDA, and {why}",
             f"without MEGATRON_LM_PATH the embedded trainer runs on a CPU: {instead or 'unset it'}",

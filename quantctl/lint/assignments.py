@@ -36,12 +36,16 @@ def assign(node: Node, world: World, tail: str = "", spread: bool = False) -> st
         return name
     raw, equals = source(node), next((child for child in node.children if child.type in ("=", "+=")), None)
     text = UNKNOWN
-    if not node.has_error and equals is not None:
+    if node.has_error:
+        expander.forget_assigned_in(raw)
+    elif equals is not None:
         # the grammar leaves an escaped blank in front of a value out
         value = raw.encode()[equals.end_byte - node.start_byte :].decode("utf-8", "replace") + tail
         every: Sequence[str | None] = (braces.expand(value) or [None]) if spread else [value]
         for each in every:  # all of them are expanded: `$((N++))` counts in each
             text = UNKNOWN if each is None else expander.value_of(each)
+        if None in every:
+            expander.forget_assigned_in(value)
         if len(every) > 1 and (not known(text) or re.search(r"\s", text)):
             text = UNKNOWN  # of several none is an assignment to bash's parser any more: they are split like words
     if target.type == "subscript":
@@ -68,10 +72,11 @@ def assign_word(word: str, world: World) -> str:
 def _whole(name: str, value: Node, expander: Expander, append: bool) -> None:
     world = expander.world
     children = [child for child in value.children if child.is_named and child.type != "comment"]
-    if any(text is None or _ELEMENT.match(text) for text in spans(children)) or value.has_error:
+    if any(text is None or _ELEMENT.match(text) for text in spans(children, value)) or value.has_error:
+        expander.forget_assigned_in(source(value))
         world.assign_array(name, (MANY,))
         return
-    words = expander.sequence(children)
+    words = expander.sequence(children, value)
     before = world.arrays.get(name, (world.scalars[name],) if name in world.scalars else ())
     world.assign_array(name, (*before, *words) if append else tuple(words))
 
@@ -114,7 +119,8 @@ def declare(node: Node, world: World) -> None:
             if "a" in letters.lower() and name not in world.arrays:
                 world.assign_array(name, ())
         else:
-            found = [] if child.type == "word" and source(child)[:1] in "-+" else Expander(world).sequence([child])
+            option = child.type == "word" and source(child)[:1] in "-+"
+            found = [] if option else Expander(world).sequence([child], node)
             name = assign_word(found[0], world) if len(found) == 1 and known(found[0].partition("=")[0]) else ""
         if name and set(letters) & set("Anilu"):
             # numbers, references, places that are names: values that are not followed
@@ -140,7 +146,7 @@ def _own(name: str, kind: str, letters: str, world: World) -> None:
 
 
 def unset(node: Node, world: World) -> None:
-    for word in spans(node.children[1:]):
+    for word in spans(node.children[1:], node):
         text = UNKNOWN if word is None else Expander(world).value_of(word)
         name, bracket, index = (text or "").partition("[")
         if text and not text.startswith("-"):

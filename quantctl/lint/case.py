@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from quantctl.tree.state import PatchState, TreeState
 
 # they bring more options, which no table knows
-_MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args", "--load-main-params-from-ckpt")
+_MORE_OPTIONS = ("--yaml-cfg", "--use-checkpoint-args")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ class Case:
         """The flag or program that decides which layers are built."""
         if self.command.program == EMBEDDED:
             return EMBEDDED
+        if self.command.foreign:
+            return self.command.script
         if self.is_megatron and self.command.stack_of_its_own:
             return self.command.script
         if self.has("--use-legacy-models") and "--use-legacy-models" in self.options:
@@ -137,6 +139,8 @@ class Case:
         by = self.layers_by
         if by == EMBEDDED:
             return LOCAL
+        if self.command.foreign:
+            return None
         if by == self.command.script:
             return TE
         if by == "--use-legacy-models":

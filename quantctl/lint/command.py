@@ -68,7 +68,7 @@ class Command:
     stack_of_its_own: bool = False
     """Whether the program builds a stack that knows Transformer Engine's layers only: Mamba and hybrid models."""
     foreign: bool = False
-    """Whether something that brings flags of its own (MindSpeed) loads the program."""
+    """Whether something that brings flags of its own loads the program (MindSpeed), or it lies in such a repository."""
 
 
 def find(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Command | None:

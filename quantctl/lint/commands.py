@@ -128,8 +128,10 @@ class Commands:
             for name in prefix:  # words do not see what stands in front of them
                 world.give(name, before)
         words = [child for child in parts if not child.type.endswith("redirect") and child.start_byte not in rest]
-        argv = expander.sequence(words) + list(found.words)
+        argv = expander.sequence(words, node) + list(found.words)
         if node.has_error:
+            # what seems to stand in front of a command may be assignments alone
+            expander.forget_assigned_in(source(node))
             argv.append(MANY)
         world.status = True
         if not argv:
@@ -199,7 +201,10 @@ class Commands:
             return [world]
         world.work.spend(len(text) // 20)
         before, self.line = self.line, self.line or line
-        after = self.statements(parse(_PLACEHOLDER.sub(MANY, text)).children, [world], Place(None, True, depth + 1))
+        tree = parse(_PLACEHOLDER.sub(MANY, text))
+        if tree.has_error and self.line is not None:
+            world.work.torn.add(self.line)
+        after = self.statements(tree.children, [world], Place(None, True, depth + 1))
         self.line = before
         return after
 

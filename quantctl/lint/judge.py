@@ -10,6 +10,7 @@ from quantctl.errors import QuantctlError
 from quantctl.lint import shell
 from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import Command, find
+from quantctl.lint.home import parses_itself
 from quantctl.lint.program import GPT, OTHER, TRAINS
 from quantctl.lint.rule import Finding, Severity
 from quantctl.lint.rules import RULES
@@ -55,16 +56,17 @@ def judge_case(case: Case) -> list[Finding]:
     line = None if case.invocation is None or case.script is None else case.invocation.line
     for rule in RULES.values():
         for hit in rule.check(case):
-            found.append(
-                Finding(rule, hit.severity or rule.severity, hit.message, hit.parameters, hit.fix or rule.fix, line)
-            )
+            severity = hit.severity or rule.severity
+            if case.command.foreign and severity is Severity.ERROR:
+                severity = Severity.WARNING  # it holds if that parser keeps Megatron-LM's checks
+            found.append(Finding(rule, severity, hit.message, hit.parameters, hit.fix or rule.fix, line))
     return found
 
 
 def case_of(argv: Sequence[str], setting: Setting) -> Case | None:
     """A command that is about to run, or pretrain_gpt.py's arguments alone; None if it trains nothing."""
     command = Command(GPT, GPT, tuple(argv)) if argv and argv[0].startswith("--") else find(argv)
-    case = None if command is None else Case(command, setting)
+    case = None if command is None else Case(_at_home(command, Path.cwd()), setting)
     return case if case is not None and _is_megatron(case) else None
 
 
@@ -126,9 +128,16 @@ def _cases(script: Script, world: World, setting: Setting) -> Iterable[Case]:
             continue
         group = invocation.group
         after = tuple(one for one in world.invocations[index + 1 :] if not group or one.group != group)
-        case = Case(command, setting, invocation, script, after, sets_tree)
+        beside = Path.cwd() if script.path is None else script.path.absolute().parent
+        case = Case(_at_home(command, beside), setting, invocation, script, after, sets_tree)
         if _is_megatron(case):
             yield case
+
+
+def _at_home(command: Command, beside: Path) -> Command:
+    """The command with what the place of its program says of it."""
+    own = command.program in (GPT, OTHER) and not command.foreign and parses_itself(command.script, beside)
+    return replace(command, foreign=True) if own else command
 
 
 def _is_megatron(case: Case) -> bool:

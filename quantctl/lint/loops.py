@@ -32,7 +32,7 @@ class Loops:
             return [world]
         expander = Expander(world)
         if any(child.type == "in" for child in node.children):
-            values = spans(node.children_by_field_name("value"))
+            values = spans(node.children_by_field_name("value"), node)
             words = [word for text in values for word in ([MANY] if text is None else expander.words(text))]
         else:
             words = list(world.positional if world.positional is not None else (MANY,))

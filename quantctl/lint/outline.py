@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from quantctl.lint import own_model
 from quantctl.lint.case import Case
 from quantctl.lint.megatron_flags import table
 from quantctl.lint.program import EMBEDDED, GPT
@@ -45,6 +46,15 @@ _OTHER_MODELS = (
 """Flags, or families of them, under which GPTModel has other modules than those that are written here."""
 
 
+_SPREAD = ("--pipeline-model-parallel-layout", "--mtp-standalone")
+"""Flags that may put the depths of multi-token prediction on several pipeline stages."""
+_FILES = {
+    "--multi-latent-attention": own_model.LATENT,
+    "--num-experts": own_model.EXPERTS,
+    "--mtp-num-layers": own_model.PREDICTION,
+}
+
+
 @dataclass(frozen=True)
 class Unknown:
     """No outline."""
@@ -58,12 +68,12 @@ class _Unclear(Exception):
 
 def outline(case: Case) -> Outline | Unknown:
     """The modules of the whole model; experts those of one rank, as it numbers them."""
-    if reason := _other_model(case):
+    if reason := _other_model(case) or _own_model(case):
         return Unknown(reason)
     try:
         return _outline(case)
     except _Unclear as flag:
-        return Unknown(f"the value of {flag} is not known")
+        return Unknown(f"what {flag} means is not known")
 
 
 def _other_model(case: Case) -> str | None:
@@ -91,6 +101,18 @@ def _other_model(case: Case) -> str | None:
     if case.has("--moe-grouped-gemm") and not case.at_least("0.17"):
         return "--moe-grouped-gemm computes the experts without modules of their own"
     return None
+
+
+def _own_model(case: Case) -> str | None:
+    """What the tree's own code builds that Megatron's does not."""
+    root = case.setting.root
+    if root is None:
+        return None
+    files = [*own_model.DENSE]
+    for flag, more in _FILES.items():
+        files += more if case.has(flag) else ()
+    program = case.command.script if case.command.program == GPT else None
+    return own_model.strange(root, program, files)
 
 
 def _outline(case: Case) -> Outline:
@@ -153,10 +175,13 @@ def _sparse(case: Case, layers: int) -> list[bool]:
 
 
 def _depths(case: Case) -> int:
-    """Layers of multi-token prediction; all depths may share one."""
+    """Layers of multi-token prediction; all depths may share one. Each pipeline stage numbers its own from 0."""
     if not case.has("--mtp-num-layers") or case.number("--mtp-num-layers") == 0:
         return 0
-    return 1 if case.has("--mtp-use-repeated-layer") else _size(case, "--mtp-num-layers")
+    depths = 1 if case.has("--mtp-use-repeated-layer") else _size(case, "--mtp-num-layers")
+    if depths > 1 and (spread := next(filter(case.has, _SPREAD), None)):
+        raise _Unclear(spread)
+    return depths
 
 
 def _size(case: Case, flag: str) -> int:

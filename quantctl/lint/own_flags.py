@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _ARGUMENTS = Path("megatron/training/arguments.py")
 _NOT_THE_TRAINER = {"tests", "test", "tools", "examples", "tasks", "docs", "scripts", "docker", "unit_tests"}
 _LARGEST = 2**20
 """Bytes of a file that is read."""
+_MOST_FOLDERS = 2000
 _UNKNOWN = object()
 _DECIDES = "--transformer-impl"
 
@@ -28,7 +30,7 @@ _DECIDES = "--transformer-impl"
 def _files(root: Path) -> Iterator[Path]:
     """Where flags of a trainer are declared: Megatron's training package, and what lies beside `megatron`."""
     yield root / _ARGUMENTS
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in islice(os.walk(root), _MOST_FOLDERS):
         beside = Path(folder) != root
         folders[:] = [name for name in folders if name not in _NOT_THE_TRAINER and not name.startswith(".")]
         if not beside:
@@ -75,6 +77,11 @@ def _option(name: str, call: ast.Call, known: Option | None) -> Option:
         types = [keyword.value for keyword in call.keywords if keyword.arg == "type"]
         option = replace(option, type=types[0].id if isinstance(types[0], ast.Name) else None)
     return option
+
+
+def declares_any(root: Path) -> bool:
+    """Whether code at `root` that can be a trainer's declares a flag."""
+    return any(True for path in _files(root) for _ in _calls(path))
 
 
 @lru_cache(maxsize=4)

@@ -19,7 +19,7 @@ from quantctl.lint.grammar import parse
 from quantctl.lint.loops import Loops
 from quantctl.lint.starts import MENTION
 from quantctl.lint.ways import few
-from quantctl.lint.words import source
+from quantctl.lint.words import Expander, source
 from quantctl.lint.world import World
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ class Reader(Commands, Loops):
         if method is not None:
             found: list[World] = method(node, world, place)
             return found
-        if node.type == "ERROR" and MENTION.search(source(node)):
-            world.work.unread[f"line {node.start_point[0] + 1}: bash's grammar does not take it"] = None
+        if node.type == "ERROR":
+            Expander(world).forget_assigned_in(source(node))
+            if MENTION.search(source(node)):
+                world.work.unread[f"line {node.start_point[0] + 1}: bash's grammar does not take it"] = None
         return [world]
 
     def _program(self, node: Node, world: World, place: Place) -> list[World]:

@@ -42,7 +42,7 @@ def redirections(nodes: list[Node], expander: Expander) -> Redirections:
         if node.type == "heredoc_redirect":
             found += _document(node, expander)
         elif node.type == "herestring_redirect":
-            texts = spans([child for child in node.children[1:] if child.is_named])
+            texts = spans([child for child in node.children[1:] if child.is_named], node)
             text = UNKNOWN if len(texts) != 1 or texts[0] is None else expander.value_of(texts[0])
             found += Redirections(text=text + "\n")
         elif node.type == "file_redirect":
@@ -52,7 +52,7 @@ def redirections(nodes: list[Node], expander: Expander) -> Redirections:
 
 def _file(node: Node, expander: Expander) -> Redirections:
     operator = next((child.type for child in node.children if child.type in _OPERATORS), "")
-    texts = spans(node.children_by_field_name("destination"))
+    texts = spans(node.children_by_field_name("destination"), node)
     target = "" if not texts or texts[0] is None else expander.value_of(texts[0])
     words: list[str] = []
     for text in texts[1:]:
@@ -94,4 +94,4 @@ def _document(node: Node, expander: Expander) -> Redirections:
             found += Redirections(behind=(child,))
         elif child.is_named and child.type != "file_descriptor":
             arguments.append(child)
-    return found + Redirections(tuple(expander.sequence(arguments)))
+    return found + Redirections(tuple(expander.sequence(arguments, node)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _LOOKS = re.compile(r"\$\?|\$\{\?\}|PIPESTATUS|\bwait\s+(-n|[\"$])")
+_MOST_LINES = 5
 _TRAP, _ERR = re.compile(r"\btrap\b"), re.compile(r"\bERR\b")
 
 
@@ -27,15 +28,24 @@ class Script:
     path: Path | None
     text: str
     worlds: list[World] = field(default_factory=list)
-    unreadable: tuple[int, ...] = ()
-    """Lines that the grammar could not read; nothing is said about commands in them."""
     work: Work = field(default_factory=Work)
     """What reading it took."""
 
     @property
+    def unreadable(self) -> tuple[int, ...]:
+        """Lines that the grammar could not read; nothing is said about commands in them."""
+        return tuple(sorted(self.work.torn))
+
+    @property
+    def torn(self) -> str:
+        """The same in a sentence; nothing where it read all."""
+        lines = ", ".join(map(str, self.unreadable[:_MOST_LINES]))
+        return f"line {lines} cannot be read as bash: what stands there is not judged" if lines else ""
+
+    @property
     def cut(self) -> tuple[str, ...]:
         """What of the script was not read or followed, and why, in sentences; empty where all of it was."""
-        return (*self.work.cut, *self.work.unread)
+        return (*self.work.cut, *self.work.unread, *([self.torn] if self.torn else []))
 
     @cached_property
     def last_look(self) -> int:
@@ -59,7 +69,7 @@ def read(text: str, path: Path | None = None) -> Script:
     script.work.capture = reader.captured
     options = frozenset({"errexit"}) if re.match(r"#!\s*\S*sh\s+-\w*e", clean) else frozenset()
     script.worlds = reader.statements(tree.children, [World(options=options, work=script.work)], Place())
-    script.unreadable = tuple(errors(tree))
+    script.work.torn.update(errors(tree))
     return script
 
 

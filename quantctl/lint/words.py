@@ -25,15 +25,14 @@ def source(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
 
 
-def spans(nodes: Sequence[Node]) -> list[str | None]:
-    """The source of each word; None for what the grammar could not read.
+def spans(nodes: Sequence[Node], parent: Node) -> list[str | None]:
+    """The source of each word below `parent`; None for what the grammar could not read.
 
     Nodes that touch are one word, and what the grammar leaves out between two nodes (an escaped blank) belongs to the
     word that it touches.
     """
-    parent = nodes[0].parent if nodes else None
-    if parent is None or any(node.parent != parent for node in nodes):
-        return [None if node.has_error else source(node) for node in nodes]
+    if not nodes:
+        return []
     raw, start = parent.text or b"", parent.start_byte
     wanted = {node.start_byte for node in nodes}
     found: list[str | None] = []
@@ -101,10 +100,10 @@ class Expander(Parameters):
 
     # ---- words of a command ----
 
-    def sequence(self, nodes: Sequence[Node]) -> list[str]:
-        """The words of several arguments or array elements."""
+    def sequence(self, nodes: Sequence[Node], parent: Node) -> list[str]:
+        """The words of several arguments or array elements below `parent`."""
         found: list[str] = []
-        for text in spans(nodes):
+        for text in spans(nodes, parent):
             found += [MANY] if text is None else self.words(text)
         return list(self.world.work.words(found))
 
@@ -114,7 +113,7 @@ class Expander(Parameters):
             return [MANY]
         expanded = braces.expand(text)
         if expanded is None:
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return [MANY]
         found: list[str] = []
         for one in expanded:
@@ -122,7 +121,7 @@ class Expander(Parameters):
                 found += Fields(self.world.work, self.ifs()).add(self.pieces(scan(one)))
             except (NotRead, patterns.NoPattern) as error:
                 self._deep(error)
-                self._forget_assigned(one)
+                self.forget_assigned_in(one)
                 found.append(MANY)
         return found
 
@@ -159,7 +158,7 @@ class Expander(Parameters):
             return self.joined(scanner(text))
         except (NotRead, patterns.NoPattern) as error:
             self._deep(error)
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return UNKNOWN
 
     def joined(self, parts: Iterable[Part]) -> str:
@@ -212,17 +211,17 @@ class Expander(Parameters):
             self.soft = self.soft or any(name in self.world.soft for name in re.findall(r"[A-Za-z_]\w*", plain))
             if known(plain):
                 return arithmetic.evaluate(plain, self.world)
-            self._forget_assigned(plain)
+            self.forget_assigned_in(plain)
             return None
         except arithmetic.Fails:
             self.world.work.note("arithmetic is in it that fails, at which bash gives a command up")
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return None
         except (NotRead, arithmetic.NotComputed, patterns.NoPattern, RecursionError):
-            self._forget_assigned(text)
+            self.forget_assigned_in(text)
             return None
 
-    def _forget_assigned(self, text: str) -> None:
+    def forget_assigned_in(self, text: str) -> None:
         """What an expression that is not computed may have assigned is unknown."""
         for name in re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|[-+*/%<>&^|]{0,2}=(?!=))", text):
             self.world.forget(name)

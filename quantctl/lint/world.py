@@ -40,6 +40,8 @@ class Work:
     """What was found and is not read, in sentences: a training may be in it."""
     seen: set[int] = field(default_factory=set)
     """Lines of the script with commands that some way comes to."""
+    torn: set[int] = field(default_factory=set)
+    """Lines that hold, or have another shell read, text that the grammar cannot read."""
     capture: Callable[[str, World], str] | None = None
     """What a command substitution's text prints in a world."""
 

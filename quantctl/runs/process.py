@@ -152,7 +152,7 @@ def require(program: str) -> None:
             f"cannot start {program!r}: the file is not executable, or no path was given",
             f"start what runs it, as in -- bash {shlex.quote(program)}",
         )
-    if first != [program] and shutil.which(*first):
+    if first and first != [program] and shutil.which(first[0]):
         raise QuantctlError(f"cannot start {program!r}: it is one word", f"leave the quotes away: -- {program}")
     raise QuantctlError(f"cannot start {program!r}: there is no such program", "name a program on PATH")
 

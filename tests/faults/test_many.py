@@ -110,7 +110,7 @@ def test_random_kills(tree):
             time.sleep(chance.random() ** 0.5 * takes)  # rather late: files change at its end
             os.kill(victim, signal.SIGKILL)
             os.waitpid(victim, 0)
-        in_between = journal.present(tree)
+        in_between = journal.path_of(tree).exists()
         with open_tree(tree) as session:
             newest = session.backup.operations()[0]
         values = read_state(tree.root).values()

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 
 import pytest
-from hostile import assert_civil, run
+from hostile import assert_civil, run, run_forked
+from remembered import remember_insertion
 
-from quantctl.tree.state import FILES
+from quantctl.tree.state import FILES, plan, read_state
 
 STATE = {"blob": "0" * 40, "mode": 0o644}
 ENTRY = {"path": FILES[0], "before": STATE, "after": STATE}
@@ -26,6 +27,8 @@ def patched(megatron_tree, tmp_path_factory):
         if (megatron_tree("0.16.1") / file).exists():
             (base / "tree" / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(megatron_tree("0.16.1") / file, base / "tree" / file)
+    remember_insertion()
+    plan(read_state(base / "tree"), {})
     return base
 
 
@@ -34,8 +37,8 @@ def tree(patched, tmp_path):
     return shutil.copytree(patched / "tree", tmp_path / "tree")
 
 
-def said(tree, *arguments):
-    ended = run(["--megatron", tree, *arguments], tree)
+def said(tree, *arguments, start=run_forked):
+    ended = start(["--megatron", tree, *arguments], tree)
     assert_civil(ended)
     return ended
 
@@ -70,7 +73,7 @@ def test_a_journal_of_rubbish(tree, content):
     before = (tree / FILES[0]).read_bytes()
     (tree / NAME).write_bytes(content)
     for arguments in (["check"], ["set", "--qk", "mxfp8"]):
-        ended = said(tree, *arguments)
+        ended = said(tree, *arguments, start=run)
         assert ended.status == 2, ended.err
         assert "journal" in ended.err or "another user" in ended.err
     assert (tree / FILES[0]).read_bytes() == before
@@ -151,5 +154,5 @@ def test_a_path_that_is_hard_to_record(tree, part):
     odd = tree.with_name(f"tree {part.replace('/', '_')}")
     tree.rename(odd)
     for arguments in (["set", "--qk", "mxfp8"], ["log"], ["restore"]):
-        ended = said(odd, *arguments)
+        ended = said(odd, *arguments, start=run if part == COMMANDS["no UTF-8"] else run_forked)
         assert ended.status == 0, ended.err

@@ -82,3 +82,25 @@ def test_the_default_config_is_refused_with_a_command_that_works(quantctl, tmp_p
     assert f"quantctl {command[0]} --model llama31-8b --dataset dolma" in done.err
     assert "--training-config smoke" in done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.bin", "d.idx"]
+
+
+def test_a_checkout_that_compiles_kernels_needs_nvcc(monkeypatch, tmp_path):
+    program = tmp_path / "tree/pretrain_gpt.py"
+    (tmp_path / "tree/megatron/training").mkdir(parents=True)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(machine, "_WHERE", tmp_path)
+    monkeypatch.setattr(machine, "_TOOLKIT", tmp_path / "nowhere")
+    (tmp_path / "tree/megatron/training/initialize.py").write_text("def compile():\n    fused_kernels.load(args)\n")
+
+    def start(**environment: str) -> None:
+        machine.require([str(program)], "cuda", 8, {"PATH": "/nowhere", **environment})
+
+    with pytest.raises(QuantctlError, match=r"pretrain_gpt\.py compiles kernels .* nvcc is not here"):
+        start()
+    compiler = tmp_path / "cuda/bin/nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch(mode=0o755)
+    start(CUDA_HOME=str(tmp_path / "cuda"))
+    start(PATH=str(compiler.parent))
+    (tmp_path / "tree/megatron/training/initialize.py").write_text("")
+    start()

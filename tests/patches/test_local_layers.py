@@ -127,6 +127,7 @@ def test_without_the_patch_it_stops(megatron_tree, patched, release, name, case,
 
 
 NEEDED_IN = {
+    "names": ALL_RELEASES[:-1],
     "mla": ALL_RELEASES[:-1],
     "mla_without_te": ("0.14.0", "0.15.3", "0.16.1"),
     "mla_q_norm": ("0.19.0", "0.19.2"),

@@ -38,7 +38,7 @@ def _former(patch):
 def old_quantctl(monkeypatch):
     """Patches as an earlier quantctl had them, until the function is called."""
     with monkeypatch.context() as patched:
-        former = tuple(_former(patch) for patch in PATCHES if not patch.name.startswith("names"))
+        former = tuple(_former(patch) for patch in PATCHES if patch.name != "names")
         patched.setattr(state, "PATCHES", former)
         yield patched.undo
 

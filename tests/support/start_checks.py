@@ -14,13 +14,15 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import judge_command
 from quantctl.lint.megatron_flags import table
-from quantctl.lint.start import child
-from quantctl.lint.start.launch import table as checks_of
+from quantctl.lint.start.ask import CHILD
+from quantctl.lint.start.launch import tree
+from quantctl.lint.start.source import Class, Definition, Function, Tree
 
 BASE = [
     "--num-layers",
@@ -48,9 +50,10 @@ BASE = [
 ]
 FRONT = ["env", "CUDA_DEVICE_MAX_CONNECTIONS=1", "torchrun", "--nproc-per-node", "8", "pretrain_gpt.py"]
 # decided by what is installed or by the machine, not by flags alone
-ELSEWHERE = ("te_", "transformer engine", "transformer-engine", "transformerengine", "not installed", "must be installed", "cuda",  # noqa: E501
-             "no module named", "import", "compute capability", "no such file", "nvte", "pytorch", "deepep", "flash",
-             "resiliency", "nvrx", "hopper", "blackwell", "version", "sharp", "nccl", "install te")  # fmt: skip
+ELSEWHERE = ("te_", "te >=", "te version", "transformer engine", "transformer-engine", "transformerengine",
+             "not installed", "must be installed", "no module named", "cannot import", "importerror", "no such file",
+             "compute capability", "nvte", "pytorch", "deepep", "flash", "resiliency", "nvrx", "hopper", "blackwell",
+             "'version'", "use_sharp", "nccl", "install te")  # fmt: skip
 
 
 def mentions(code, around=frozenset()):
@@ -62,6 +65,7 @@ def mentions(code, around=frozenset()):
             yield from mentions(one[3], inner)
         elif one[0] == "for":
             yield from mentions(one[3], around)
+            yield from mentions(one[4], around)
         elif one[0] == "assert":
             yield around | attributes(one[1])
         elif one[0] == "raise":
@@ -81,15 +85,76 @@ def attributes(code) -> frozenset[str]:
     return frozenset(found)
 
 
-def pairs(checks) -> list[tuple[str, ...]]:
-    bodies = [one["body"] for one in checks["functions"].values()]
-    bodies += [method["body"] for one in checks["classes"].values() for method in one["methods"].values()]
+def followed(sources: Tree) -> list[Function]:
+    """The functions that the trainer's checks consist of, those that they call among them."""
+    wanted = [("megatron.training.arguments", "validate_args"), ("megatron.core.parallel_state", "initialize_model_parallel"),  # noqa: E501
+              ("megatron.training.argument_utils", "core_transformer_config_from_args"),
+              ("megatron.training.arguments", "core_transformer_config_from_args")]  # fmt: skip
+    wanted += [("megatron.core.transformer.transformer_config", f"{kind}TransformerConfig") for kind in ("", "MLA")]
+    seen: dict[tuple[str, str], Definition | None] = {}
+    while wanted:
+        place = wanted.pop()
+        if place in seen:
+            continue
+        found = seen[place] = sources.find(*place)
+        inside = found.methods.values() if isinstance(found, Class) else [found] if isinstance(found, Function) else []
+        wanted += [(one.module, name) for one in inside for name in names(one.body)]
+        wanted += [(found.module, base) for base in found.bases] if isinstance(found, Class) else []
+    functions = {id(one): one for one in seen.values() if isinstance(one, Function)}
+    for one in seen.values():
+        functions |= {id(method): method for method in one.methods.values()} if isinstance(one, Class) else {}
+    return list(functions.values())
+
+
+def names(code) -> Iterator[str]:
+    """The names that a piece of code mentions."""
+    stack = [code]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, list):
+            if len(here) == 2 and here[0] == "n":
+                yield here[1]
+            stack += here
+        elif isinstance(here, dict):
+            stack += here.values()
+
+
+def compared(functions: list[Function]) -> dict[str, set[str]]:
+    """The texts that the checks compare an attribute with."""
+    found: dict[str, set[str]] = {}
+    stack: list = [one.body for one in functions]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, list):
+            if here[:1] == ["cmp"]:
+                texts = set(constants(here))
+                for name in attributes(here):
+                    found.setdefault(name, set()).update(texts)
+            stack += here
+        elif isinstance(here, dict):
+            stack += here.values()
+    return found
+
+
+def constants(code) -> Iterator[str]:
+    stack = [code]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, list):
+            if len(here) == 2 and here[0] == "c" and isinstance(here[1], str) and here[1] and " " not in here[1]:
+                yield here[1]
+            elif len(here) == 3 and here[0] == "a" and here[1][0] == "n" and here[1][1][:1].isupper():
+                yield here[2]  # an enumeration's member
+            stack += here
+
+
+def pairs(functions: list[Function]) -> list[tuple[str, ...]]:
     found: dict[tuple[str, ...], None] = {}
-    for body in bodies:
-        for names in mentions(body):
-            for pair in itertools.combinations(sorted(names), min(2, len(names))):
+    for function in functions:
+        for mentioned in mentions(function.body):
+            for pair in itertools.combinations(sorted(mentioned), min(2, len(mentioned))):
                 found[pair] = None
-            found[tuple(sorted(names))] = None
+            found[tuple(sorted(mentioned))] = None
     return list(found)
 
 
@@ -97,8 +162,15 @@ _ALIASES = {"num_moe_experts": "num_experts", "num_layers_in_first_pipeline_stag
             "num_layers_in_last_pipeline_stage": "decoder_last_pipeline_num_layers", "fp8_param": "fp8_param_gather"}  # fmt: skip  # noqa: E501
 
 
-def words(draw: random.Random, options) -> list[str]:
+_LISTS = ("[1]*8", "[0,1]*4", "x", "2", "0")
+_SPECIAL = {"pipeline_model_parallel_layout": ("Ett|tttt|ttL", "E|t*8|L", "Et*4|t*4L", "Et*4|t*4,m|L", "tL", "Ex|L"),
+            "hybrid_layer_pattern": ("M*M*", "MMMM-M*-", "M-M*|M-M*", "M*/MM/MM", "Mx"),
+            "hybrid_override_pattern": ("M*M*M*M*", "M-", "Z")}  # fmt: skip
+
+
+def words(draw: random.Random, options, texts) -> list[str]:
     option = draw.choice(options)
+    texts = sorted(texts.get(option.attribute, ())) + list(_SPECIAL.get(option.attribute, ()))
     if option.is_switch:
         return [option.name]
     count = option.nargs if isinstance(option.nargs, int) else draw.choice((1, 2))
@@ -111,9 +183,9 @@ def words(draw: random.Random, options) -> list[str]:
         elif option.type == "float":
             values.append(draw.choice(("0", "0.5", "1", "2", "-1")))
         elif option.type in ("str", None):
-            values.append(draw.choice(("x", "1", "all")))
+            values.append(draw.choice(("x", "1", "all", *texts, *texts)))
         else:
-            values.append(draw.choice(("1", "2", "4")))
+            values.append(draw.choice(("1", "2", "4", *_LISTS, *texts, *texts)))
     return [option.name, *values]
 
 
@@ -123,14 +195,15 @@ def commands(release: str, root: Path, count: int, seed: int) -> list[list[str]]
     for option in table(release).values():
         by_attribute.setdefault(option.attribute, []).append(option)
     found = []
-    every = pairs(checks_of(root))
+    functions = followed(tree(root))
+    every, texts = pairs(functions), compared(functions)
     draw.shuffle(every)
     for names in itertools.cycle(every):
         flags: list[str] = []
         for name in names:
             options = by_attribute.get(_ALIASES.get(name, name))
             if options and (len(names) < 3 or draw.random() < 0.8):
-                flags += words(draw, options)
+                flags += words(draw, options, texts)
         if draw.random() < 0.7:
             flags += ["--bf16"]
         if draw.random() < 0.4:
@@ -145,7 +218,7 @@ def of_release(tree: Path, all_flags: list[list[str]]) -> list[str]:
     given = [
         {"world": 8, "flags": BASE + flags, "environment": {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}} for flags in all_flags
     ]
-    done = subprocess.run([sys.executable, child.__file__ or "", str(tree)], input=json.dumps(given), text=True,
+    done = subprocess.run([sys.executable, str(CHILD), str(tree)], input=json.dumps(given), text=True,
                           capture_output=True, check=False)  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])

@@ -44,8 +44,13 @@ def of_a_fork(case: Case, name: str) -> bool:
 
 
 def strange(case: Case) -> list[Given]:
-    """Options that no table of the release has, each once."""
-    if case.command.program not in (GPT, EMBEDDED) or case.command.foreign:
+    """Options that no table of the release has, each once; none where another parser reads them."""
+    return [] if case.command.foreign else not_of_the_release(case)
+
+
+def not_of_the_release(case: Case) -> list[Given]:
+    """The same, whoever reads them."""
+    if case.command.program not in (GPT, EMBEDDED):
         return []
     found = {
         one.name: one

@@ -27,7 +27,7 @@ _FORMAT_FIX = (
 
 
 def check(case: Case) -> Iterator[Hit]:
-    if case.command.program == OTHER and not case.command.stack_of_its_own:
+    if case.command.foreign or (case.command.program == OTHER and not case.command.stack_of_its_own):
         return  # a fork's own program has choices of its own
     for one, option in known(case):
         for value in one.values:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 from quantctl.lint.case import Case
 from quantctl.lint.program import EMBEDDED
-from quantctl.lint.rule import Hit
-from quantctl.lint.rules._flags import MOST_STRANGE, elsewhere, strange, unknown
+from quantctl.lint.rule import Hit, Severity
+from quantctl.lint.rules._flags import MOST_STRANGE, elsewhere, not_of_the_release, strange, unknown
 
 _LONGEST_NAME = 80
 
@@ -32,6 +32,14 @@ def _nearest(case: Case, name: str) -> str:
 
 
 def check(case: Case) -> Iterator[Hit]:
+    if case.command.foreign and (others := [one.name for one in not_of_the_release(case)]):
+        whose = f"Megatron-LM {case.setting.release} does not have"
+        yield Hit(
+            f"not judged, because {case.command.script} brings a parser of its own: {len(others)} flags that {whose}, "
+            f"{others[0]} the first",
+            (others[0],),
+            Severity.NOTE,
+        )
     for one in unknown(case):
         if not elsewhere(case, one.name):
             nearest = _nearest(case, one.name)

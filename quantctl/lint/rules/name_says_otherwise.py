@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from quantctl.lint.case import Case
 from quantctl.lint.rule import Hit
 from quantctl.lint.who import delivered
+from quantctl.modes import is_cut
 from quantctl.spec import FORMATS
 
 _WORD = re.compile(r"(?<![a-z0-9])(fa|linear|" + "|".join(FORMATS) + r"|fp8|fp4)(?![a-z0-9])", re.IGNORECASE)
@@ -43,7 +44,7 @@ def check(case: Case) -> Iterator[Hit]:
             yield Hit(f"the name {name} says {', '.join(missing)}, the command gives: {gives}", ("--transformer-impl",))
         elif case.local and formats & set(FORMATS):
             lacking = sorted(sites - case.quantized.keys())
-            more = sorted(set(case.quantized) & {"linear", "qk"} - sites) if sites else []
+            more = sorted(set(case.quantized) & {"linear", "qk"} - sites) if sites and not is_cut(name) else []
             if lacking or more:
                 says = f"quantizes {', '.join(sorted(sites))}"
                 yield Hit(f"the name {name} {says}, the selectors: {', '.join(sorted(case.quantized))}")

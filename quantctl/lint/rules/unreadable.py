@@ -20,6 +20,5 @@ from quantctl.lint.rule import Hit
 
 
 def check(case: Case) -> Iterator[Hit]:
-    if case.script is not None and case.script.unreadable:
-        lines = ", ".join(map(str, case.script.unreadable[:5]))
-        yield Hit(f"line {lines} cannot be read as bash: what stands there is not judged")
+    if case.script is not None and case.script.torn:
+        yield Hit(case.script.torn)

@@ -13,7 +13,7 @@ from quantctl.lint.arguments import is_unknown
 from quantctl.lint.case import Case
 from quantctl.lint.program import GPT
 
-_CHILD = Path(__file__).with_name("child.py")
+CHILD = Path(__file__).with_name("child.py")
 LONGEST = 120
 """Seconds for all commands together."""
 
@@ -34,7 +34,7 @@ def ask(cases: Sequence[Case], root: Path) -> tuple[list[str | None], str]:
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
-        done = subprocess.run([sys.executable, _CHILD, root], input=json.dumps(given), text=True, capture_output=True,
+        done = subprocess.run([sys.executable, CHILD, root], input=json.dumps(given), text=True, capture_output=True,
                               timeout=LONGEST, check=False, env=environment)  # fmt: skip
     except subprocess.TimeoutExpired:
         return [None] * len(cases), f"the tree's parser took more than {LONGEST} s"

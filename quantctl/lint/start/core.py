@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantctl.lint.start.calls import Program, build
+from quantctl.lint.start.calls import Program
+from quantctl.lint.start.source import Class, Function
 from quantctl.lint.start.values import UNKNOWN
 
 _SIZES = (
@@ -26,20 +27,17 @@ _HANDED_ON = {
     "num_moe_experts": "num_experts",
 }
 """Fields of the configuration, and the attributes of `args` that they are."""
-CONFIG = "TransformerConfig"
-PARALLEL = "initialize_model_parallel"
 
 
-def follow_parallel_state(program: Program, table: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+def follow_parallel_state(program: Program, function: Function, args: Mapping[str, Any]) -> None:
     """The parallel state's set-up. Raises Stop where a check fails whatever is not known."""
-    function = table["functions"][PARALLEL]
-    known = {name: args.get(name, UNKNOWN) for name in function["names"] if name in _SIZES}
-    unclear = {name: UNKNOWN for name in function["names"] if name not in known and (name in args or "virtual" in name)}
+    known = {name: args.get(name, UNKNOWN) for name in function.names if name in _SIZES}
+    unclear = {name: UNKNOWN for name in function.names if name not in known and (name in args or "virtual" in name)}
     program.run(function, [], known | unclear)
 
 
-def follow_configuration(program: Program, table: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+def follow_configuration(program: Program, config: Class, args: Mapping[str, Any]) -> None:
     """The configuration's __post_init__. Raises Stop where a check fails whatever is not known."""
-    fields = {field: UNKNOWN for one in table["classes"].values() for field in one["fields"]}
+    fields = {field: UNKNOWN for one in program.lineage(config) for field in one.fields}
     known = {field: args[name] for field, name in _HANDED_ON.items() if name in args and field in fields}
-    build(program, CONFIG, [], {"**": program.new(fields | known)})
+    program.build(config, [], {"**": program.new(fields | known)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,114 +12,112 @@ from quantctl.lint.arguments import Given, is_unknown
 from quantctl.lint.case import Case
 from quantctl.lint.megatron_flags import Option
 from quantctl.lint.program import GPT
-from quantctl.lint.start import core, source
+from quantctl.lint.start import core
 from quantctl.lint.start.calls import Program
 from quantctl.lint.start.expressions import GaveUp
-from quantctl.lint.start.values import UNKNOWN, Stop
+from quantctl.lint.start.heap import CLASS
+from quantctl.lint.start.source import TRAINER, Class, Tree
+from quantctl.lint.start.syntax import Code
+from quantctl.lint.start.values import UNKNOWN, Named, Stop
 
 # what pretrain_gpt.py hands to validate_args
 _GPT_DEFAULTS = {"tokenizer_type": "GPT2BPETokenizer"}
 _PLAIN = ("int", "float", "str", None)
-
-
+_UTILITIES = "megatron.training.argument_utils"
+_PARALLEL = "megatron.core.parallel_state"
+_CONFIGS = "megatron.core.transformer.transformer_config"
 Step = Callable[[], object]
 
 
 @lru_cache(maxsize=4)
-def table(root: Path | None) -> Mapping[str, Any] | None:
-    """The checks of the tree at `root`; None where there is none."""
-    return None if root is None else source.read(root)
+def tree(root: Path) -> Tree:
+    """The sources of the tree at `root`, which remember what was read of them."""
+    return Tree(root)
 
 
 def stop(case: Case) -> tuple[str, str, int | None] | None:
     """The sentence with which the trainer ends before it trains, where (validate_args, ...) and the line; None if
     nothing says that it does."""
-    checks = table(case.setting.root)
     # other programs are forks' own: what they hand to these checks is not known
     stock = case.command.program == GPT or case.command.stack_of_its_own
-    if checks is None or not stock or case.command.foreign:
+    if case.setting.root is None or not stock or case.command.foreign:
         return None
     nodes, processes = case.command.nodes, case.command.processes
-    program = Program(checks, None, nodes * processes if nodes and processes else None)
-    program.environment = _Environment(case)
-    where = ""
+    ranks = nodes * processes if nodes and processes else None
+    command = case.command
+    asked = (case.setting.release, command.program, command.words, ranks, frozenset(command.environment.items()))
+    answers = tree(case.setting.root).answers
+    if asked not in answers:  # most ways through a script come to the same words
+        answers[asked] = _followed(case, tree(case.setting.root), ranks)
+    return answers[asked]
+
+
+def _followed(case: Case, sources: Tree, ranks: int | None) -> tuple[str, str, int | None] | None:
+    environment = {name: UNKNOWN if is_unknown(text) else text for name, text in case.command.environment.items()}
+    program = Program(sources, ranks, environment)
+    where = "the parser"
     try:
         args = _namespace(case, program)
-        for name, step in _steps(checks, args, program, case.command.program == GPT):
+        for name, step in _steps(args, program, case.command.program == GPT):
             where = name
             step()
     except Stop as found:
-        return (str(found), where, program.line) if program.sure else None
+        return str(found), found.where or where, found.line
     except (GaveUp, RecursionError):
         return None
     return None
 
 
-def _steps(
-    checks: Mapping[str, Any], args: dict[str, Any], program: Program, is_gpt: bool
-) -> Iterator[tuple[str, Step]]:
+def _steps(args: dict[str, Any], program: Program, is_gpt: bool) -> Iterator[tuple[str, Step]]:
     """What is followed, by name: the trainer's way through its checks, or megatron.core's own where there is none."""
-    functions = checks["functions"]
-    if "validate_args" not in functions:
-        if core.PARALLEL in functions:
-            yield core.PARALLEL, lambda: core.follow_parallel_state(program, checks, args)
-        if core.CONFIG in checks["classes"]:
-            yield core.CONFIG, lambda: core.follow_configuration(program, checks, args)
+    sources = program.tree
+    validate = sources.function("validate_args", TRAINER)
+    parallel = sources.function("initialize_model_parallel", _PARALLEL)
+    config = sources.find(_CONFIGS, "TransformerConfig")
+    if validate is None:
+        if parallel is not None:
+            yield parallel.name, lambda: core.follow_parallel_state(program, parallel, args)
+        if isinstance(config, Class):
+            yield config.name, lambda: core.follow_configuration(program, config, args)
         return
     space = program.new(args)
     named = {"defaults": program.new(dict(_GPT_DEFAULTS if is_gpt else {}))}
-    yield "validate_args", lambda: program.run(functions["validate_args"], [space], named)
-    if core.PARALLEL in functions and (asked := checks["parallel"]) is not None:
-        yield core.PARALLEL, lambda: _run_call(program, functions[core.PARALLEL], asked, {"args": space})
-    if (name := "core_transformer_config_from_args") in functions:
-        yield name, lambda: program.run(functions[name], [space], {})
-
-
-def _run_call(program: Program, function: Mapping[str, Any], asked: Any, env: dict[str, Any]) -> None:
-    """The function with what a call's words and names come to in `env`."""
-    words = [program.value(word, env) for word in asked[2]]
-    program.run(function, words, {name: program.value(word, env) for name, word in asked[3].items()})
-
-
-class _Environment(dict[str, Any]):
-    """The variables of a command: those that it sets are known, others only where it runs on this machine."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__(case.command.environment)
-        self.here = case.setting.here
-
-    def get(self, name: str, default: Any = None) -> Any:
-        if name in self:
-            return UNKNOWN if is_unknown(self[name]) else self[name]
-        return UNKNOWN
+    yield validate.name, lambda: program.run(validate, [space], named)
+    if parallel is not None and (asked := sources.parallel()) is not None:
+        env = {"args": space}
+        words = [program.value(word, env) for word in asked[2]]
+        by_name = {name: program.value(word, env) for name, word in asked[3].items()}
+        yield parallel.name, lambda: program.run(parallel, words, by_name)
+    if (hand_on := sources.function("core_transformer_config_from_args", _UTILITIES, TRAINER)) is not None:
+        yield hand_on.name, lambda: program.run(hand_on, [space], {})
 
 
 def _namespace(case: Case, program: Program) -> dict[str, Any]:
     """The attributes of `args`: the options' defaults with what is given in their place."""
-    found: dict[str, Any] = {"rank": UNKNOWN, "world_size": program.world_size}
-    absent = UNKNOWN if case.arguments.open else None
-    by_name = {option.name: option for option in case.options.values()}
-    for option in by_name.values():
+    found: dict[str, Any] = {CLASS: Named("Namespace"), "rank": UNKNOWN, "world_size": program.world_size}
+    types = program.tree.types()
+    for option in {option.name: option for option in case.options.values()}.values():
         if option.attribute not in found or found[option.attribute] is None:
-            found[option.attribute] = absent if absent is UNKNOWN else _default(option)
+            by = types.get(option.name)
+            found[option.attribute] = UNKNOWN if case.arguments.open else _default(option, by, program)
     for one in case.arguments.given:
         if one.option is not None:
-            found[one.option.attribute] = _given(one, one.option)
+            found[one.option.attribute] = _given(one, one.option, types.get(one.name), program)
     return found
 
 
-def _default(option: Option) -> Any:
+def _default(option: Option, by: Code | None, program: Program) -> Any:
     text = option.default
     if option.is_switch:
         return text == "True" if text in ("True", "False") else None if text == "None" else UNKNOWN
-    if option.type not in _PLAIN:
-        return None if text == "None" else text if option.choices else UNKNOWN
     if text.startswith(("[", "(")):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             return UNKNOWN
-        return tuple(value)
+        return program.new_list(tuple(value)) if isinstance(value, list) else value
+    if option.type not in _PLAIN:
+        return None if text == "None" else _typed(option, text, by, program)
     return _number(option, text) if text != "None" else None
 
 
@@ -134,22 +132,25 @@ def _number(option: Option, text: str) -> Any:
     return {"True": True, "False": False}.get(text, text) if option.type is None and not option.choices else text
 
 
-def _given(one: Given, option: Option) -> Any:
+def _given(one: Given, option: Option, by: Code | None, program: Program) -> Any:
     if option.is_switch:
         if option.name == "--no-" + option.attribute.replace("_", "-"):
             return False
         return {"False": True, "True": False}.get(option.default, UNKNOWN)
     if any(is_unknown(value) for value in one.values) or not one.complete:
         return UNKNOWN
-    if option.type not in _PLAIN:
-        return one.values[0] if option.choices and option.nargs in (1, "?") and one.values else UNKNOWN
-    values = tuple(_typed(option, value) for value in one.values)
+    values = tuple(_typed(option, value, by, program) for value in one.values)
     if option.nargs in (1, "?"):
         return values[0] if values else UNKNOWN
-    return values
+    return program.new_list(values)
 
 
-def _typed(option: Option, text: str) -> Any:
+def _typed(option: Option, text: str, by: Code | None, program: Program) -> Any:
+    """A value as the parser reads it. Raises Stop for what its function does not take."""
+    if option.type not in _PLAIN:
+        if by is None:
+            return Named(text) if option.choices else UNKNOWN
+        return program.value(["call", by, [["c", text]], {}], {"__module__": TRAINER})
     try:
         return int(text) if option.type == "int" else float(text) if option.type == "float" else text
     except ValueError:

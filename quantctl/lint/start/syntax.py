@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from typing import Any
 
 Code = list[Any]
 
 
+CHANGES = ("append", "extend", "pop", "remove", "insert", "add", "update", "clear", "sort", "reverse", "setdefault")
+"""Methods that change what they are called of."""
 _SAYS = ("print", "warn", "log", "_print", "deprecat")
 
 
@@ -26,6 +27,14 @@ def expression(node: ast.expr | None) -> Code:
         return ["c", None]
     method = _EXPRESSIONS.get(type(node))
     return UNKNOWN if method is None else method(node)
+
+
+def written(text: str) -> Code:
+    """The same of an expression's text."""
+    try:
+        return expression(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return UNKNOWN
 
 
 def _constant(node: ast.Constant) -> Code:
@@ -55,12 +64,16 @@ def _comprehension(node: ast.GeneratorExp | ast.ListComp) -> Code:
         return UNKNOWN
     one = node.generators[0]
     return [
-        "comp",
+        "comp" if isinstance(node, ast.GeneratorExp) else "list of",
         expression(node.elt),
         expression(one.target),
         expression(one.iter),
         [expression(i) for i in one.ifs],
     ]
+
+
+def _elements(kind: str, node: ast.List | ast.Tuple | ast.Set) -> Code:
+    return UNKNOWN if any(isinstance(one, ast.Starred) for one in node.elts) else [kind, *map(expression, node.elts)]
 
 
 def _comparison(node: ast.Compare) -> Code:
@@ -85,9 +98,10 @@ _EXPRESSIONS: dict[type, Any] = {
     ast.Call: call,
     ast.Lambda: lambda node: ["lambda", [one.arg for one in node.args.args], expression(node.body)],
     ast.JoinedStr: _text,
-    ast.List: lambda node: ["list", *map(expression, node.elts)],
-    ast.Tuple: lambda node: ["list", *map(expression, node.elts)],
-    ast.Set: lambda node: ["list", *map(expression, node.elts)],
+    ast.List: lambda node: _elements("list", node),
+    ast.Tuple: lambda node: _elements("tuple", node),
+    ast.Set: lambda node: _elements("set", node),
+    ast.Slice: lambda node: ["slice", *map(expression, (node.lower, node.upper, node.step))],
     ast.Dict: lambda node: [
         "dict",
         [[expression(k), expression(v)] for k, v in zip(node.keys, node.values, strict=True)],
@@ -128,25 +142,31 @@ def _statement(node: ast.stmt) -> Iterator[Code]:
     elif isinstance(node, ast.Expr):
         if isinstance(node.value, ast.Call) and not _only_says(node.value):
             yield ["do", expression(node.value)]
+    elif isinstance(node, (ast.Break, ast.Continue)):
+        yield ["leave", _operator(node)]
     elif isinstance(node, (ast.Try, ast.While, ast.With)):
-        yield ["forget", sorted({json.dumps(expression(target)) for target in _targets(node)})]
+        yield ["forget", _targets(node)]
         if any(isinstance(inner, ast.Return) for inner in ast.walk(node)):
             yield ["maybe"]
 
 
 def _loop(node: ast.For) -> Code:
-    leaves = any(isinstance(inner, (ast.Break, ast.Continue)) for inner in ast.walk(node))
-    forgotten = sorted({json.dumps(expression(target)) for target in _targets(node)})
-    body = [] if leaves else statements(node.body)
-    return ["for", expression(node.target), ["?"] if leaves else expression(node.iter), body, forgotten]
+    returns = any(isinstance(inner, ast.Return) for inner in ast.walk(node))
+    parts = [expression(node.target), expression(node.iter), statements(node.body), statements(node.orelse)]
+    return ["for", *parts, _targets(node), returns]
 
 
-def _targets(node: ast.AST) -> Iterator[ast.expr]:
+def _targets(node: ast.AST) -> list[Code]:
+    """What a piece of code may assign, or change in place."""
+    found: dict[str, Code] = {}
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Assign):
-            yield from inner.targets
-        elif isinstance(inner, (ast.AugAssign, ast.AnnAssign)):
-            yield inner.target
+        several = inner.targets if isinstance(inner, ast.Assign) else []
+        one = inner.target if isinstance(inner, (ast.AugAssign, ast.AnnAssign, ast.For)) else None
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CHANGES:
+            one = inner.func.value
+        for target in several if one is None else [one]:
+            found[ast.dump(target)] = expression(target)
+    return list(found.values())
 
 
 def _only_says(call: ast.Call) -> bool:

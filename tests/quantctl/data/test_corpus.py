@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,15 @@ def test_transformers_load_it(built) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(built))
     assert (tokenizer.eos_token, tokenizer.eos_token_id, len(tokenizer)) == ("<|endoftext|>", 0, corpus.VOCABULARY)
+
+
+def test_an_earlier_build_gets_its_configuration_and_keeps_its_name(built, tmp_path, monkeypatch) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "smoke"))
+    (folder / "tokenizer_config.json").unlink()
+    monkeypatch.setattr(corpus, "documents", pytest.fail)
+    corpus.build(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in built.iterdir()}
+    assert [p.name for p in tmp_path.iterdir()] == ["smoke"]
 
 
 def test_where_builds_nothing(tmp_path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from dataclasses import asdict
 
 import pytest
+from remembered import remember_insertion
+from small import small_tree
 
 from quantctl.errors import QuantctlError
 from quantctl.history import replace
-from quantctl.history.recovery import recover
+from quantctl.history.backup import Backup
+from quantctl.history.recovery import read_consistent, recover
 from quantctl.history.transaction import Change, open_tree
 from quantctl.tree.state import FILES, plan, read_state
 from quantctl.tree.tree import Tree
@@ -25,8 +30,9 @@ def changes_to(tree: Tree, values: dict[str, str]) -> list[Change]:
 
 
 @pytest.fixture
-def tree(stock_copy) -> Tree:
-    return Tree(stock_copy("0.16.1").resolve(), "--megatron")
+def tree(megatron_tree, tmp_path) -> Tree:
+    remember_insertion()
+    return Tree(small_tree(megatron_tree("0.16.1"), tmp_path.resolve() / "tree"), "--megatron")
 
 
 def leftovers(tree: Tree) -> list[str]:
@@ -51,4 +57,41 @@ def test_failed_write_changes_nothing(tree, monkeypatch, step, failing_call):
         assert recover(tree, session.backup) is None
         assert session.backup.operations() == []
     assert contents(tree) == before
+    assert leftovers(tree) == []
+
+
+def killed_earlier(tree: Tree, backup: Backup, published: bool) -> dict[str, bytes]:
+    """Leave what a kill did before journals lay in the tree: two files in place, one staged. Returns those before."""
+    before = contents(tree)
+    with open_tree(tree) as session:
+        operation = session.apply(changes_to(tree, {"qk": "mxfp8"}), "set", "quantctl set", {})
+    if not published:
+        backup.repository.run("update-ref", "-d", backup.ref)
+        *_, staged = (record.path for record in operation.files[2:])
+        for record in operation.files[2:]:
+            (tree.root / record.path).write_bytes(before[record.path])
+        (tree.root / staged).with_name(f".{(tree.root / staged).name}.quantctl").write_text("half")
+    names = ("path", "before", "after")
+    files = [{name: asdict(record)[name] for name in names} for record in operation.files]
+    journal = {"operation": operation.id, "previous": None, "files": files}
+    (backup.state / "journal.json").write_text(json.dumps(journal))
+    return before
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_journal_from_before_it_lay_in_the_tree(tree, published):
+    with open_tree(tree) as session:
+        backup = session.backup
+    before = killed_earlier(tree, backup, published)
+    present = contents(tree)
+    if published:
+        read_consistent(tree)
+    else:
+        with pytest.raises(QuantctlError, match="killed half way"):
+            read_consistent(tree)
+    assert contents(tree) == present
+    with open_tree(tree):
+        pass
+    assert contents(tree) == (present if published else before)
+    assert not (backup.state / "journal.json").exists()
     assert leftovers(tree) == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from daily import RELEASES, daily
 
+from quantctl.lint import own_model
 from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import find
 from quantctl.lint.outline import Unknown, outline, steps
@@ -38,18 +40,18 @@ UNKNOWN = {
         "--attention-gate-of-our-own is no flag of Megatron-LM's 0.16.1",
     ),
     "a checkpoint's flags": (f"{LOCAL} --use-checkpoint-args", "not all of its flags are known"),
-    "no layers": (LOCAL.replace("--num-layers 4 ", ""), "the value of --num-layers is not known"),
+    "no layers": (LOCAL.replace("--num-layers 4 ", ""), "what --num-layers means is not known"),
     "grouped experts": (
         f"{LOCAL} --num-experts 8 --moe-grouped-gemm",
         "--moe-grouped-gemm computes the experts without modules of their own",
     ),
     "layers of another number": (
         f"{LOCAL} --num-experts 8 --moe-layer-freq [0]+[1]",
-        "the value of --moe-layer-freq is not known",
+        "what --moe-layer-freq means is not known",
     ),
     "a program in a pattern": (
         f"{LOCAL} --num-experts 8 --moe-layer-freq sum([1])",
-        "the value of --moe-layer-freq is not known",
+        "what --moe-layer-freq means is not known",
     ),
 }
 
@@ -98,6 +100,51 @@ def test_all_depths_of_prediction_may_share_a_layer():
     assert [module.name for module in found.modules["qk"] if module.layer is None] == [
         "mtp.layers.0.mtp_model_layer.self_attention.core_attention"
     ]
+
+
+ALL_FILES = (*own_model.DENSE, *own_model.LATENT, *own_model.EXPERTS, *own_model.PREDICTION)
+
+
+@pytest.mark.parametrize("release", daily(("0.12.3", "0.19.0"), RELEASES))
+def test_a_release_builds_its_own_model(release, megatron_tree):
+    assert own_model.strange(megatron_tree(release), "pretrain_gpt.py", ALL_FILES) is None
+
+
+FORKS = {
+    "a part of its own": (
+        "megatron/core/transformer/attention.py",
+        "self.linear_gate = build_module(submodules.linear_gate, config=config)",
+        "attention.py of this tree builds linear_gate, which no release has",
+    ),
+    "a layer without a specification": (
+        "megatron/core/transformer/mlp.py",
+        "self.gate: Any = tensor_parallel.ColumnParallelLinear(4, 4)",
+        "mlp.py of this tree builds gate, which no release has",
+    ),
+    "a model of its own": (
+        "pretrain_gpt.py",
+        "from our_models.gpt import GPTModel",
+        "pretrain_gpt.py imports our_models",
+    ),
+    "an adaptor": ("pretrain_gpt.py", "import mindspeed.megatron_adaptor", "pretrain_gpt.py imports mindspeed"),
+    "a builder of its own": ("gpt_builders.py", "import ours", "gpt_builders.py imports ours"),
+}
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_a_fork_with_a_model_of_its_own_is_not_guessed_at(name, tmp_path):
+    file, line, reason = FORKS[name]
+    for other in {"pretrain_gpt.py", file}:
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).write_text("from megatron.core import tensor_parallel\n")
+    (tmp_path / file).write_text(f"class Part:\n    def __init__(self):\n        {line}\n")
+    asked = Case(case(LOCAL).command, Setting("0.16.1", tmp_path))
+    assert outline(asked) == Unknown(reason)
+
+
+def test_depths_of_prediction_on_several_stages_have_the_names_of_one():
+    text = f"{LOCAL} --mtp-num-layers 2 --pipeline-model-parallel-layout Et*4|m|mL"
+    assert outline(case(text)) == Unknown("what --pipeline-model-parallel-layout means is not known")
 
 
 @pytest.mark.parametrize(

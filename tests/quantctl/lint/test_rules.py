@@ -16,7 +16,7 @@ from quantctl.lint.case import Setting
 from quantctl.lint.judge import judge, judge_command, read_script
 from quantctl.lint.megatron_flags import table
 from quantctl.lint.rules import RULES
-from quantctl.modes import mode_selectors
+from quantctl.modes import file_name, mode_selectors
 from quantctl.tree.state import read_state
 
 SIZES = (
@@ -30,6 +30,7 @@ LOCAL = (
 GPT = f"torchrun --nproc-per-node 8 pretrain_gpt.py {SIZES}"
 BARE = f"{GPT} --transformer-impl local --attention-backend unfused"
 EXEC = f"quantctl exec --mode linear_mxfp8 -- {GPT} {LOCAL}"
+BOTH = EXEC.replace("linear_mxfp8", "FA_linear_mxfp8")
 RECIPE = EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp8:dgrad.format=nvfp4; layers 1: wgrad.format=hifp8'")
 TE = f"{GPT} --attention-backend fused"
 FSDP = f"env CUDA_DEVICE_MAX_CONNECTIONS=1 {TE} --ckpt-format fsdp_dtensor"
@@ -146,6 +147,7 @@ CASES = {
         (EXEC, EXEC, "0.16.1", {"name": ("a_mxfp4", "a_linear_mxfp8")}),
         (EXEC, EXEC, "0.16.1", {"name": ("FA_mxfp8", "linear_mxfp8_seed1")}),
         (EXEC, EXEC, "0.16.1", {"name": ("llama_hifp8", "llama_fp8")}),
+        (BOTH, BOTH, "0.16.1", {"name": ("linear_mxfp8_s1", f"{file_name('linear=mxfp8; mtp: none qk=mxfp8')}_fast")}),
         (RECIPE, RECIPE, "0.16.1", {"name": ("linear_mxfp8_mxfp6", "linear_mxfp8_nvfp4_hifp8")}),
         (TE, f"{TE} --fp8-format hybrid", "0.16.1", {"name": ("8b-fp8", "8b-fp8")}),
         (f"{TE} --fp8-format e4m3 --fp8-recipe delayed", f"{TE} --fp8-format e4m3 --fp8-recipe mxfp8", "0.16.1",

@@ -142,11 +142,13 @@ def test_resume_continues_the_same_curve_to_the_last_bit(base, train, scalars, t
     assert resumed.fields[10]["consumed samples"] == run.fields[10]["consumed samples"]
 
 
-def test_resume_continues_stochastic_rounding(train, stock_copy, scalars, tmp_path) -> None:
+def test_resume_continues_stochastic_rounding_and_phases(train, stock_copy, scalars, tmp_path) -> None:
     tree = stock_copy("0.16.1")
-    for file, raw in plan(
-        read_state(tree), {"linear": "mxfp4:round=stochastic", "qk": "mxfp8:round=stochastic"}
-    ).items():
+    values = {
+        "linear": "mxfp4:round=stochastic; layers 1: mxfp8; from 5: fprop.format=none; evaluation: none",
+        "qk": "mxfp8:round=stochastic; until 50%: none",
+    }
+    for file, raw in plan(read_state(tree), values).items():
         (tree / file).write_bytes(raw)
     flags = ["--train-iters", 6, "--save-interval", 3, "--save", tmp_path / "ckpt"]
     train(*flags, "--tensorboard-dir", tmp_path / "whole", tree=tree)
