@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -25,30 +26,31 @@ HAS_NUMBA = find_spec("numba") is not None
 
 computed: set[str] = set()
 """The families that were chosen for tensors of this process."""
-_numba: list[str | None] = []
-"""Once it was tried: why numba cannot be loaded, or None."""
 
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
+@lru_cache(maxsize=1)
+def _unloadable() -> str | None:
+    """Why numba cannot be loaded, which is said once, or None. Loads it."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:
+        reason = f"numba cannot be loaded ({error})"
+        with contextlib.suppress(OSError):
+            print(f"quantctl: {reason}: the slower torch reference computes", file=sys.stderr, flush=True)
+        return reason
+    return None
+
+
 def _why_not_numba() -> str | None:
-    """Installed is not enough: a release of numba wants certain ones of NumPy and Python. Loads it."""
+    """Installed is not enough: a release of numba wants certain ones of NumPy and Python."""
     if not HAS_NUMBA:
         return "numba is not installed"
-    if torch.compiler.is_compiling():  # what is asked then is which graph to make; whoever runs it asks again
-        return None
-    if not _numba:
-        try:
-            import numba  # noqa: F401
-        except Exception as error:
-            _numba.append(f"numba cannot be loaded ({error})")
-            with contextlib.suppress(OSError):
-                print(f"quantctl: {_numba[0]}: the slower torch reference computes", file=sys.stderr, flush=True)
-        else:
-            _numba.append(None)
-    return _numba[0]
+    # under torch.compile what is asked is which graph to make; whoever runs it asks again
+    return None if torch.compiler.is_compiling() else _unloadable()
 
 
 def _automatic(device: torch.device) -> str:
@@ -93,11 +95,13 @@ def family(device: torch.device) -> str:
 
 def family_of(x: Tensor) -> str:
     """family of x's device; a tensor without values, which no kernel can read, goes through the reference."""
-    if is_fake(x) or x.device.type == "meta":
+    device = x.device
+    if is_fake(x) or device.type == "meta":
         return REFERENCE
-    found = family(x.device)
-    if found == CPU and not torch.compiler.is_compiling() and not has_values(x):
+    found = family(device)
+    if torch.compiler.is_compiling():
+        return found
+    if found == CPU and not has_values(x):
         found = REFERENCE  # a tensor of torch.func has values, but none that Python may look at
-    if not torch.compiler.is_compiling():
-        computed.add(found)
+    computed.add(found)
     return found

@@ -1,4 +1,4 @@
-"""What a family of formats with blocks says to the kernels, each by an overload for its own tuple of numbers `e`.
+"""What a family of formats says to the kernels, by `compiled.implements` for its own tuple of numbers `e`.
 
 Amax and elements are fp32 magnitudes as int32 bits. `how` is a rule of rounding.py, `word` the element's noise.
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
+
+def block_of(e: Any) -> Any:
+    """Elements of a block, a constant."""
 
 
-def is_tuple_of(kind: type, e: Any) -> bool:
-    """Whether a numba type is that of the named tuple `kind`: what the overloads of a family choose by."""
-    return isinstance(e, types.Type) and getattr(e, "instance_class", None) is kind
+def largest(words: Any, start: Any, e: Any) -> Any:
+    """The largest of the words of a whole block from words[start] on, without its sign."""
 
 
 def is_plain(amax: Any, e: Any) -> Any:
-    """Whether `prepare` and `quantize` serve a block of this amax; a few at the ends of the range they do not."""
+    """Whether `prepare` and `quantize` serve a block of this amax; those at the ends of the range they do not."""
 
 
 def prepare(amax: Any, e: Any) -> Any:
@@ -24,7 +25,7 @@ def prepare(amax: Any, e: Any) -> Any:
 
 
 def quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -> Any:
-    """An element of a plain block through the format and back, as fp32 bits."""
+    """An element of a plain block through the format and back, as fp32 bits. Formats without blocks need no numbers."""
 
 
 def quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:

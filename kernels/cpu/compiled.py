@@ -1,48 +1,43 @@
-"""How the CPU kernels are compiled, and what numba lacks for them: the bits of an fp32 number, and those of a dtype.
-
-The kernels take tensors as integers of their dtype's width, one NumPy dtype for each of ours, so that a signature
-says which it is: bf16 uint16, fp16 int16, fp32 int32. Magnitudes travel as the bits of fp32 in int32. numba computes
-with integers of 64 bits; what is cast back at once stays in lanes of 32.
-"""
+"""How the CPU kernels are compiled, and what numba lacks for them: the bits of a number, the largest of a block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numba
-import numpy as np
-import torch
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
-from torch import Tensor
 
 from quantctl.kernels.cpu.kept import Kept
 
-BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
-
-INFINITY = 0x7F800000
-"""Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
-HALF_BIAS = 112 << 23
-"""What the exponent field of fp32 has more than that of fp16, as bits."""
-HALF_FIRST = 113 << 23
-"""fp32 bits of fp16's smallest normal number, 2^-14."""
-
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-OVERLOAD: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_INLINE: dict[str, Any] = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True}
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """A function that Python calls: compiled at its first call for each signature, and kept on disk."""
-    dispatcher = numba.njit(function, **_OPTIONS)
-    dispatcher._cache = Kept(function)
-    return dispatcher
+class Kernel:
+    """A function that Python calls: compiled at its first call for each kind of arguments, and kept on disk."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.dispatcher = numba.njit(function, **_OPTIONS)
+        self.dispatcher._cache = Kept(function)
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, kind: Hashable, *arguments: Any) -> Any:
+        """kind: says all of the arguments' types, so that numba need not look at them, which takes ten times as long
+        as the call itself."""
+        compiled = self._compiled.get(kind)
+        if compiled is None:
+            compiled = self._compiled[kind] = self.dispatcher.compile(tuple(map(numba.typeof, arguments)))
+        return compiled(*arguments)
 
 
 def part(function: Callable[..., Any]) -> Any:
     """A piece of kernels that goes into each of its callers, so that their loops are vectorized as one."""
-    return numba.njit(function, **_OPTIONS, forceinline=True)
+    return numba.njit(function, **_INLINE)
 
 
 @intrinsic
@@ -65,99 +60,48 @@ def as_bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-def magnitude(word: Any) -> Any:
-    """The bits of |value| in fp32, int32, of a word of any of the dtypes. Subnormal fp16 numbers are normal in fp32."""
+def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:
+    """Above what `declared` does in kernels where the named arguments are of these kinds, numba types or named tuples."""
+    names = list(inspect.signature(declared).parameters)
+
+    def register(implementation: Callable[..., Any]) -> None:
+        def choose(*given: Any) -> Any:
+            fits = all(_is_of(given[names.index(name)], kind) for name, kind in kinds.items())
+            return implementation if fits else None
+
+        choose.__signature__ = inspect.signature(implementation)  # type: ignore[attr-defined]
+        overload(declared, jit_options=_INLINE)(choose)
+
+    return register
 
 
-@overload(magnitude, jit_options=OVERLOAD)
-def _magnitude(word: Any) -> Any:
-    if word == types.uint16:
-
-        def bf16(word: Any) -> Any:
-            return np.int32((np.int32(word) & np.int32(0x7FFF)) << np.int32(16))
-
-        return bf16
-    if word == types.int16:
-
-        def fp16(word: Any) -> Any:
-            half = np.int32(np.int32(word) & np.int32(0x7FFF))
-            bits = np.int32((half << np.int32(13)) + np.int32(HALF_BIAS))
-            bits = np.int32(bits + HALF_BIAS) if half >= np.int32(0x7C00) else bits
-            small = as_bits(np.float32(half) * np.float32(2.0**-24))
-            return small if half < np.int32(0x400) else bits
-
-        return fp16
-
-    def fp32(word: Any) -> Any:
-        return np.int32(np.int32(word) & np.int32(0x7FFFFFFF))
-
-    return fp32
+def _is_of(given: Any, kind: Any) -> bool:
+    return bool(given == kind if isinstance(kind, types.Type) else getattr(given, "instance_class", None) is kind)
 
 
-def signed(bits: Any, word: Any) -> Any:
-    """The word of a value with the fp32 magnitude `bits`, which its dtype holds, and the sign of `word`."""
+def _largest(size: int) -> Any:
+    @intrinsic
+    def largest(typing_context: Any, words: Any, start: Any) -> Any:
+        """The largest of `size` words from words[start] on, without their signs: one number for the whole block.
+
+        A loop over so few is unrolled before it can be vectorized.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            width = words.dtype.bitwidth
+            block = ir.VectorType(context.get_value_type(words.dtype), size)
+            data = context.make_array(words)(context, builder, arguments[0]).data
+            first = builder.bitcast(builder.gep(data, [arguments[1]]), block.as_pointer())
+            masked = builder.and_(
+                builder.load(first, align=width // 8), ir.Constant(block, [(1 << (width - 1)) - 1] * size)
+            )
+            kind = ir.FunctionType(block.element, [block])
+            reduce = get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.umax.v{size}i{width}")
+            return builder.call(reduce, [masked])
+
+        return words.dtype(words, types.uint64), generate
+
+    return largest
 
 
-@overload(signed, jit_options=OVERLOAD)
-def _signed(bits: Any, word: Any) -> Any:
-    if word == types.uint16:
-
-        def bf16(bits: Any, word: Any) -> Any:
-            return np.uint16((bits >> np.int32(16)) | (np.int32(word) & np.int32(0x8000)))
-
-        return bf16
-    if word == types.int16:
-
-        def fp16(bits: Any, word: Any) -> Any:
-            large = np.int32((bits - np.int32(HALF_BIAS)) >> np.int32(13))
-            small = np.int32(as_float(min(bits, np.int32(HALF_FIRST))) * np.float32(2.0**24))
-            half = small if bits < np.int32(HALF_FIRST) else large
-            half = np.int32(0x7C00) if bits == np.int32(INFINITY) else half
-            half = np.int32(0x7E00) if bits > np.int32(INFINITY) else half
-            return np.int16(half | (np.int32(word) & np.int32(0x8000)))
-
-        return fp16
-
-    def fp32(bits: Any, word: Any) -> Any:
-        return np.int32(bits | (np.int32(word) & np.int32(-0x80000000)))
-
-    return fp32
-
-
-def rounded(bits: Any, word: Any) -> Any:
-    """The fp32 magnitude `bits` (no NaN) rounded to the nearest, ties to even, that the dtype of `word` holds."""
-
-
-@overload(rounded, jit_options=OVERLOAD)
-def _rounded(bits: Any, word: Any) -> Any:
-    if word == types.uint16:
-
-        def bf16(bits: Any, word: Any) -> Any:
-            odd = (bits >> np.int32(16)) & np.int32(1)
-            return np.int32((bits + np.int32(0x7FFF) + odd) & np.int32(-0x10000))
-
-        return bf16
-    if word == types.int16:
-
-        def fp16(bits: Any, word: Any) -> Any:
-            odd = (bits >> np.int32(13)) & np.int32(1)
-            large = np.int32((bits + np.int32(0xFFF) + odd) & np.int32(-0x2000))
-            # adding 2^-1 leaves multiples of 2^-24
-            small = as_float(min(bits, np.int32(HALF_FIRST)))
-            small = (small + np.float32(0.5)) - np.float32(0.5)
-            return as_bits(small) if bits < np.int32(HALF_FIRST) else large
-
-        return fp16
-
-    def fp32(bits: Any, word: Any) -> Any:
-        return bits
-
-    return fp32
-
-
-def flat(x: Tensor, span: int) -> np.ndarray:
-    """`span` elements of x's memory from its first on, as the integers of its dtype. No copy."""
-    if span != x.numel() or not x.is_contiguous():
-        x = x.as_strided((span,), (1,))
-    words = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bf16
-    return words.reshape(-1).view(BITS[x.dtype])
+LARGEST = {size: _largest(size) for size in (16, 32)}

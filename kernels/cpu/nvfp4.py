@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
-from quantctl.kernels.cpu.blocks import is_plain, is_tuple_of, prepare, quantize, quantize_wide, stored
-from quantctl.kernels.cpu.compiled import INFINITY, OVERLOAD, as_bits, as_float, part, rounded, signed
-from quantctl.kernels.cpu.rounding import NEAREST, by_fraction, nearest
-from quantctl.kernels.formats import mxfp4, mxfp8
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
+from quantctl.kernels.cpu.rounding import nearest, rounded_to
+from quantctl.kernels.cpu.words import INFINITY, rounded, signed
+from quantctl.kernels.formats import mxfp4, mxfp8, nvfp4
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 _LARGEST, _SCALE_LARGEST = np.float32(mxfp4.E2M1.largest), np.float32(mxfp8.E4M3.largest)
 _LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)
 _SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
 _MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
-_ABOVE = np.int32((MANTISSA_BITS - mxfp4.E2M1.mantissa_bits) << MANTISSA_BITS)
-_SCALE_ABOVE = np.int32((MANTISSA_BITS - mxfp8.E4M3.mantissa_bits) << MANTISSA_BITS)
+_SCALE_MANTISSA = np.int32(mxfp8.E4M3.mantissa_bits << MANTISSA_BITS)
+_BLOCK = np.uint64(nvfp4.BLOCK)
+_largest = LARGEST[nvfp4.BLOCK]
 
 
 class NVFP4Numbers(NamedTuple):
@@ -33,71 +34,47 @@ class NVFP4Numbers(NamedTuple):
 def block_scale(amax: Any, encode: Any) -> Any:
     """b of a block whose largest magnitude has the fp32 bits `amax`, finite."""
     scaled = min((as_float(amax) / _LARGEST) * encode, _SCALE_LARGEST)
-    return nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_ABOVE)
+    return nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_MANTISSA)
 
 
-def _is_ours(e: Any) -> bool:
-    return is_tuple_of(NVFP4Numbers, e)
+@implements(block_of, e=NVFP4Numbers)
+def _block_of(e: Any) -> Any:
+    return _BLOCK
 
 
-@overload(is_plain, jit_options=OVERLOAD)
+@implements(largest, e=NVFP4Numbers)
+def _largest_of_block(words: Any, start: Any, e: Any) -> Any:
+    return _largest(words, start)
+
+
+@implements(is_plain, e=NVFP4Numbers)
 def _is_plain(amax: Any, e: Any) -> Any:
-    if not _is_ours(e):
-        return None
-
-    def finite(amax: Any, e: Any) -> Any:
-        return amax < np.int32(INFINITY)
-
-    return finite
+    return amax < np.int32(INFINITY)
 
 
-@overload(prepare, jit_options=OVERLOAD)
+@implements(prepare, e=NVFP4Numbers)
 def _prepare(amax: Any, e: Any) -> Any:
     """1 / (b * s_dec), 0 for a block of zeros; and b."""
-    if not _is_ours(e):
-        return None
-
-    def block(amax: Any, e: Any) -> Any:
-        b = block_scale(amax, e.encode)
-        inverse = np.float32(1.0) / (b * e.decode) if b > np.float32(0.0) else np.float32(0.0)
-        return inverse, b
-
-    return block
+    b = block_scale(amax, e.encode)
+    inverse = np.float32(1.0) / (b * e.decode) if b > np.float32(0.0) else np.float32(0.0)
+    return inverse, b
 
 
-@overload(quantize, jit_options=OVERLOAD)
+@implements(quantize, e=NVFP4Numbers)
 def _quantize(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> Any:
-    if not _is_ours(e):
-        return None
-
-    def finite(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> Any:
-        y = as_bits(min(as_float(bits) * inverse, _LARGEST))
-        q = nearest(y, _LOWEST, _ABOVE) if how == NEAREST else by_fraction(y, _LOWEST, _MANTISSA, word, how)
-        return as_bits(min((min(q, _LARGEST) * b) * e.decode, e.dtype_largest))
-
-    return finite
+    y = as_bits(min(as_float(bits) * inverse, _LARGEST))
+    q = rounded_to(y, _LOWEST, _MANTISSA, word, how)
+    return as_bits(min((min(q, _LARGEST) * b) * e.decode, e.dtype_largest))
 
 
-@overload(quantize_wide, jit_options=OVERLOAD)
+@implements(quantize_wide, e=NVFP4Numbers)
 def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    if not _is_ours(e):
-        return None
-
-    def any_block(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-        if amax >= np.int32(INFINITY):
-            return np.int32(0x7FC00000)
-        inverse, b = prepare(amax, e)
-        return quantize(bits, inverse, b, e, word, how)
-
-    return any_block
+    if amax >= np.int32(INFINITY):
+        return np.int32(0x7FC00000)
+    inverse, b = prepare(amax, e)
+    return quantize(bits, inverse, b, e, word, how)
 
 
-@overload(stored, jit_options=OVERLOAD)
+@implements(stored, e=NVFP4Numbers)
 def _stored(bits: Any, word: Any, e: Any) -> Any:
-    if not _is_ours(e):
-        return None
-
-    def to_nearest(bits: Any, word: Any, e: Any) -> Any:
-        return signed(rounded(bits, word), word)
-
-    return to_nearest
+    return signed(rounded(bits, word), word)

@@ -13,11 +13,11 @@ from torch import Tensor
 from quantctl.kernels.cpu import hifp8 as cpu_hifp8
 from quantctl.kernels.cpu import mx as cpu_mx
 from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
-from quantctl.kernels.cpu import tiles
-from quantctl.kernels.cpu.compiled import flat
+from quantctl.kernels.cpu import tiles, wide
 from quantctl.kernels.cpu.noise import NO_KEY, key
-from quantctl.kernels.cpu.rounding import RULES
+from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
+from quantctl.kernels.cpu.words import flat
 from quantctl.kernels.formats import mx
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
@@ -37,8 +37,7 @@ class _Plan(NamedTuple):
     """For each axis, which result of the kernel is its."""
     numbers: Any
     """None where they follow from the values."""
-    block: int
-    rule: np.int32
+    rule: Nearest | ByFraction
 
 
 Sizes = tuple[int, ...]
@@ -80,14 +79,13 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         (_span(sizes, x), _span(sizes, out)),
         roles if format_.has_blocks else ("last",),  # where the axis plays no role, rows serve every one
         None if has_tensor_scale(spec) else _numbers(spec, dtype, (1.0, 1.0)),
-        format_.block or tiles.COLUMNS,
         RULES[str(spec.round)],
     )
 
 
 def _finite_amax(words: np.ndarray, plan: _Plan, elements: int) -> Tensor:
     """The largest finite magnitude, fp32 []."""
-    work = partial(tiles.finite_amax, words, plan.geometry)
+    work = partial(tiles.finite_amax, words.dtype, words, plan.geometry)
     bits = in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)
     return torch.tensor(max(map(int, bits)), dtype=torch.int32).view(torch.float32)
 
@@ -132,10 +130,13 @@ def into(
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
         results[role] = flat(out, plan.spans[1])
         keys[role] = NO_KEY if draw is None else key(draw, number)
-    kernel = tiles.quantize_dequantize
+    kind = x.dtype, type(numbers), type(plan.rule)
+    arguments = (words, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
+                 plan.geometry)  # fmt: skip
 
     def work(start: int, stop: int) -> None:
-        kernel(words, results["last"], results["first"], numbers, plan.block, plan.rule, keys["last"], keys["first"],
-               plan.geometry, start, stop)  # fmt: skip
+        while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
+            wide.quantize_dequantize(kind, *arguments, done, done + 1)
+            start = done + 1
 
     in_pieces(work, plan.tiles, elements)

@@ -1,4 +1,7 @@
-"""A tensor as tiles: blocks along the rows of a tile, along its columns, or both from one reading of it."""
+"""A tensor as tiles: blocks along the rows of a tile, along its columns, or both from one reading of it.
+
+Blocks at the ends of the range are left to wide.py, tile by tile.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quantctl.kernels.cpu.blocks import is_plain, prepare, quantize, quantize_wide, stored
-from quantctl.kernels.cpu.compiled import INFINITY, kernel, magnitude, part
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
+from quantctl.kernels.cpu.compiled import Kernel, part
 from quantctl.kernels.cpu.noise import fill
-from quantctl.kernels.cpu.rounding import NEAREST, STOCHASTIC
+from quantctl.kernels.cpu.rounding import is_stochastic
+from quantctl.kernels.cpu.words import infinite, magnitude, unsigned
 
 ROWS, COLUMNS = 32, 256
 """Size of a tile: whole blocks of every format either way, and small enough for the first cache."""
@@ -36,114 +40,129 @@ def count(g: Geometry) -> int:
 
 
 @part
-def _block(x: Any, source: Any, out: Any, target: Any, size: Any, e: Any, words: Any, how: Any) -> None:
-    """One block: x [source ...] into out [target ...], `size` elements. Numbers are unsigned: no index is negative."""
-    amax = np.int32(0)
-    for j in range(size):
-        amax = max(amax, magnitude(x[source + j]))
-    if not is_plain(amax, e):
-        for j in range(size):
-            word = x[source + j]
-            out[target + j] = stored(quantize_wide(magnitude(word), amax, e, words[j], how), word, e)
-        return
+def _block(x: Any, at: Any, out: Any, to: Any, size: Any, raw: Any, e: Any, words: Any, place: Any, how: Any) -> bool:
+    """One block: x [at ...] into out [to ...], `size` elements, words [place ...]; raw: their largest, unsigned."""
+    amax = magnitude(raw)
     first, second = prepare(amax, e)
-    if how == NEAREST:  # a constant in its own loop, which is the one that has to be fast
-        for j in range(size):
-            word = x[source + j]
-            out[target + j] = stored(quantize(magnitude(word), first, second, e, words[j], NEAREST), word, e)
-    else:
-        for j in range(size):
-            word = x[source + j]
-            out[target + j] = stored(quantize(magnitude(word), first, second, e, words[j], how), word, e)
+    for j in range(size):
+        word = x[at + j]
+        out[to + j] = stored(quantize(magnitude(word), first, second, e, words[place + j], how), word, e)
+    return is_plain(amax, e)
 
 
 @part
-def _rows(x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> None:
-    """A tile in blocks along n."""
+def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> bool:
+    """A tile in blocks along n. Whether all of them are plain."""
     batch, row, column = tile
-    width = min(COLUMNS, g.n - column)
+    width = np.uint64(min(COLUMNS, g.n - column))
+    block = block_of(e)
+    whole = width // block * block
+    plain = True
     for i in range(row, min(row + ROWS, g.m)):
-        source = batch * g.x_batch + i * g.x_m + column
-        target = batch * g.out_batch + i * g.out_m + column
-        if how == STOCHASTIC:
+        source = np.uint64(batch * g.x_batch + i * g.x_m + column)
+        target = np.uint64(batch * g.out_batch + i * g.out_m + column)
+        if is_stochastic(how):
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-        for j in range(0, width, block):
-            size = np.uint64(min(block, width - j))
-            _block(x, np.uint64(source + j), out, np.uint64(target + j), size, e, words[j:], how)
+        for b in range(whole // block):
+            j = b * block
+            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, e), e, words, j, how)
+        if whole < width:
+            raw = unsigned(x[source + whole])
+            for j in range(whole, width):
+                raw = max(raw, unsigned(x[source + j]))
+            plain &= _block(x, source + whole, out, target + whole, width - whole, raw, e, words, whole, how)
+    return plain
 
 
 @part
-def _columns(
-    x: Any, out: Any, e: Any, block: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any
-) -> None:  # fmt: skip
+def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> bool:
     """A tile in blocks along m, row by row: what a column's block has in common lies in the rows of `kept`."""
     batch, row, column = tile
-    amax, firsts, seconds = kept
-    width = min(COLUMNS, g.n - column)
+    raw, firsts, seconds = kept
+    width = np.uint64(min(COLUMNS, g.n - column))
+    block = np.int64(block_of(e))
+    plain = True
     for top in range(row, min(row + ROWS, g.m), block):
         rows = range(top, min(top + block, g.m))
         for c in range(width):
-            amax[c] = 0
+            raw[c] = 0
         for i in rows:
-            source = batch * g.x_batch + i * g.x_m + column
-            values = x[source : source + width]
+            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
             for c in range(width):
-                amax[c] = max(amax[c], magnitude(values[c]))
-        plain = True
+                raw[c] = max(raw[c], unsigned(x[source + c]))
         for c in range(width):
-            plain &= is_plain(amax[c], e)
-            firsts[c], seconds[c] = prepare(amax[c], e)
+            amax = magnitude(raw[c])
+            plain &= is_plain(amax, e)
+            firsts[c], seconds[c] = prepare(amax, e)
         for i in rows:
-            source = batch * g.x_batch + i * g.x_m + column
-            target = batch * g.out_batch + i * g.out_m + column
-            values, results = x[source : source + width], out[target : target + width]
-            if how == STOCHASTIC:
+            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
+            target = np.uint64(batch * g.out_batch + i * g.out_m + column)
+            if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-            if not plain:
-                for c in range(width):
-                    bits = quantize_wide(magnitude(values[c]), amax[c], e, words[c], how)
-                    results[c] = stored(bits, values[c], e)
-            elif how == NEAREST:
-                for c in range(width):
-                    bits = quantize(magnitude(values[c]), firsts[c], seconds[c], e, words[c], NEAREST)
-                    results[c] = stored(bits, values[c], e)
-            else:
-                for c in range(width):
-                    bits = quantize(magnitude(values[c]), firsts[c], seconds[c], e, words[c], how)
-                    results[c] = stored(bits, values[c], e)
+            for c in range(width):
+                word = x[source + c]
+                bits = quantize(magnitude(word), firsts[c], seconds[c], e, words[c], how)
+                out[target + c] = stored(bits, word, e)
+    return plain
 
 
-@kernel
+@part
+def _elements(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> None:
+    """A tile of a format without blocks."""
+    batch, row, column = tile
+    width = np.uint64(min(COLUMNS, g.n - column))
+    none = np.float32(0.0)
+    for i in range(row, min(row + ROWS, g.m)):
+        source = np.uint64(batch * g.x_batch + i * g.x_m + column)
+        target = np.uint64(batch * g.out_batch + i * g.out_m + column)
+        if is_stochastic(how):
+            fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
+        for c in range(width):
+            word = x[source + c]
+            out[target + c] = stored(quantize(magnitude(word), none, none, e, words[c], how), word, e)
+
+
+@part
+def place(number: Any, g: Any) -> Any:
+    """Batch, first row and first column of a tile."""
+    row_tiles, column_tiles = (g.m + ROWS - 1) // ROWS, (g.n + COLUMNS - 1) // COLUMNS
+    batch, rest = divmod(number, row_tiles * column_tiles)
+    row, column = divmod(rest, column_tiles)
+    return batch, row * ROWS, column * COLUMNS
+
+
+@Kernel
 def quantize_dequantize(
-    x: Any, last: Any, first: Any, e: Any, block: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any,
-    stop: Any
-) -> None:  # fmt: skip
+    x: Any, last: Any, first: Any, e: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any, stop: Any
+) -> int:
     """Tiles start .. stop of x in blocks along n into `last`, along m into `first`; one of them may be empty.
 
-    x, last, first: flat words. The keys are those of the two's noise, where `how` is stochastic.
+    x, last, first: flat words; first is None for formats without blocks. The keys are those of the two's noise.
+    Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
     """
     words = np.zeros(COLUMNS, np.int32)
-    kept = np.zeros(COLUMNS, np.int32), np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
-    row_tiles, column_tiles = (g.m + ROWS - 1) // ROWS, (g.n + COLUMNS - 1) // COLUMNS
+    kept = np.zeros(COLUMNS, x.dtype), np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
     for number in range(start, stop):
-        batch, rest = divmod(number, row_tiles * column_tiles)
-        row, column = divmod(rest, column_tiles)
-        tile = batch, row * ROWS, column * COLUMNS
-        if len(last):
-            _rows(x, last, e, block, how, last_key, g, tile, words)
-        if first is not None and len(first):
-            _columns(x, first, e, block, how, first_key, g, tile, words, kept)
+        tile = place(number, g)
+        if first is None:
+            _elements(x, last, e, how, last_key, g, tile, words)
+        else:
+            if len(last) and not _rows(x, last, e, how, last_key, g, tile, words):
+                return number
+            if len(first) and not _columns(x, first, e, how, first_key, g, tile, words, kept):
+                return number
+    return stop
 
 
-@kernel
+@Kernel
 def finite_amax(x: Any, g: Any, start: Any, stop: Any) -> Any:
     """fp32 bits of the largest finite magnitude in rows start .. stop, counted over all matrices."""
-    amax = np.int32(0)
+    zero = x.dtype.type(0)
+    amax = zero
     for row in range(start, stop):
         batch, i = divmod(row, g.m)
-        source = batch * g.x_batch + i * g.x_m
-        values = x[source : source + g.n]
-        for j in range(g.n):
-            bits = magnitude(values[j])
-            amax = max(amax, bits if bits < np.int32(INFINITY) else np.int32(0))
-    return amax
+        source = np.uint64(batch * g.x_batch + i * g.x_m)
+        for j in range(np.uint64(g.n)):
+            word = unsigned(x[source + j])
+            amax = max(amax, word if word < infinite(word) else zero)
+    return magnitude(amax)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from quantctl.api.tensors import spec_of
+from quantctl.api.layers import specs_of
+from quantctl.api.tensors import text_of
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import hits
 from quantctl.kernels.products.linear import quantized_linear
 from quantctl.output import columns, shortened
-from quantctl.spec import NONE, canonical
+from quantctl.spec import NONE, literal
 
 _HEADS = ("lm_head", "output_layer", "embed_out")
 """What output layers are called where a model does not tell which layer is its own."""
@@ -118,6 +119,15 @@ def _patterns(given: str | Iterable[str], names: Iterable[str], what: str) -> tu
     return patterns
 
 
+def _why_not(name: str, module: nn.Linear, only: Collection[str], skip: Collection[str]) -> str:
+    """Why a layer stays as it is; empty for one that follows the formats."""
+    if type(module) not in (nn.Linear, QuantizedLinear):
+        return f"is a {type(module).__name__}"
+    if _matches(name, skip) or (only and not _matches(name, only)):
+        return _NOT_CHOSEN
+    return "chooses experts" if not only and name.rpartition(".")[2] in _ROUTERS else ""
+
+
 def convert(
     model: nn.Module,
     linear: str = NONE,
@@ -129,39 +139,34 @@ def convert(
     """Let the linear layers of a model compute in a format, in place: the same parameters, other products.
 
     model: any torch.nn.Module; its torch.nn.Linear layers count, those of other classes stay as they are and are named.
-    linear, lm_head: the formats of the layers, and of the output layer, which is apart as in Megatron. only, skip:
-    names of layers as the model has them (named_modules), with * and ?; without `only` the layers that choose experts
-    (called router or gate) stay as they are. "none" turns layers back.
+    linear, lm_head: the formats of the layers, and of the output layer, which is apart as in Megatron: whole literals,
+    whose rules speak of the model's own names and of the layers of its one nn.ModuleList, but not of phases. only,
+    skip: names of layers as the model has them (named_modules), with * and ?; without `only` the layers that choose
+    experts (called router or gate) stay as they are. "none" turns layers back.
 
     Returns what became of each layer, and counts what they compute. Raises QuantctlError, with nothing changed, for an
-    unknown format, a name that no layer has, and a model without linear layers.
+    unknown format, a name that no layer has, a rule that fits none, and a model without linear layers.
     """
     if not isinstance(model, nn.Module):
         raise QuantctlError(
             f"the model is of type {type(model).__name__}, not a torch.nn.Module", "give the module itself"
         )
-    specs = {
-        "linear": canonical(spec_of(linear), "linear"),
-        "lm_head": canonical(spec_of(lm_head, "lm_head"), "lm_head"),
-    }
+    said = {"linear": literal(text_of(linear), "linear"), "lm_head": literal(text_of(lm_head), "lm_head")}
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     if not found:
         raise QuantctlError(f"{type(model).__name__} has no torch.nn.Linear layer", "nothing was converted")
     if lazy := [name for name, layer in found.items() if isinstance(layer, LazyModuleMixin)]:
         raise QuantctlError(f"{lazy[0] or 'the model'} has no weights yet: it is lazy", "run the model once before")
     only, skip = _patterns(only, found, "only"), _patterns(skip, found, "skip")
+    sites = {name: "lm_head" if _is_head(model, name, module) else "linear" for name, module in found.items()}
+    reasons = {name: _why_not(name, module, only, skip) for name, module in found.items()}
+    specs: dict[str, str] = {}
+    for site, wanted in said.items():
+        specs |= specs_of(wanted, model, [name for name in found if sites[name] == site and not reasons[name]])
     layers = []
     for name, module in found.items():
-        site = "lm_head" if _is_head(model, name, module) else "linear"
-        reason = ""
-        if type(module) not in (nn.Linear, QuantizedLinear):
-            reason = f"is a {type(module).__name__}"
-        elif _matches(name, skip) or (only and not _matches(name, only)):
-            reason = _NOT_CHOSEN
-        elif not only and name.rpartition(".")[2] in _ROUTERS:
-            reason = "chooses experts"
-        stays = module.spec if reason == _NOT_CHOSEN and isinstance(module, QuantizedLinear) else NONE
-        layers.append(Layer(name, site, stays if reason else specs[site], module.weight.numel(), reason))
+        stays = module.spec if reasons[name] == _NOT_CHOSEN and isinstance(module, QuantizedLinear) else NONE
+        layers.append(Layer(name, sites[name], specs.get(name, stays), module.weight.numel(), reasons[name]))
     for one in layers:
         layer: Any = found[one.name]
         ours = isinstance(layer, QuantizedLinear)

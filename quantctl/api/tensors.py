@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantctl.errors import QuantctlError
+from quantctl.errors import QuantctlError, quoted
 from quantctl.kernels.formats.quantize import DTYPES, quantize_dequantize
 from quantctl.kernels.products.linear import quantized_linear
-from quantctl.spec import parse
+from quantctl.spec import SEPARATOR, parse, products
 
 _FLOATS = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
@@ -36,13 +36,12 @@ def tensor(value: Any, what: str) -> Tensor:
     return value
 
 
-def spec_of(value: Any, site: str = "linear") -> str:
-    """A format spec. Raises QuantctlError for what is none."""
+def text_of(value: Any) -> str:
+    """A format, as text. Raises QuantctlError for anything else."""
     if not isinstance(value, str):
         raise QuantctlError(
             f"the format is of type {type(value).__name__}, not a text", "write it as in mxfp8:scale=floor"
         )
-    parse(value, site)
     return value
 
 
@@ -61,12 +60,12 @@ def quantize(x: Tensor, spec: str, axis: int = -1) -> Tensor:
     """The values of `x` that a format can hold, in x's own dtype and shape: quantized and dequantized.
 
     x: bfloat16, float16 or float32, dense, any shape of at least one dimension, on any device; never written to.
-    spec: a format spec such as "mxfp8" or "mxfp4:round=stochastic" (quantctl list formats); "none" gives x itself.
+    spec: one format, such as "mxfp8" or "mxfp4:round=stochastic" (quantctl list formats); "none" gives x itself.
     axis: the axis along which blocks lie, which is the one that a product reduces.
 
     The result is a constant to autograd; for training there is `linear`. Raises QuantctlError for other input.
     """
-    spec_of(spec)
+    parse(text_of(spec))
     return quantize_dequantize(tensor(x, "x"), spec, _axis(axis))
 
 
@@ -74,10 +73,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, spec: str = "m
     """torch.nn.functional.linear with its three products in a format: what a patched Megatron layer computes.
 
     x: [..., in]; weight: [out, in]; bias: [out] or None; all of one dtype (bfloat16, float16 or float32) and device.
-    spec: the format; its `bwd` says what the two gradient products see. Returns [..., out], differentiable once in x,
-    weight and bias. Raises QuantctlError for other input.
+    spec: the format, of single operands and products too ("mxfp4:gradient.round=stochastic"); its `bwd` says what the
+    two gradient products see. It has no rules: this product has no layer, and no steps.
+    Returns [..., out], differentiable once in x, weight and bias. Raises QuantctlError for other input.
     """
-    spec_of(spec)
+    if SEPARATOR in text_of(spec):
+        raise QuantctlError(
+            f"{quoted(spec)} holds rules, and one product is in no layer", "give what is to hold for it"
+        )
+    products(spec)
     x, weight = tensor(x, "x"), tensor(weight, "weight")
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise QuantctlError(

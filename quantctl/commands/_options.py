@@ -139,12 +139,9 @@ class Spec(click.ParamType):
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        name, colon, rest = incomplete.partition(":")
-        if not colon or name not in FORMATS:
-            return _items([NONE, *FORMATS], incomplete)
-        front, comma, _ = rest.rpartition(",")
-        options = [f"{key}={value}" for key, values in FORMATS[name].items() for value in values]
-        return _items([f"{name}:{front}{comma}{option}" for option in options], incomplete)
+        from quantctl.commands._literals import completions
+
+        return [CompletionItem(text) for text in completions(incomplete, str(param.name))]
 
 
 class BashComplete(shell_completion.BashComplete):

@@ -58,10 +58,39 @@ def _table(results: Sequence[dict[str, Any]], specs: int) -> str:
     return output.columns(rows)
 
 
+def _operands(spec: str) -> dict[str, list[str]]:
+    """The formats of a spec, and of one with scopes the linear layers' operands that they are of.
+
+    Raises QuantctlError for rules, which are no matter of a tensor, and for a spec that quantizes nothing.
+    """
+    from quantctl.spec import NONE, SEPARATOR, canonical, parse
+
+    found: dict[str, list[str]] = {}
+    if "." in spec and SEPARATOR not in spec:
+        from quantctl.spec.formats import text_of
+        from quantctl.spec.operands import products
+
+        for slot, operand in products(spec).items():
+            found.setdefault(text_of(operand.spec, "linear"), []).append(" ".join(slot))
+    else:
+        parse(spec)
+        found[canonical(spec)] = []
+    found.pop(NONE, None)
+    if not found:
+        raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
+    return found
+
+
 @click.command(short_help="what a format does to one saved tensor")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
-    "--spec", "specs", multiple=True, required=True, type=Spec(), metavar="SPEC", help="A format spec; may be repeated."
+    "--spec",
+    "specs",
+    multiple=True,
+    required=True,
+    type=Spec(),
+    metavar="SPEC",
+    help="A format, or one with scopes; may be repeated.",
 )
 @click.option("--axis", type=int, default=-1, show_default=True, help="The axis along which blocks lie.")
 @click.option("--key", help="Only the tensors whose name holds this, where the file has several.")
@@ -75,11 +104,8 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
 
     FILE is what torch.save wrote (a tensor, or a dict of them), a .safetensors or a .npy file.
     """
-    from quantctl.spec import canonical, parse
-
-    for spec in specs:
-        if parse(spec).is_none:
-            raise QuantctlError(f"--spec {spec}: nothing is quantized", "name a format, such as mxfp8")
+    operands = {spec: _operands(spec) for spec in specs}
+    formats = list(dict.fromkeys(format_ for found in operands.values() for format_ in found))
     require("inspect", needed(path))
     import torch
 
@@ -105,13 +131,17 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
             "dtype": str(tensor.dtype)[6:],
             "axis": axis,
         }
-        results += [{**facts, "spec": canonical(spec), **measure(values, spec, axis).read()} for spec in specs]
+        results += [{**facts, "spec": spec, **measure(values, spec, axis).read()} for spec in formats]
     if ctx.obj["json"]:
         output.data([for_json(result) for result in results])
         return
-    click.echo(_table(results, len(specs)))
+    click.echo(_table(results, len(formats)))
     click.echo(f"\nalong axis {axis}; SQNR, share of nonzero elements that become 0, share saturated")
-    if len(results) == len(specs):
+    for spec, found in operands.items():
+        if any(slots for slots in found.values()):
+            click.echo(f"\n{spec} is")
+            click.echo(output.columns([[format_, ", ".join(slots)] for format_, slots in found.items()], indent="    "))
+    if len(results) == len(formats):
         for result in results:
             if scales := result.get("scales"):
                 click.echo(f"\nblock scales of {result['spec']}\n{_histogram(scales)}")

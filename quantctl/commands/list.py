@@ -61,6 +61,24 @@ def _modes() -> Table:
     return Table("mode", ("name", *SITES, "scripts"), rows, note)
 
 
+_GRAMMAR = """\
+A literal: FORMAT[:OPTION,...][; CONDITION ...: SPEC or OPTIONS]...
+An option is KEY=VALUE, the first value the default (bwd of qk and pv:
+dequantized), behind the operand and product that it is for. The narrower scope
+wins, and of the rules the last that fits. Two dozen in words: docs/formats.md.
+
+  mxfp4:gradient.round=stochastic        input, weight, gradient; query, key;
+                                         probabilities, value
+  mxfp4:wgrad.format=mxfp8               fprop, dgrad, wgrad; wgrad.input.round=
+  mxfp4; layers 1-2,-1: none             from 1, from the end, ..10%, 85%..
+  mxfp8; linear_fc2: none; mlp: mxfp4    globs for modules' names; attention,
+                                         mlp, experts, shared_experts, mtp
+  mxfp4; from 80%: fprop.format=none     from, until: a step or a share of the
+                                         training; evaluation
+
+What the options mean: docs/numerics.md."""
+
+
 def _formats() -> Table:
     keys = list(dict.fromkeys(key for options in FORMATS.values() for key in options))
     rows = [
@@ -68,11 +86,7 @@ def _formats() -> Table:
         for name, options in FORMATS.items()
     ]
     rows.append((" ".join(names_of(NONE)), *("-" for _ in keys)))
-    note = (
-        "A spec is FORMAT[:KEY=VALUE,...], as in mxfp8:scale=floor,round=stochastic. The first value is the default; "
-        "bwd of qk and pv is dequantized by default. What they mean: docs/numerics.md."
-    )
-    return Table("format", ("name", *keys), rows, note)
+    return Table("format", ("name", *keys), rows, _GRAMMAR)
 
 
 def _configs() -> Table:
@@ -140,7 +154,7 @@ def _print_tables(kinds: Sequence[str]) -> None:
             shown.add_row(*(cell.replace("|", ", ") for cell in row))  # which wraps where the terminal is narrow
         console.print(shown)
         if table.note:
-            console.print(table.note)
+            console.print(table.note, markup=False)
         console.print()
 
 

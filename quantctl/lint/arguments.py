@@ -35,6 +35,8 @@ class Arguments:
     """All of them, in order."""
 
     given: list[Given] = field(default_factory=list)
+    same: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Options of one meaning, by the attribute that they set."""
     open: bool = False
     """Some cannot be known (`"$@"`): an option that is absent here may be there all the same."""
 
@@ -44,7 +46,16 @@ class Arguments:
 
     @cached_property
     def _by_name(self) -> dict[str, Given]:
-        return {one.name: one for one in self.given}
+        return {
+            name: one
+            for one in self.given
+            for name in (one.name, *(self.same.get(_meaning(one.option), ()) if one.option is not None else ()))
+        }
+
+
+def _meaning(option: Option) -> str:
+    """Equal for options that set the same attribute to the same kind of value: `--x` and `--no-x` do not."""
+    return f"{option.attribute} {option.default}" if option.is_switch else option.attribute
 
 
 def _is_option(word: str) -> bool:
@@ -53,7 +64,10 @@ def _is_option(word: str) -> bool:
 
 def parse(words: Sequence[str], table: Mapping[str, Option]) -> Arguments:
     """Read words as argparse does without abbreviations: `--name value ...` and `--name=value`."""
-    found = Arguments()
+    same: dict[str, list[str]] = {}
+    for option in table.values():
+        same.setdefault(_meaning(option), []).append(option.name)
+    found = Arguments(same=same)
     index = 0
     while index < len(words):
         word = words[index]

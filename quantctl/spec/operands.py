@@ -132,6 +132,13 @@ _VALUES: dict[str, tuple[str, ...]] = {
 }
 
 
+def values_of(key: str) -> tuple[str, ...]:
+    """What an option may be said to be somewhere; of a format its own name."""
+    if key == "format":
+        return (NONE, *FORMATS)
+    return _VALUES.get(key) or tuple(sorted({value for options in FORMATS.values() for value in options.get(key, ())}))
+
+
 def item_of(text: str, word: str, site: str) -> Item:
     """The option that `word` is, of the spec `text`. Raises QuantctlError for an unknown scope, key or value."""
     path, equals, value = word.partition("=")
@@ -149,7 +156,7 @@ def item_of(text: str, word: str, site: str) -> Item:
         raise refuse(text, f"{quoted(word)} is no option", f"{key}=...", [f"{known}=..." for known in KEYS])
     if key == "format":
         value = format_named(text, value)
-    elif value not in (allowed := _VALUES.get(key) or sorted({v for f in FORMATS.values() for v in f.get(key, ())})):
+    elif value not in (allowed := values_of(key)):
         raise refuse(text, f"{path}={value[:60]}", "", [f"{path}={v}" for v in allowed])
     item = Item(product, operand, key, value)
     in_scope = [slot for slot in slots(site) if item.covers(slot)]

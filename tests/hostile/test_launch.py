@@ -78,6 +78,7 @@ ENVIRONMENT = {
     "a config of two lines": ({"TRAINING_CONFIG": "a\nb"}, "unknown TRAINING_CONFIG"),
     "a run directory of two lines": ({"RUN_DIR": "a\nb"}, "RUN_DIR a\\x0ab holds a control character"),
     "selectors that are none": ({"SELECTORS": "--rm -rf"}, "quantctl launch has no option '--rm'"),
+    "a quotation without end": ({"SELECTORS": "--linear 'mxfp8; layers 1: none"}, "No closing quotation"),
     "statistics": ({"STATS": "sometimes"}, "sometimes"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ CPU, CUDA, NPU, META = (torch.device(kind) for kind in ("cpu", "cuda", "privateu
 
 
 @pytest.fixture(autouse=True)
-def _compiled(monkeypatch) -> None:
+def _compiled(monkeypatch) -> Iterator[None]:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(dispatch, "computed", set())
-    monkeypatch.setattr(dispatch, "_numba", [])
+    dispatch._unloadable.cache_clear()
+    yield
+    dispatch._unloadable.cache_clear()
 
 
 @pytest.mark.parametrize("choice", ["", "auto", None])

@@ -50,9 +50,10 @@ BASE = [
 ]
 FRONT = ["env", "CUDA_DEVICE_MAX_CONNECTIONS=1", "torchrun", "--nproc-per-node", "8", "pretrain_gpt.py"]
 # decided by what is installed or by the machine, not by flags alone
-ELSEWHERE = ("te_", "transformer engine", "transformer-engine", "transformerengine", "not installed", "must be installed", "cuda",  # noqa: E501
-             "no module named", "import", "compute capability", "no such file", "nvte", "pytorch", "deepep", "flash",
-             "resiliency", "nvrx", "hopper", "blackwell", "version", "sharp", "nccl", "install te")  # fmt: skip
+ELSEWHERE = ("te_", "te >=", "te version", "transformer engine", "transformer-engine", "transformerengine",
+             "not installed", "must be installed", "no module named", "cannot import", "importerror", "no such file",
+             "compute capability", "nvte", "pytorch", "deepep", "flash", "resiliency", "nvrx", "hopper", "blackwell",
+             "'version'", "use_sharp", "nccl", "install te")  # fmt: skip
 
 
 def mentions(code, around=frozenset()):

@@ -6,10 +6,10 @@ from typing import Any
 
 from quantctl.lint.start.expressions import Env
 from quantctl.lint.start.heap import CLASS, LOST
-from quantctl.lint.start.methods import Methods
+from quantctl.lint.start.methods import MATCH, PATTERN, Methods
 from quantctl.lint.start.source import Class, Function, Tree
 from quantctl.lint.start.steps import Steps
-from quantctl.lint.start.syntax import Code
+from quantctl.lint.start.syntax import Code, written
 from quantctl.lint.start.values import EXITS, UNKNOWN, Lambda, Named, Ref, Stop
 
 _AT_THE_START = {"is_grad_enabled": True}
@@ -65,6 +65,8 @@ class Program(Methods, Steps):
             return self._fields(words[0])
         if name == "deepcopy" and len(words) == 1:
             return self._copied(words[0])
+        if name == "eval" and len(words) == 1 and isinstance(words[0], str):
+            return self.value(written(words[0]), {})
         if name in ("type", "print", "repr", "id"):
             return UNKNOWN
         found = self.built_in(name, words) if not named else UNKNOWN
@@ -130,8 +132,8 @@ class Program(Methods, Steps):
             return self._copied(words[0])
         if module == "torch" and name in _AT_THE_START:
             return _AT_THE_START[name]
-        if module == "re" and name == "sub" and not named:
-            return self.substituted(words)
+        if module == "re" and name in ("sub", "compile") and not named:
+            return self.substituted(words) if name == "sub" else self.compiled(words)
         found = self.built_in(name, words) if name in _NUMBERS and not named else UNKNOWN
         return self._unseen([*words, *named.values()]) if found is UNKNOWN else found
 
@@ -154,7 +156,9 @@ class Program(Methods, Steps):
             for one in reversed(self.lineage(of)):
                 if name in one.methods:
                     return self.run(one.methods[name], [owner, *words], named | {"__of__": self._name_of(one)})
-        if fields[CLASS] == Named("Match") and name == "group":
+        if fields[CLASS] == PATTERN:
+            return self.of_pattern(owner, name, words)
+        if fields[CLASS] == MATCH and name == "group":
             return self.looked_up(fields["groups"], words[0] if words else 0)
         return self._unseen([owner, *words, *named.values()])
 

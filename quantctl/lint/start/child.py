@@ -47,8 +47,7 @@ def _parallel(args):
     with open(os.path.join(TREE, "megatron/training/initialize.py"), encoding="utf-8") as file:
         calls = [node for node in ast.walk(ast.parse(file.read())) if isinstance(node, ast.Call)]
     call = next(node for node in calls if getattr(node.func, "attr", "") == "initialize_model_parallel")
-    network = ("create_gloo_process_groups", "use_sharp", "sharp_enabled_group")
-    call.keywords = [word for word in call.keywords if word.arg not in network]
+    call.keywords = [word for word in call.keywords if word.arg != "create_gloo_process_groups"]
     call.keywords.append(ast.keyword("create_gloo_process_groups", ast.Constant(False)))
     dist.init_process_group("fake", rank=0, world_size=args.world_size, store=FakeStore())
     try:

@@ -44,8 +44,17 @@ def stop(case: Case) -> tuple[str, str, int | None] | None:
         return None
     nodes, processes = case.command.nodes, case.command.processes
     ranks = nodes * processes if nodes and processes else None
+    command = case.command
+    asked = (case.setting.release, command.program, command.words, ranks, frozenset(command.environment.items()))
+    answers = tree(case.setting.root).answers
+    if asked not in answers:  # most ways through a script come to the same words
+        answers[asked] = _followed(case, tree(case.setting.root), ranks)
+    return answers[asked]
+
+
+def _followed(case: Case, sources: Tree, ranks: int | None) -> tuple[str, str, int | None] | None:
     environment = {name: UNKNOWN if is_unknown(text) else text for name, text in case.command.environment.items()}
-    program = Program(tree(case.setting.root), ranks, environment)
+    program = Program(sources, ranks, environment)
     where = "the parser"
     try:
         args = _namespace(case, program)
@@ -86,17 +95,18 @@ def _steps(args: dict[str, Any], program: Program, is_gpt: bool) -> Iterator[tup
 def _namespace(case: Case, program: Program) -> dict[str, Any]:
     """The attributes of `args`: the options' defaults with what is given in their place."""
     found: dict[str, Any] = {CLASS: Named("Namespace"), "rank": UNKNOWN, "world_size": program.world_size}
+    types = program.tree.types()
     for option in {option.name: option for option in case.options.values()}.values():
         if option.attribute not in found or found[option.attribute] is None:
-            found[option.attribute] = UNKNOWN if case.arguments.open else _default(option, program)
-    types = program.tree.types()
+            by = types.get(option.name)
+            found[option.attribute] = UNKNOWN if case.arguments.open else _default(option, by, program)
     for one in case.arguments.given:
         if one.option is not None:
             found[one.option.attribute] = _given(one, one.option, types.get(one.name), program)
     return found
 
 
-def _default(option: Option, program: Program) -> Any:
+def _default(option: Option, by: Code | None, program: Program) -> Any:
     text = option.default
     if option.is_switch:
         return text == "True" if text in ("True", "False") else None if text == "None" else UNKNOWN
@@ -107,7 +117,7 @@ def _default(option: Option, program: Program) -> Any:
             return UNKNOWN
         return program.new_list(tuple(value)) if isinstance(value, list) else value
     if option.type not in _PLAIN:
-        return None if text == "None" else Named(text) if option.choices else UNKNOWN
+        return None if text == "None" else _typed(option, text, by, program)
     return _number(option, text) if text != "None" else None
 
 

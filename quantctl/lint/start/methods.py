@@ -42,6 +42,7 @@ _BUILT_IN: dict[str, Callable[..., Any]] = {
 }
 _ROWS = frozenset(("tuple", "set", "list", "sorted", "enumerate", "zip", "len"))
 """Those that go through the keys of a dictionary."""
+MATCH, PATTERN = Named("Match"), Named("Pattern")
 _RAISES = ("int", "float")
 _KINDS: dict[str, type | tuple[type, ...]] = {"tuple": tuple, "str": str, "int": int, "float": float, "bool": bool}
 _CAPTURE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]")
@@ -155,6 +156,26 @@ class Methods(Heap):
         self.lose(owner)
         return UNKNOWN
 
+    def compiled(self, words: list[Any]) -> Any:
+        """`re.compile(PATTERN)`, where the pattern cannot take long."""
+        fits = len(words) == 1 and isinstance(words[0], str) and not _NESTED.search(_CAPTURE.sub("x", words[0]))
+        return self.new({CLASS: PATTERN, "pattern": words[0]}) if fits else UNKNOWN
+
+    def of_pattern(self, owner: Ref, name: str, words: list[Any]) -> Any:
+        """`PATTERN.search(TEXT)` and its like."""
+        fits = len(words) == 1 and isinstance(words[0], str) and len(words[0]) <= LONGEST
+        if not fits or name not in ("search", "match", "fullmatch"):
+            return UNKNOWN
+        try:
+            found = getattr(re.compile(self.heap[owner.id]["pattern"]), name)(words[0])
+        except re.error:
+            return UNKNOWN
+        return None if found is None else self._match(found)
+
+    def _match(self, found: re.Match[str]) -> Ref:
+        groups = {number: found.group(number) for number in range((found.re.groups or 0) + 1)}
+        return self.new({CLASS: MATCH, "groups": self.new(groups)})
+
     def substituted(self, words: list[Any]) -> Any:
         """`re.sub(PATTERN, ..., TEXT)`, where the pattern cannot take long."""
         if len(words) != 3 or not isinstance(words[0], str) or not isinstance(words[2], str):
@@ -170,8 +191,7 @@ class Methods(Heap):
         for match in pattern.finditer(words[2]):
             by = words[1]
             if isinstance(by, Lambda):
-                groups = {number: match.group(number) for number in range(pattern.groups + 1)}
-                by = self.apply(by, [self.new({CLASS: Named("Match"), "groups": self.new(groups)})])
+                by = self.apply(by, [self._match(match)])
             elif isinstance(by, str) and "\\" in by:
                 return UNKNOWN
             if not isinstance(by, str) or sum(map(len, found)) > LONGEST:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +81,8 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.answers: dict[Hashable, tuple[str, str, int | None] | None] = {}
+        """What was said of commands so far."""
         self._modules: dict[str, ast.Module | None] = {}
         self._scopes: dict[str, dict[str, ast.AST]] = {}
         self._found: dict[tuple[str, str], Definition | None] = {}

@@ -29,6 +29,14 @@ def expression(node: ast.expr | None) -> Code:
     return UNKNOWN if method is None else method(node)
 
 
+def written(text: str) -> Code:
+    """The same of an expression's text."""
+    try:
+        return expression(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return UNKNOWN
+
+
 def _constant(node: ast.Constant) -> Code:
     plain = node.value is None or isinstance(node.value, (str, int, float, bool))
     return ["c", node.value] if plain else UNKNOWN

@@ -80,6 +80,30 @@ WRONG = {
         lambda: quantctl.convert(model(), "mxfp8", only="layers.*"),
         "only='layers.*' is the name",
     ),
+    "one operand of a tensor": (
+        lambda: quantctl.quantize(X, "mxfp4:gradient.round=stochastic"),
+        "speaks of single operands or products",
+    ),
+    "rules of a tensor": (
+        lambda: quantctl.quantize(X, "mxfp4; layers 1: none"),
+        "holds rules, and one format is meant",
+    ),
+    "rules of a product": (
+        lambda: quantctl.linear(X, WEIGHT, spec="mxfp4; layers 1: none"),
+        "one product is in no layer",
+    ),
+    "an option without effect": (lambda: quantctl.linear(X, WEIGHT, spec="none:weight.round=away"), "says nothing"),
+    "a rule that fits nothing": (
+        lambda: quantctl.convert(blocks(), "mxfp8; dwon: none"),
+        "`dwon: none` fits no module",
+    ),
+    "a layer that is none": (lambda: quantctl.convert(blocks(), "mxfp8; layers 3: none"), "of a model that has 2"),
+    "layers without a list": (lambda: quantctl.convert(model(), "mxfp8; layers 1: none"), "has no nn.ModuleList"),
+    "layers of two lists": (
+        lambda: quantctl.convert(nn.ModuleDict({"a": blocks(), "b": blocks()}), "mxfp8; layers 1: none"),
+        "several lists of layers: a, b",
+    ),
+    "a phase": (lambda: quantctl.convert(blocks(), "mxfp8; from 10: none"), "a torch model knows no steps"),
     "no name of a layer": (lambda: quantctl.convert(model(), "mxfp8", only=None), "only: None is no name of a layer"),
     "a number for a name": (
         lambda: quantctl.convert(model(), "mxfp8", skip=["gate", 0]),
@@ -95,6 +119,31 @@ def test_what_is_refused(case):
     call, message = WRONG[case]
     with pytest.raises(quantctl.QuantctlError, match=re.escape(message)):
         call()
+
+
+def blocks() -> nn.Module:
+    return nn.ModuleList(
+        nn.ModuleDict({"attn": nn.Linear(64, 64), "up": nn.Linear(64, 64), "down": nn.Linear(64, 64)}) for _ in range(2)
+    )
+
+
+def test_rules_hold_for_the_models_own_names_and_layers():
+    net = nn.ModuleDict({"model": nn.ModuleDict({"layers": blocks()}), "lm_head": nn.Linear(64, 10)})
+    literal = "mxfp8; attention: none; layers -1 down: mxfp4:gradient.round=stochastic; up: wgrad.format=none"
+    conversion = quantctl.convert(net, literal, lm_head="mxfp8:gradient.format=none")
+    up = "mxfp8:wgrad.format=none"
+    assert [layer.spec for layer in conversion.layers] == [
+        *("none", up, "mxfp8", "none", up, "mxfp4:gradient.round=stochastic"),
+        "mxfp8:gradient.format=none",
+    ]
+    x = X.clone().requires_grad_()
+    net["model"]["layers"][1]["down"](net["model"]["layers"][0]["up"](x)).sum().backward()
+    assert conversion.calls() == {
+        "linear": {
+            "mxfp4:gradient.round=stochastic": {"dgrad": 1, "fprop": 1, "wgrad": 1},
+            up: {"dgrad": 1, "fprop": 1, "wgrad": 1},
+        }
+    }
 
 
 def model() -> nn.Module:

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from quantctl.cli import cli
+from quantctl.commands.list import KINDS
 from quantctl.modes import MODES
+from quantctl.spec import canonical
 
 
 @pytest.fixture
@@ -47,3 +49,11 @@ def test_json_holds_the_tables_and_60_scripts():
     assert data["training_configs"]["standard"]["train_iters"] == 10000
     assert len(data["scripts"]) == 60
     assert all(Path(row["path"]).is_file() for row in data["scripts"])
+
+
+def test_the_grammar_is_shown_by_literals_that_are_right():
+    lines = KINDS["formats"]().note.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = [line[:40].strip() for line in lines if line.startswith("  mx")]
+    assert len(examples) == 5
+    assert all(canonical(example, "linear") for example in examples)

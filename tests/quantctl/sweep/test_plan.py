@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -243,3 +244,12 @@ def test_options_that_do_not_go_together(quantctl):
     assert "both say how many" in quantctl(*options, "--jobs", 2, "--devices", "0").err
     assert "is no option of it" in quantctl(*options, "--stats", "often").err
     assert "these are no numbers" in quantctl(*options, "--seeds", "a").err
+
+
+def test_a_literal_reaches_its_script_whole(tmp_path):
+    mode = "linear=mxfp4; layers 1-2,-1: none; linear_fc2: round=stochastic qk=mxfp8"
+    (task,) = tasks(["llama32-1b"], "wikipedia", [mode], [1], tmp_path, {})
+    words = shlex.split(task.variables()["SELECTORS"])
+    assert words == ["--linear", "mxfp4; layers 1-2,-1: none; linear_fc2: round=stochastic", "--qk", "mxfp8"]
+    assert re.fullmatch(r"linear-mxfp4_layers_1-2_-1_none_[\w.+-]+-[0-9a-f]{8}-seed1", task.name)
+    assert len(task.name) <= 86

@@ -1,0 +1,144 @@
+"""Words of a dtype's memory and the magnitudes that they hold.
+
+The kernels take tensors as integers of their dtype's width, one NumPy dtype for each of ours, so that a signature
+says which it is: bf16 uint16, fp16 int16, fp32 int32. Magnitudes travel as the bits of fp32 in int32. numba computes
+with integers of 64 bits; what is cast back at once stays in lanes of 32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba.core import types
+from torch import Tensor
+
+from quantctl.kernels.cpu.compiled import as_bits, as_float, implements
+
+BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
+
+INFINITY = 0x7F800000
+"""Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
+HALF_BIAS = 112 << 23
+"""What the exponent field of fp32 has more than that of fp16, as bits."""
+HALF_FIRST = 113 << 23
+"""fp32 bits of fp16's smallest normal number, 2^-14."""
+
+
+def magnitude(word: Any) -> Any:
+    """The bits of |value| in fp32, int32, of a word of any of the dtypes. Subnormal fp16 numbers are normal in fp32."""
+
+
+@implements(magnitude, word=types.uint16)
+def _bf16_magnitude(word: Any) -> Any:
+    return np.int32((np.int32(word) & np.int32(0x7FFF)) << np.int32(16))
+
+
+@implements(magnitude, word=types.int16)
+def _fp16_magnitude(word: Any) -> Any:
+    half = np.int32(np.int32(word) & np.int32(0x7FFF))
+    bits = np.int32((half << np.int32(13)) + np.int32(HALF_BIAS))
+    bits = np.int32(bits + HALF_BIAS) if half >= np.int32(0x7C00) else bits
+    small = as_bits(np.float32(half) * np.float32(2.0**-24))
+    return small if half < np.int32(0x400) else bits
+
+
+@implements(magnitude, word=types.int32)
+def _fp32_magnitude(word: Any) -> Any:
+    return np.int32(word & np.int32(0x7FFFFFFF))
+
+
+def unsigned(word: Any) -> Any:
+    """A word without its sign, in its own width: ordered as magnitudes are, NaN above all."""
+
+
+@implements(unsigned, word=types.uint16)
+def _bf16_unsigned(word: Any) -> Any:
+    return np.uint16(word & np.uint16(0x7FFF))
+
+
+@implements(unsigned, word=types.int16)
+def _fp16_unsigned(word: Any) -> Any:
+    return np.int16(word & np.int16(0x7FFF))
+
+
+@implements(unsigned, word=types.int32)
+def _fp32_unsigned(word: Any) -> Any:
+    return np.int32(word & np.int32(0x7FFFFFFF))
+
+
+def infinite(word: Any) -> Any:
+    """The word of Inf in the dtype of `word`."""
+
+
+@implements(infinite, word=types.uint16)
+def _bf16_infinite(word: Any) -> Any:
+    return np.uint16(0x7F80)
+
+
+@implements(infinite, word=types.int16)
+def _fp16_infinite(word: Any) -> Any:
+    return np.int16(0x7C00)
+
+
+@implements(infinite, word=types.int32)
+def _fp32_infinite(word: Any) -> Any:
+    return np.int32(INFINITY)
+
+
+def signed(bits: Any, word: Any) -> Any:
+    """The word of a value with the fp32 magnitude `bits`, which its dtype holds, and the sign of `word`."""
+
+
+@implements(signed, word=types.uint16)
+def _bf16_signed(bits: Any, word: Any) -> Any:
+    return np.uint16((bits >> np.int32(16)) | (np.int32(word) & np.int32(0x8000)))
+
+
+@implements(signed, word=types.int16)
+def _fp16_signed(bits: Any, word: Any) -> Any:
+    large = np.int32((bits - np.int32(HALF_BIAS)) >> np.int32(13))
+    small = np.int32(as_float(min(bits, np.int32(HALF_FIRST))) * np.float32(2.0**24))
+    half = small if bits < np.int32(HALF_FIRST) else large
+    half = np.int32(0x7C00) if bits == np.int32(INFINITY) else half
+    half = np.int32(0x7E00) if bits > np.int32(INFINITY) else half
+    return np.int16(half | (np.int32(word) & np.int32(0x8000)))
+
+
+@implements(signed, word=types.int32)
+def _fp32_signed(bits: Any, word: Any) -> Any:
+    return np.int32(bits | (np.int32(word) & np.int32(-0x80000000)))
+
+
+def rounded(bits: Any, word: Any) -> Any:
+    """The fp32 magnitude `bits` (no NaN) rounded to the nearest, ties to even, that the dtype of `word` holds."""
+
+
+@implements(rounded, word=types.uint16)
+def _bf16_rounded(bits: Any, word: Any) -> Any:
+    odd = (bits >> np.int32(16)) & np.int32(1)
+    return np.int32((bits + np.int32(0x7FFF) + odd) & np.int32(-0x10000))
+
+
+@implements(rounded, word=types.int16)
+def _fp16_rounded(bits: Any, word: Any) -> Any:
+    odd = (bits >> np.int32(13)) & np.int32(1)
+    large = np.int32((bits + np.int32(0xFFF) + odd) & np.int32(-0x2000))
+    # adding 2^-1 leaves multiples of 2^-24
+    small = as_float(min(bits, np.int32(HALF_FIRST)))
+    small = (small + np.float32(0.5)) - np.float32(0.5)
+    return as_bits(small) if bits < np.int32(HALF_FIRST) else large
+
+
+@implements(rounded, word=types.int32)
+def _fp32_rounded(bits: Any, word: Any) -> Any:
+    return bits
+
+
+def flat(x: Tensor, span: int) -> np.ndarray:
+    """`span` elements of x's memory from its first on, as the integers of its dtype. No copy."""
+    if span != x.numel() or not x.is_contiguous():
+        x = x.as_strided((span,), (1,))
+    words = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bf16
+    return words.reshape(-1).view(BITS[x.dtype])
