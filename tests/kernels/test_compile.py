@@ -92,7 +92,7 @@ def test_one_graph_with_the_kernels_of_a_cpu(name, monkeypatch, same) -> None:
     [
         *(("quantize", spec) for spec in ("mxfp8", "nvfp4", "hifp8:scale=tensor")),
         *((name, "mxfp8:bwd=quantized") for name in PRODUCTS),
-        ("linear", "mxfp4:bwd=dequantized"),
+        ("linear", "mxfp4:dgrad.bwd=dequantized,wgrad.format=mxfp8"),
     ],
 )
 def test_one_graph_with_the_same_bits_and_counts(name, spec, same) -> None:

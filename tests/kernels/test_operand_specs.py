@@ -303,23 +303,6 @@ def test_experts_say_what_holds_for_them() -> None:
         experts("mxfp8", named(text, "none", text))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_one_graph_with_the_same_bits() -> None:
-    layer = Named("decoder.layers.0.core", {"qk": "mxfp4:wgrad.bwd=quantized", "linear": "mxfp4:wgrad.format=mxfp8"})
-
-    def both(x: Tensor, w: Tensor) -> Tensor:
-        y = quantized_linear(x, w, None, "mxfp4:wgrad.format=mxfp8")
-        return attention.qk(y[None], w.t()[None, :50], 0.5, "mxfp8; layers 1: mxfp4", layer)
-
-    def gradients(function) -> list[Tensor]:
-        x, w, _ = operands(torch.float32)
-        result = function(x, w)
-        return [result.detach(), *torch.autograd.grad(result.square().sum(), (x, w))]
-
-    torch._dynamo.reset()
-    check(gradients(torch.compile(both, backend="eager", fullgraph=True)), gradients(both))
-
-
 def attention_operands() -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(3)
     sizes = ((37, 1, 4, 40), (37, 1, 2, 40), (37, 1, 2, 24), (37, 1, 4, 24))
