@@ -61,7 +61,7 @@ def as_bits(typing_context: Any, value: Any) -> Any:
 
 
 def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:
-    """Above what `declared` does in kernels where the named arguments are of these kinds, numba types or named tuples."""
+    """Above what `declared` does in kernels where these arguments are of these kinds: numba types or named tuples."""
     names = list(inspect.signature(declared).parameters)
 
     def register(implementation: Callable[..., Any]) -> None:

@@ -15,6 +15,7 @@ from quantctl.kernels.cpu import mx as cpu_mx
 from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
 from quantctl.kernels.cpu import tiles, wide
 from quantctl.kernels.cpu.noise import NO_KEY, key
+from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
 from quantctl.kernels.cpu.words import flat
@@ -95,7 +96,7 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draw
 
     draws: for each axis, where the spec rounds stochastically.
     """
-    outs = [torch.empty_like(x) for _ in axes]
+    outs = [room_like(x) for _ in axes]
     into(outs, x, spec, axes, draws)
     return outs
 

@@ -174,17 +174,17 @@ def _of_command(
     if not words:
         return None, [], []
     from quantctl.lint.case import Setting
-    from quantctl.lint.judge import judge_command
+    from quantctl.lint.judge import case_of
     from quantctl.lint.megatron_flags import nearest
     from quantctl.lint.who import who_rules
 
-    judged = judge_command(words, Setting(nearest(tree.version()), tree.root, state))
-    if judged is None:
+    case = case_of(words, Setting(nearest(tree.version()), tree.root, state))
+    if case is None:
         raise QuantctlError(
             f"{words[0]}: no Megatron training was found in this command", "give the whole command, torchrun and all"
         )
-    who, sentence = who_rules(judged.case)
-    document, shown, misfits = _table(judged.case)
+    who, sentence = who_rules(case)
+    document, shown, misfits = _table(case)
     return {"rules": who, "sentence": sentence, **document}, shown, misfits
 
 

@@ -73,7 +73,7 @@ def test_a_tree_patched_before_there_was_the_attention_selector(quantctl, stock_
     assert shown.err.count("problem:") == 1
     done = quantctl("--megatron", tree, "set", "--pv", "mxfp8", "--attention", "auto")
     assert done.status == 0, done.err
-    assert re.search(r"attention +\(stock\) -> auto", done.out)
+    assert re.search(r"attention +auto \(new\)", done.out)
     assert quantctl("--megatron", tree, "check", "--expect", "qk=mxfp4,pv=mxfp8,attention=auto").status == 0
     afresh = plan(read_state(megatron_tree("0.16.1")), {"qk": "mxfp4", "pv": "mxfp8", "attention": "auto"})
     assert attention.read_bytes() == afresh[ATTENTION]
