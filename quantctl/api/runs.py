@@ -105,8 +105,8 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     step), peak_memory_bytes, tree, packages, marks (why a run is averaged nowhere, as texts). `losses` is a table of
     the curves. Raises QuantctlError for a path that is not there or holds no run.
     """
-    one = isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable)
-    given = [paths] if one else list(paths)
+    several = isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, os.PathLike))
+    given: list[Any] = list(paths) if several else [paths]  # type: ignore[arg-type]
     runs = [load_or_mark(path)[0] for path in find(_expanded(given))]
     comparison = compare(runs, reference)
     references = {run.seed: run for row in comparison.rows if row.mode == reference for run in row.runs}
