@@ -16,7 +16,6 @@ from quantctl.outside.packages import is_there
 from quantctl.report.compare import REFERENCE, compare, gaps
 from quantctl.report.curve import tail_mean
 from quantctl.report.export import run_data
-from quantctl.report.labels import as_runs_say
 from quantctl.report.run import Run
 from quantctl.report.sources import find, load_or_mark
 
@@ -106,11 +105,9 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     step), peak_memory_bytes, tree, packages, marks (why a run is averaged nowhere, as texts). `losses` is a table of
     the curves. Raises QuantctlError for a path that is not there or holds no run.
     """
-    given: list[Any] = [paths]
-    if isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, os.PathLike)):
-        given = list(paths)
+    several = isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, os.PathLike))
+    given: list[Any] = list(paths) if several else [paths]  # type: ignore[arg-type]
     runs = [load_or_mark(path)[0] for path in find(_expanded(given))]
-    reference = as_runs_say(reference)
     comparison = compare(runs, reference)
     references = {run.seed: run for row in comparison.rows if row.mode == reference for run in row.runs}
     rows = tuple(_row(run, references) for run in comparison.runs)

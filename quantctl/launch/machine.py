@@ -30,9 +30,9 @@ def has_gpu(environment: Mapping[str, str]) -> bool:
 
 def _has_nvcc(environment: Mapping[str, str]) -> bool:
     """Whether torch finds the CUDA toolkit's compiler, as torch.utils.cpp_extension looks for it."""
-    found = shutil.which("nvcc", path=environment.get("PATH"))
-    beside = Path(found).parents[1] if found else _TOOLKIT
-    return Path(environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or beside, "bin/nvcc").exists()
+    if home := environment.get("CUDA_HOME") or environment.get("CUDA_PATH"):
+        return Path(home, "bin/nvcc").exists()
+    return shutil.which("nvcc", path=environment.get("PATH")) is not None or (_TOOLKIT / "bin/nvcc").exists()
 
 
 def _wants_nvcc(program: str) -> bool:

@@ -23,6 +23,8 @@ from quantctl.outside.records import BadRecord, open_regular
 _LARGEST = 4 * 2**20
 """Bytes of a script."""
 _MOST_COMMANDS = 100
+_MOST_CASES = 150
+"""The same commands counted on every way that leads to them."""
 _HINT = "give a shell script, or the training command behind --"
 # fmt: off
 _OTHER_LANGUAGES = {
@@ -108,9 +110,14 @@ def _other_language(path: Path, text: str) -> str | None:
 def judge(script: Script, setting: Setting) -> list[Judged]:
     """Judge the training commands of a script that was read; of more than `_MOST_COMMANDS`, the script says so."""
     ways: dict[int, list[tuple[World, Case]]] = {}
+    count = 0
     for world in script.worlds:
         for case in _cases(script, world, setting):
             assert case.invocation is not None
+            count += 1
+            if count > _MOST_CASES:
+                script.work.note(f"it comes to training commands more than {_MOST_CASES} times on all ways through it")
+                break
             if case.invocation.line not in ways and len(ways) == _MOST_COMMANDS:
                 script.work.note(f"it has more than {_MOST_COMMANDS} training commands")
                 break

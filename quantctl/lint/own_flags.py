@@ -80,8 +80,8 @@ def _option(name: str, call: ast.Call, known: Option | None) -> Option:
 
 
 def declares_any(root: Path) -> bool:
-    """Whether code at `root` that can be a trainer's declares a flag."""
-    return any(True for path in _files(root) for _ in _calls(path))
+    """Whether code at `root` that can be a trainer's declares a flag; a Megatron of its own in it counts."""
+    return any(True for one in (root, root / "megatron") for path in _files(one) for _ in _calls(path))
 
 
 @lru_cache(maxsize=4)

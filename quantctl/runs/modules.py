@@ -101,10 +101,8 @@ def unforeseen(foreseen: Mapping[str, Mapping[str, str]], found: ByModule, selec
         f"{', '.join(fold(names))}: {site} was to run in {text}, and the ranks' model says {own}"
         for (site, text, own), names in sorted(other.items())
     ]
-    for keys, what in (
-        (before.keys() - after.keys(), "the flags ask for {}, which the ranks' model does not have"),
-        (after.keys() - before.keys(), "the ranks' model has {}, which its flags do not ask for"),
-    ):
-        if keys:
-            problems.append(what.format(", ".join(fold(name for name, _ in keys))))
+    missing, others = before.keys() - after.keys(), after.keys() - before.keys()
+    if missing and not others:  # with others beside them it is a model that the flags do not describe
+        names = ", ".join(fold(name for name, _ in missing))
+        problems.append(f"the flags ask for {names}, which the ranks' model does not have")
     return problems

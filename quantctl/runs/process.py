@@ -146,13 +146,13 @@ def require(program: str) -> None:
     """Raises QuantctlError if there is no such program, while the run directory is as it was."""
     if shutil.which(program) is not None:
         return
-    first = program.split()[:1]
+    words = program.split()
     if os.path.isfile(program):
         raise QuantctlError(
             f"cannot start {program!r}: the file is not executable, or no path was given",
             f"start what runs it, as in -- bash {shlex.quote(program)}",
         )
-    if first and first != [program] and shutil.which(first[0]):
+    if len(words) > 1 and shutil.which(words[0]) is not None:
         raise QuantctlError(f"cannot start {program!r}: it is one word", f"leave the quotes away: -- {program}")
     raise QuantctlError(f"cannot start {program!r}: there is no such program", "name a program on PATH")
 

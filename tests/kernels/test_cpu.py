@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import kept, qdq, threads
+from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
@@ -110,6 +111,13 @@ def test_shapes_and_strides(name, text):
         expected, found = both(x, text, axes)
         assert all(map(same, expected, found)), axes
         assert torch.equal(x, kept_bits)
+
+
+def test_room_for_a_large_result():
+    x = torch.empty(1 << 24, dtype=torch.bfloat16).view(4096, 4096).t()
+    result = room_like(x).fill_(1.5)
+    assert (result.shape, result.stride(), result.dtype) == (x.shape, x.stride(), x.dtype)
+    assert result[::1000].eq(1.5).all()
 
 
 def test_several_threads_at_once(monkeypatch):

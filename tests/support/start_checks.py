@@ -53,7 +53,7 @@ FRONT = ["env", "CUDA_DEVICE_MAX_CONNECTIONS=1", "torchrun", "--nproc-per-node",
 ELSEWHERE = ("te_", "te >=", "te version", "transformer engine", "transformer-engine", "transformerengine",
              "not installed", "must be installed", "no module named", "cannot import", "importerror", "no such file",
              "compute capability", "nvte", "pytorch", "deepep", "flash", "resiliency", "nvrx", "hopper", "blackwell",
-             "'version'", "use_sharp", "nccl", "install te")  # fmt: skip
+             "'version'", "use_sharp", "nccl", "cuda enabled", "install te")  # fmt: skip
 
 
 def mentions(code, around=frozenset()):

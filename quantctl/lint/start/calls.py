@@ -170,7 +170,7 @@ class Program(Methods, Steps):
     def _fields(self, kind: Any) -> Any:
         of = self.class_of(self.heap[kind.id].get(CLASS) if isinstance(kind, Ref) else kind)
         names = dict.fromkeys(field for one in self.lineage(of) for field in one.fields) if of is not None else {}
-        return tuple(self.new({CLASS: Named("Field"), "name": name}) for name in names) or UNKNOWN
+        return tuple(map(Named, names)) or UNKNOWN
 
     def build(self, of: Class, words: list[Any], named: dict[str, Any]) -> Any:
         """An instance, with its __init__ or __post_init__ followed; UNKNOWN of a class that is not all the tree's."""

@@ -96,7 +96,9 @@ class Heap:
     def join(self, one: dict[int, dict[Any, Any]], other: dict[int, dict[Any, Any]]) -> None:
         """Let `one` stand for both heaps: what they differ in is not known."""
         for key, fields in other.items():
-            here = one.setdefault(key, dict(fields))
+            here = one.setdefault(key, fields)
+            if here == fields:
+                continue
             if here.keys() != fields.keys() and CLASS not in here:
                 here[LOST] = UNKNOWN
             join(here, fields)

@@ -136,7 +136,7 @@ def _given(one: Given, option: Option, by: Code | None, program: Program) -> Any
     if option.is_switch:
         if option.name == "--no-" + option.attribute.replace("_", "-"):
             return False
-        return {"False": True, "True": False}.get(option.default, UNKNOWN)
+        return {"False": True, "None": True, "True": False}.get(option.default, UNKNOWN)
     if any(is_unknown(value) for value in one.values) or not one.complete:
         return UNKNOWN
     values = tuple(_typed(option, value, by, program) for value in one.values)

@@ -83,10 +83,11 @@ class Steps(Expressions):
         stopped: list[Stop] = []
         ways: list[tuple[Env, Store, str]] = []
         count = len(self.early[-1])
-        for body in (code[2], code[3]):
-            env.clear()
-            env.update(before[0])
-            self.heap = {key: dict(fields) for key, fields in before[1].items()}
+        for index, body in enumerate((code[2], code[3])):
+            if index:
+                env.clear()
+                env.update(before[0])
+                self.heap = before[1]
             leaves = ""
             try:
                 self.block(body, env)

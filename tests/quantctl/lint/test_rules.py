@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantctl.lint import home
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import judge, judge_command, read_script
 from quantctl.lint.megatron_flags import table
@@ -315,6 +316,51 @@ def test_a_tree_without_a_trainer_says_what_core_checks(wrong, right, says, pack
         judged = judge_command(shlex.split(f"{TE} --bf16 {words}"), setting)
         said = [finding.message for finding in judged.findings if finding.rule.id == "stops-at-start"]
         assert [says in message for message in said] == [True] * expected, said
+
+
+# what the tree's own functions, enumerations and readers of patterns decide -> a release, the sentence
+STOPS = {
+    "--cuda-graph-modules attn none": ("0.18.2", "'none' is none of CudaGraphModule"),
+    "--hybrid-layer-pattern M*x": ("0.18.2", "'x' is not a valid layer symbol"),
+    "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Et*2|t*2": ("0.18.2", "last layer must be loss"),
+    "--num-experts 4 --moe-layer-freq [1,x]": ("0.18.2", "Invalid pattern: [1,x]"),
+    "--moe-ffn-hidden-size 64": ("0.18.2", "num_moe_experts is None"),
+    "--fp8-format e4m3 --fp8-param-gather": ("0.18.2", "only supported with distributed optimizer"),
+    "--load-main-params-from-ckpt": ("0.18.2", "must be used with --no-load-optim"),
+    "--num-layers 0": ("0.18.2", "division by zero"),
+}
+TAKEN = (
+    "--cuda-graph-modules attn mlp --cuda-graph-impl transformer_engine",
+    "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Et*2|t*2L",
+    "--save x --persistent-save-interval 10",
+    "--num-experts 4 --moe-layer-freq [0]*2+[1]*2",
+)
+
+
+@pytest.mark.parametrize("words", [*STOPS, *TAKEN])
+def test_what_a_trees_own_sources_decide(words, megatron_tree):
+    release, says = STOPS.get(words, ("0.18.2", ""))
+    judged = judge_command(shlex.split(f"{TE} --bf16 {words}"), Setting(release, megatron_tree(release)))
+    said = [one.message for one in judged.findings if one.rule.id in ("stops-at-start", "save-interval")]
+    assert says in said[0] if says else not said, said
+
+
+def test_a_program_with_a_parser_of_its_own(tmp_path):
+    words = f"{GPT} --context-parallel-algo ring --transformer-impl local --context-parallel-size 2"
+    (tmp_path / "pretrain_gpt.py").write_text("import own.arguments\n")
+    (tmp_path / "train.sh").write_text(words)
+    assert _of_script(tmp_path) >= {("error", "flag-unknown"), ("error", "context-parallel-local")}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "arguments.py").write_text("group.add_argument('--context-parallel-algo')\n")
+    home._declares.cache_clear()
+    found = _of_script(tmp_path)
+    assert ("note", "flag-unknown") in found
+    assert "error" not in {severity for severity, _ in found}
+
+
+def _of_script(folder):
+    (judged,) = judge(read_script(folder / "train.sh"), Setting("0.16.1"))
+    return {(finding.severity.value, finding.rule.id) for finding in judged.findings}
 
 
 @pytest.mark.parametrize(("rule", "wrong", "right"), [(r, *case) for r, cases in SCRIPTS.items() for case in cases])

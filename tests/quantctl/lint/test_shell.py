@@ -86,6 +86,8 @@ UNKNOWNS = {
     "loop over files": ('for A in d/*; do train "$A"; done', [UNKNOWN]),
     "operators": ('A=$B; train "${A##*/}" "${#A}" "${!A}"', [UNKNOWN] * 3),
     "words that the grammar tears apart": ("train a$1_$A.txt b", [f"a{MANY}", "b"]),
+    "an assignment that the grammar tears apart": ('B=x; B=${A^}${B:$N:1}\ntrain "$B"', [UNKNOWN]),
+    "a default set in a value that is not read": ('declare W=1${Z:={}; train "i${Z:+b}"', [f"i{UNKNOWN}"]),
 }
 """Script -> arguments: what cannot be known is never guessed, and what is beside it stays."""
 

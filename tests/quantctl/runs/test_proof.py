@@ -172,10 +172,8 @@ FORESEEN = {
         {FC: "none", FC.replace("0", "1"): LATE, FC.replace("0", "2"): LATE},
         ("the flags ask for decoder.layers.2.mlp.linear_fc1, which the ranks' model does not have",),
     ),
-    "a module that nobody knew": (
-        {FC: "none"},
-        ("the ranks' model has decoder.layers.1.mlp.linear_fc1, which its flags do not ask for",),
-    ),
+    "a module that nobody knew": ({FC: "none"}, ()),
+    "another model": ({"encoder.layers.0.mlp.linear_fc1": "mxfp4"}, ()),
 }
 
 
