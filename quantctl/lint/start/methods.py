@@ -187,7 +187,8 @@ class Methods(Heap):
             pattern = re.compile(words[0])
         except re.error:
             return UNKNOWN
-        found, end = [], 0
+        found: list[str] = []
+        end = 0
         for match in pattern.finditer(words[2]):
             by = words[1]
             if isinstance(by, Lambda):

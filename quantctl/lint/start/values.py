@@ -96,8 +96,9 @@ def compute(kind: str, left: Any, right: Any) -> Any:
             raise Stop("ZeroDivisionError: division by zero")
         return _BINARY[kind](left, right)
     rows = (str, tuple)
-    if kind == "Add" and isinstance(left, rows) and type(left) is type(right):
-        return left + right if len(left) + len(right) <= LONGEST else UNKNOWN
+    if kind == "Add" and any(isinstance(left, row) and isinstance(right, row) for row in rows):
+        joined: Any = operator.add(left, right)
+        return joined if len(joined) <= LONGEST else UNKNOWN
     if kind == "Mult" and {type(left), type(right)} in ({int, str}, {int, tuple}):
         row, count = (left, right) if isinstance(left, rows) else (right, left)
         return row * count if len(row) * abs(count) <= LONGEST else UNKNOWN
