@@ -257,8 +257,8 @@ def compare(release: str, tree: Path, count: int, seed: int):
 
 
 if __name__ == "__main__":
-    release, tree = sys.argv[1], Path(sys.argv[2])
-    counts, wrong = compare(release, tree, int((sys.argv[3:] or ["500"])[0]), int((sys.argv[4:] or ["0"])[0]))
+    release, root = sys.argv[1], Path(sys.argv[2])
+    counts, wrong = compare(release, root, int((sys.argv[3:] or ["500"])[0]), int((sys.argv[4:] or ["0"])[0]))
     for flags, real, mine in wrong:
         print(" ".join(flags), f"   release: {real}", f"   lint: {mine}", sep="\n")
     print(release, dict(counts))
