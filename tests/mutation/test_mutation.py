@@ -331,7 +331,7 @@ class Unpatched(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         target = ast.unparse(node.targets[0])
-        if target in ("ctx.quant_site", "ctx.quant_type"):
+        if target in ("ctx.quant_layer", "ctx.quant_site", "ctx.quant_type"):
             return None
         for edit in self.edits(Kind.LIST_ELEMENT):
             if target == edit.anchor and isinstance(node.value, ast.List):

@@ -12,6 +12,7 @@ KEPT: dict[str, tuple[str, ...] | None] = {
     "LinearWithGradAccumulationAndAsyncCommunication": None,
     "linear_with_grad_accumulation_and_async_allreduce": None,
     "ColumnParallelLinear": ("forward",),
+    "RowParallelLinear": ("forward",),
     "DotProductAttention": ("forward",),
     "LanguageModule": ("setup_embeddings_and_output_layer",),
 }

@@ -34,7 +34,7 @@ def remember_insertion() -> None:
     def insert(patches: Sequence[Patch], raw: bytes, unfit: dict[str, QuantctlError]) -> bytes:
         if unfit:  # what is said of them belongs to this tree
             return real(patches, raw, unfit)
-        key = (raw, *(patch.name for patch in patches))
+        key = (raw, *patches)
         if key not in known:
             found: dict[str, QuantctlError] = {}
             known[key] = real(patches, raw, found), found

@@ -36,7 +36,7 @@ def test_a_stock_tree(quantctl, megatron_tree, documented):
     assert set(entries) == {patch.name for patch in PATCHES}
     assert {name for name, entry in entries.items() if entry["required"]} == REQUIRED
     found = {name: entry["state"] for name, entry in entries.items()}
-    optional = {"mla", "mla_tensor_parallel", "rmsnorm_sp", "grouped_experts"}
+    optional = {"names", "mla", "mla_tensor_parallel", "rmsnorm_sp", "grouped_experts"}
     assert {name for name, state in found.items() if state == "available"} == REQUIRED | optional
     assert found["moe_without_te"] == "not needed"
     assert found["rope_scaling_factor:pretrain_gpt"] == "not applicable"
@@ -49,10 +49,10 @@ def test_a_patched_tree(quantctl, stock_copy):
     found = states(quantctl, tree)
     assert "available" not in found.values()
     assert {name for name, state in found.items() if state == "applied"} == REQUIRED | {
-        *("mla", "mla_without_te", "mla_tensor_parallel", "rmsnorm_sp", "moe_without_te", "grouped_experts")
+        *("names", "mla", "mla_without_te", "mla_tensor_parallel", "rmsnorm_sp", "moe_without_te", "grouped_experts")
     }
     done = quantctl("--megatron", tree, "check")
-    assert "patches applied  linear, lm_head, attention, fused_attention, mla" in done.out
+    assert "patches applied  linear, lm_head, names, attention, fused_attention, mla" in done.out
     assert "patches available" not in done.out
 
 
