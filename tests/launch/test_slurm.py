@@ -44,6 +44,7 @@ def text(folder: Path) -> str:
     return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.out")))
 
 
+@pytest.mark.releases
 def test_two_ranks_on_two_nodes_and_a_finished_run_is_skipped(slurm, submit, tmp_path):
     parallel = ("--tensor-model-parallel-size", "2")
     job = submit("FA_linear_mxfp8", "--sbatch=--nodes=2", megatron=parallel)
@@ -70,6 +71,7 @@ def test_a_partition_without_gpus_is_explained(submit):
         submit("bf16", PLATFORM="cuda")
 
 
+@pytest.mark.releases
 def test_an_array_trains_several_modes_at_once(slurm, submit, tmp_path):
     expected = {
         "bf16": {},
