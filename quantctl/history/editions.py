@@ -13,12 +13,18 @@ def originals(state: TreeState, backup: Backup) -> dict[str, bytes]:
     Those are left out that somebody has edited since, and whose own bytes no history knows.
     """
     files = {patch.file for patch in state.outdated()}
-    known = {
-        file: record.original.blob
-        for file, record in (latest_records(backup.operations()).items() if files else ())
+    if not files or backup.head() is None:
+        return {}
+    records = {
+        file: record
+        for file, record in latest_records(backup.operations()).items()
         if file in files and record.original is not None and record.edited is None
     }
-    last = {file: record.after.blob for file, record in latest_records(backup.operations()).items() if file in known}
-    blobs = backup.repository.read_objects([*known.values(), *last.values()])
-    before, after = (dict(zip(known, part, strict=True)) for part in (blobs[: len(known)], blobs[len(known) :]))
-    return {file: raw for file, raw in before.items() if raw is not None and after[file] == state.sources[file].raw}
+    before = [record.original.blob for record in records.values() if record.original is not None]
+    blobs = backup.repository.read_objects(before + [record.after.blob for record in records.values()])
+    own, last = blobs[: len(records)], blobs[len(records) :]
+    return {
+        file: raw
+        for file, raw, left in zip(records, own, last, strict=True)
+        if raw is not None and left == state.sources[file].raw
+    }
