@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 STEPS = 2000
-TRAINED = (1, 3, 2000)
+TRAINED = (1, 2000)
 
 
 def train(model_name, site, literal, folder):
