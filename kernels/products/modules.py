@@ -20,6 +20,7 @@ from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import coverage, hits, steps
 from quantctl.spec import SITES, Module, Resolved, literal, resolve
 from quantctl.spec.literals import SEPARATOR, Rule
+from quantctl.spec.names import of_all_experts
 from quantctl.spec.resolution import schedule_of, unmatched
 
 VARIABLES = "custom_quant_type_"
@@ -126,16 +127,13 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
                 _modules[folded[module.name]] = layer
 
 
-_EXPERT = re.compile(r"(?<=\.local_experts\.)\d+(?=\.|$)")
-
-
 def _folded(literals: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """The name under which each module is counted: the experts of a layer together, where one thing is said of all."""
     together: dict[str, list[Mapping[str, str]]] = {}
     for module, said in literals.items():
-        together.setdefault(_EXPERT.sub("*", module), []).append(said)
+        together.setdefault(of_all_experts(module), []).append(said)
     alike = {name for name, said in together.items() if all(one == said[0] for one in said)}
-    return {module: starred if (starred := _EXPERT.sub("*", module)) in alike else module for module in literals}
+    return {module: starred if (starred := of_all_experts(module)) in alike else module for module in literals}
 
 
 class _Stages:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantctl.spec import NONE, SITES, literal
-from quantctl.spec.names import fold
+from quantctl.spec.names import fold, of_all_experts
 from quantctl.spec.resolution import schedule_of
 
 ByModule = dict[str, dict[str, dict[str, Any]]]
@@ -77,9 +76,6 @@ def misled(site: str, found: ByModule) -> list[str]:
     ]
 
 
-_EXPERT = re.compile(r"(?<=\.local_experts\.)\d+(?=\.|$)")
-
-
 def unforeseen(foreseen: Mapping[str, Mapping[str, str]], found: ByModule, selectors: Mapping[str, str]) -> list[str]:
     """Where the named modules are others than was known before the run, or their selectors say something else of them.
 
@@ -87,7 +83,7 @@ def unforeseen(foreseen: Mapping[str, Mapping[str, str]], found: ByModule, selec
     """
     asked = {site for site in SITES if selectors.get(site, NONE) != NONE}
     before = {
-        (name if name in found else _EXPERT.sub("*", name), site): text
+        (name if name in found else of_all_experts(name), site): text
         for name, said in foreseen.items()
         for site, text in said.items()
         if site in asked

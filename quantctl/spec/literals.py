@@ -18,7 +18,8 @@ from functools import lru_cache
 from quantctl.errors import QuantctlError, quoted
 from quantctl.spec.conditions import Condition, Phase, conditions_of
 from quantctl.spec.formats import NONE, SEPARATOR, check
-from quantctl.spec.operands import KEYS, amended, canonical_spec, order, products, split_items
+from quantctl.spec.forms import amended, canonical_spec, order
+from quantctl.spec.operands import KEYS, products, split_items
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,14 @@ from itertools import groupby, product
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
+_EXPERT = re.compile(r"(?<=\.local_experts\.)\d+(?=\.|$)")
+
+
+def of_all_experts(name: str) -> str:
+    """A module's name with a `*` for the number of its expert: under which those of a layer are counted together."""
+    return _EXPERT.sub("*", name)
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """0-3,5"""
     parts = []

@@ -15,6 +15,7 @@ from quantctl.spec import (
     canonical,
     conditions,
     formats,
+    forms,
     literals,
     operands,
     parse,
@@ -111,6 +112,8 @@ def test_unknown_mode():
         mode_selectors("FA")
 
 
-@pytest.mark.parametrize("module", [conditions, formats, literals, operands, resolution], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [conditions, formats, forms, literals, operands, resolution], ids=lambda m: m.__name__
+)
 def test_examples_in_the_docs(module):
     assert doctest.testmod(module).failed == 0
