@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
-from quantctl.kernels.formats import fp8, hifp8, mxfp4, mxfp6, mxfp8, nvfp4
+from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
 from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
@@ -21,7 +21,9 @@ FORMATS: dict[str, Format] = {
     "mxfp4": mxfp4.FORMAT,
     "nvfp4": nvfp4.FORMAT,
     "fp8": fp8.FORMAT,
+    "int8": int8.FORMAT,
     "hifp8": hifp8.FORMAT,
+    "hifp4": hifp4.FORMAT,
 }
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

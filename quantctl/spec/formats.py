@@ -20,7 +20,7 @@ SEPARATOR = ";"
 """In front of each rule of a literal."""
 LONGEST = 4000
 """Characters of a literal."""
-ALIASES = {"bf16": NONE, "hif8": "hifp8"}
+ALIASES = {"bf16": NONE, "hif8": "hifp8", "hif4": "hifp4"}
 """Other names of formats, which forks and papers use."""
 
 
@@ -65,7 +65,8 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
         **_HADAMARD,
         "bwd": _BWD,
     },
-    # HiFloat8's own nearest rule breaks ties away from zero, so `away` would name the same thing twice
+    "int8": {"round": _ROUND, "block": ("row", "tensor", "32x32"), **_HADAMARD, "bwd": _BWD},
+    # HiFloat's own nearest rule breaks ties away from zero, so `away` would name the same thing twice
     "hifp8": {
         "scale": (NONE, "tensor", "fp32"),
         "round": ("nearest", "stochastic"),
@@ -73,6 +74,7 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
         **_HADAMARD,
         "bwd": _BWD,
     },
+    "hifp4": {"round": ("nearest", "stochastic"), **_HADAMARD, "bwd": _BWD},
 }
 
 NEEDS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = (
@@ -107,7 +109,7 @@ class FormatSpec:
     elem: str | None = None
     """Element type: mxfp8 and fp8 e4m3, e5m2; mxfp6 e3m2, e2m3."""
     round: str | None = None
-    """nearest is the format's own rule (half away from zero for hifp8, RNE for all others)."""
+    """nearest is the format's own rule (half away from zero for hifp8 and hifp4, RNE for all others)."""
     block: str | None = None
     """Elements that share a scale: 1xN along the reduced axis, NxN, a row (all of the reduced axis), the tensor."""
     extent: str | None = None
