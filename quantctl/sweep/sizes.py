@@ -1,0 +1,136 @@
+"""What the published comparison consists of: two sizes of a model, and the rows that each trains.
+
+Rows are modes, recipes and selectors, as `--mode` takes them. The functions below write the rows that quantize single
+products, so that claims.py and the tables here speak of the same words.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantctl.modes import SCRIPT_MODES
+
+VOCABULARY = 2048
+"""Tokens of the larger corpus's tokenizer, as many as the smoke corpus has."""
+
+
+def forward_only(format_: str, *options: str) -> str:
+    """Linear layers whose fprop alone is quantized."""
+    return "linear=" + ",".join((f"{format_}:bwd=high_precision", *options))
+
+
+def backward_only(format_: str, products: tuple[str, ...] = ("dgrad", "wgrad"), *options: str) -> str:
+    """Linear layers whose gradient products alone are quantized, those that are named; options hold in each."""
+    said = [f"{product}.{option}" for product in products for option in (f"format={format_}", *options)]
+    return "linear=none:" + ",".join(said)
+
+
+HADAMARD = "hadamard=32"
+"""The transform of the public table's backward in MXFP4."""
+GRADIENTS = "gradient.round=stochastic"
+LAST_IN_BF16 = "; layers -1: none"
+LATE_SWITCH = "; from 75%: fprop.format=none"
+
+RULES = ("linear=mxfp8:scale=floor", "linear=mxfp8:scale=even", "linear=mxfp8:scale=ceil")
+MXFP4 = (
+    "linear=mxfp4:round=stochastic",
+    f"linear=mxfp4:{GRADIENTS}",
+    f"linear=mxfp4{LAST_IN_BF16}",
+    forward_only("mxfp4"),
+    forward_only("mxfp4", "hadamard=16"),
+    backward_only("mxfp4"),
+    backward_only("mxfp4", ("dgrad",)),
+    backward_only("mxfp4", ("wgrad",)),
+    backward_only("mxfp4", ("wgrad",), "hadamard=16"),
+    backward_only("mxfp4", ("dgrad", "wgrad"), HADAMARD),
+    backward_only("mxfp4", ("dgrad", "wgrad"), HADAMARD, GRADIENTS),
+)
+NVFP4 = (
+    "linear=nvfp4",
+    f"linear=nvfp4:{GRADIENTS}",
+    f"linear=nvfp4{LAST_IN_BF16}",
+    f"linear=nvfp4{LATE_SWITCH}",
+    forward_only("nvfp4"),
+    forward_only("nvfp4", "scale=4over6"),
+    backward_only("nvfp4", ("dgrad", "wgrad"), GRADIENTS),
+)
+HIFLOAT8 = ("linear=hifp8:scale=tensor", "linear=hifp8:scale=fp32,gradient.target=224")
+
+
+@dataclass(frozen=True)
+class Size:
+    """One model, and all of its runs."""
+
+    name: str
+    what: str
+    modes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    iterations: int
+    flags: tuple[str, ...]
+    """Megatron's, behind those of the script's smoke config."""
+    data: Callable[[], Mapping[str, str]]
+    """Builds the corpus where it is missing; the script's settings that choose it."""
+    recorded: tuple[str, ...] = ()
+    """Of these modes the first seed's run records what the format does to its products."""
+
+
+def _smoke_corpus() -> Mapping[str, str]:
+    subprocess.run([sys.executable, "-m", "quantctl.data.corpus"], check=True, stdout=subprocess.DEVNULL)
+    return {}
+
+
+def _docstrings() -> Mapping[str, str]:
+    """The larger corpus, by `quantctl data prepare`, in the user's cache."""
+    from platformdirs import user_cache_path
+
+    from quantctl.data.docstrings import PACKAGES
+    from quantctl.runs.provenance import package_versions
+
+    versions = package_versions(PACKAGES)
+    named = "-".join(f"{name}{versions[name].partition('+')[0]}" for name in PACKAGES)
+    folder = user_cache_path("quantctl") / "corpus" / f"docstrings-{VOCABULARY}-{named}"
+    dataset = folder / "docs_text_document"
+    if not dataset.with_suffix(".idx").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = folder / "docs.jsonl"
+        if not lines.exists():
+            _run("quantctl.data.docstrings", str(lines))
+        _run("quantctl", "data", "prepare", str(lines), "--train-bpe", str(VOCABULARY), "--output", str(folder / "docs"))
+    return {"DATA_PATH": str(dataset), "TOKENIZER": str(folder / "docs-tokenizer")}
+
+
+def _run(module: str, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+SMALL = Size(
+    "small",
+    "1.2 million parameters, 491,520 tokens of Python's documentation",
+    (*SCRIPT_MODES, *RULES, *MXFP4, *NVFP4, *HIFLOAT8),
+    (1, 2, 3, 4, 5),
+    480,
+    (),
+    _smoke_corpus,
+    ("FA_linear_mxfp8", "FA_linear_mxfp4", "FA_linear_hifp8"),
+)
+LARGE = Size(
+    "large",
+    "4.7 million parameters, 983,040 tokens of the documentation in Python packages",
+    (
+        "bf16",
+        *(f"{sites}_{name}" for name in ("mxfp8", "mxfp4", "hifp8") for sites in ("linear", "FA_linear")),
+        forward_only("mxfp4"),
+        backward_only("mxfp4", ("dgrad", "wgrad"), HADAMARD),
+    ),
+    (1, 2, 3),
+    960,
+    ("--hidden-size", "256", "--ffn-hidden-size", "1024", "--num-attention-heads", "8", "--num-query-groups", "2"),
+    _docstrings,
+)
+SIZES = {size.name: size for size in (SMALL, LARGE)}
+FOLDER = Path("runs") / "evidence"
+"""Of the runs; a size's lie in one of its own beneath it."""
