@@ -1,6 +1,10 @@
-"""A larger corpus than the smoke one: the documentation in the sources of installed packages, as JSON lines.
+"""A larger corpus than the smoke one: the documentation in the sources of installed packages.
 
-    python -m quantctl.data.docstrings docstrings.jsonl
+    python -m quantctl.data.docstrings                  build it once and print its folder
+    python -m quantctl.data.docstrings --lines FILE     write its text as JSON lines, build nothing
+
+The folder holds docs.jsonl and what `quantctl data prepare --train-bpe` makes of it: docs_text_document.{bin,idx} and
+docs-tokenizer.
 
 The docstrings of modules, classes and functions of PACKAGES: English prose about mathematics and data with examples,
 some 17 million characters, all under the BSD-3-Clause licence. A document is a source file's, in the order of their
@@ -15,12 +19,17 @@ import ast
 import hashlib
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from quantctl.disk.files import write_new
 from quantctl.errors import QuantctlError, exit_with
 
+VOCABULARY = 2048
+"""Tokens, as many as the smoke corpus has."""
 PACKAGES = ("networkx", "numpy", "pandas", "sympy", "torch")
 SHORTEST = 200
 """Characters of a docstring that counts as prose."""
@@ -62,12 +71,41 @@ def documents(packages: Sequence[str] = PACKAGES) -> Iterator[dict[str, str]]:
                 yield {"text": "\n\n".join(new), "source": source.relative_to(folder.parent).as_posix()}
 
 
+def _write(lines: Path) -> None:
+    write_new(lines, "".join(json.dumps(one) + "\n" for one in documents()).encode())
+
+
+def default_folder() -> Path:
+    """Where the corpus lies; the name says of which versions it is made."""
+    from platformdirs import user_cache_path
+
+    for name in PACKAGES:
+        _folder(name)
+    named = "-".join(f"{name}{version(name).partition('+')[0]}" for name in PACKAGES)
+    return user_cache_path("quantctl") / "corpus" / f"docstrings-{VOCABULARY}-{named}"
+
+
+def build(folder: Path) -> Path:
+    """Build the corpus in `folder` unless it is there, and return `folder`."""
+    if not (folder / "docs_text_document.idx").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = folder / "docs.jsonl"
+        if not lines.exists():
+            _write(lines)
+        words = ["data", "prepare", str(lines), "--train-bpe", str(VOCABULARY), "--output", str(folder / "docs")]
+        subprocess.run([sys.executable, "-m", "quantctl", *words], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m quantctl.data.docstrings", description="Write the larger corpus.")
-    parser.add_argument("output", type=Path, help="JSON lines with the fields text and source")
+    parser = argparse.ArgumentParser(prog="python -m quantctl.data.docstrings", description="Build the larger corpus.")
+    parser.add_argument("--lines", type=Path, metavar="FILE", help="write JSON lines with the fields text and source")
     options = parser.parse_args(argv)
-    write_new(options.output, "".join(json.dumps(one) + "\n" for one in documents()).encode())
+    if options.lines is not None:
+        _write(options.lines)
+    else:
+        print(build(default_folder()))
 
 
 if __name__ == "__main__":

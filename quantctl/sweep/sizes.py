@@ -14,9 +14,6 @@ from pathlib import Path
 
 from quantctl.modes import SCRIPT_MODES
 
-VOCABULARY = 2048
-"""Tokens of the larger corpus's tokenizer, as many as the smoke corpus has."""
-
 
 def forward_only(format_: str, *options: str) -> str:
     """Linear layers whose fprop alone is quantized."""
@@ -78,33 +75,20 @@ class Size:
     """Of these modes the first seed's run records what the format does to its products."""
 
 
+def _built(corpus: str) -> Path:
+    """The folder of a corpus of quantctl.data, made where it is missing."""
+    command = [sys.executable, "-m", f"quantctl.data.{corpus}"]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
 def _smoke_corpus() -> Mapping[str, str]:
-    subprocess.run([sys.executable, "-m", "quantctl.data.corpus"], check=True, stdout=subprocess.DEVNULL)
+    _built("corpus")
     return {}
 
 
 def _docstrings() -> Mapping[str, str]:
-    """The larger corpus, by `quantctl data prepare`, in the user's cache."""
-    from platformdirs import user_cache_path
-
-    from quantctl.data.docstrings import PACKAGES
-    from quantctl.runs.provenance import package_versions
-
-    versions = package_versions(PACKAGES)
-    named = "-".join(f"{name}{versions[name].partition('+')[0]}" for name in PACKAGES)
-    folder = user_cache_path("quantctl") / "corpus" / f"docstrings-{VOCABULARY}-{named}"
-    dataset = folder / "docs_text_document"
-    if not dataset.with_suffix(".idx").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = folder / "docs.jsonl"
-        if not lines.exists():
-            _run("quantctl.data.docstrings", str(lines))
-        _run("quantctl", "data", "prepare", str(lines), "--train-bpe", str(VOCABULARY), "--output", str(folder / "docs"))
-    return {"DATA_PATH": str(dataset), "TOKENIZER": str(folder / "docs-tokenizer")}
-
-
-def _run(module: str, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", module, *words], check=True, stdout=subprocess.DEVNULL)
+    folder = _built("docstrings")
+    return {"DATA_PATH": str(folder / "docs_text_document"), "TOKENIZER": str(folder / "docs-tokenizer")}
 
 
 SMALL = Size(
