@@ -137,7 +137,9 @@ def _scale_codes(scale: Tensor) -> Tensor:
 
 def _scale_of(word: Tensor) -> Tensor:
     byte = word & 0xFF
-    return ((byte + ((127 + E6M2.min_exponent) << 2)) << 21).view(torch.float32).masked_fill(byte == NAN_BYTE, torch.nan)
+    return (
+        ((byte + ((127 + E6M2.min_exponent) << 2)) << 21).view(torch.float32).masked_fill(byte == NAN_BYTE, torch.nan)
+    )
 
 
 def _dequantize(values: Tensor, scale: Tensor, second: Tensor, third: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
 """INT8: whole numbers to +-127 under one scale a row, a tensor or a 32x32 square.
 
-    s     = amax(block) / 127    rounded to fp32, then to the tensor's dtype; of squares to fp16
+    s     = amax(block) / 127    fp32; of rows and tensors rounded to the tensor's dtype
     q     = integer(x * (1 / s)) fp32, rounded by the spec's rule (nearest: half to even), at most 127
-    value = q * s
+    value = q * s                of squares q * fp16(s)
 
 Rows are torchao's quantize_int8_rowwise (prototype/quantized_training/int8.py), which all three products of its
 Int8MixedPrecisionTrainingLinear take, and SwitchBack's (arXiv 2304.13013) inputs and gradients, whose weights have one
@@ -26,12 +26,17 @@ from quantctl.spec import FormatSpec
 LARGEST = 127.0
 
 
-def scale_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
-    """s of blocks with the largest magnitudes `amax`, fp32; NaN where amax is NaN or Inf. dtype: the tensor's."""
-    kept = torch.float16 if block_of(spec).across > 1 else dtype
+def scales_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """s of blocks with the largest magnitudes `amax`, before rounding to integers and behind it, fp32.
+
+    NaN where amax is NaN or Inf. dtype: the tensor's.
+    """
+    in_squares = block_of(spec).across > 1
+    kept = torch.float16 if in_squares else dtype
     # a number as a tensor: torch divides by a number by way of a rounded reciprocal
-    scale = (amax / torch.full_like(amax, LARGEST)).clamp_max(torch.finfo(kept).max).to(kept).float()
-    return scale.masked_fill(~amax.isfinite(), torch.nan)
+    scale = (amax / torch.full_like(amax, LARGEST)).masked_fill(~amax.isfinite(), torch.nan)
+    rounded = scale.clamp_max(torch.finfo(kept).max).to(kept).float()
+    return scale if in_squares else rounded, rounded
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,11 @@ class Int8:
     def _quantize(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """q and s of fp32 blocks that fill `axis`."""
+        """q, and s behind the rounding, of fp32 blocks that fill `axis`."""
         assert spec.round is not None
-        scale = scale_of(block_amax(values, axis), spec, dtype)
+        scale, kept = scales_of(block_amax(values, axis), spec, dtype)
         inverse = scale.reciprocal().masked_fill(scale == 0, 0.0)
-        return round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST), scale
+        return round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST), kept
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` through INT8 in the spec's blocks along `axis` (>= 0). Same shape and dtype.

@@ -183,7 +183,9 @@ def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philo
 def _operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
     """draws: seed (as int64), call, rank and signs (-1: none) of each axis."""
     parts = [draws[i : i + 4] for i in range(0, len(draws), 4)]
-    given = tuple(philox.Draw(*part[:3], None if part[3] < 0 else part[3]) for part in parts) or (None,) * len(axes)
+    given = tuple(philox.Draw(seed, call, rank, None if signs < 0 else signs) for seed, call, rank, signs in parts) or (
+        None,
+    ) * len(axes)
     return quantize_dequantize_along(x, spec, tuple(axes), given)
 
 

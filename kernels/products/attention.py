@@ -18,6 +18,7 @@ from torch import Tensor
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import rounding_for, signs_for, with_signs
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.modules import Named, spec_now
 
@@ -38,11 +39,11 @@ class _QuantizedBmm(torch.autograd.Function):
         if ctx.place is not None:
             recorder.observe(ctx.place, "fprop", specs, (a, 2), (b, 1))
         first, second = (own.spec for own in specs.fprop)
-        draws = [operands.rounding_for(first), operands.rounding_for(second)]
-        ctx.signs = operands.signs_for(specs)
+        rounding = rounding_for(first), rounding_for(second)
+        ctx.signs = signs_for(specs)
         sizes = (a.shape[2], b.shape[2], a.shape[1])
         operands.check_sizes(specs, sizes, f"{layer.name if layer else 'attention'} ({site}={text})")
-        ctx.draws = a_draw, b_draw = [operands.with_signs(draw, ctx.signs[0]) for draw in draws]
+        a_draw, b_draw = ctx.draws = tuple(with_signs(draw, ctx.signs[0]) for draw in rounding)
         return _product(
             quantize_dequantize(a, first, 2, rng=a_draw), quantize_dequantize(b, second, 1, rng=b_draw), scale
         )
@@ -60,12 +61,12 @@ class _QuantizedBmm(torch.autograd.Function):
             recorder.observe(ctx.place, "wgrad", specs, (grad, 1), None)
         if needed[0]:  # dA = scale * dC B^T reduces columns
             operands.count(ctx.site, "dgrad", ctx.text, ctx.layer)
-            own_b = operands.with_signs(operands.rounding_for(specs.dgrad[1].spec), ctx.signs[1])
+            own_b = with_signs(rounding_for(specs.dgrad[1].spec), ctx.signs[1])
             b_in = operands.forward_operand_in_backward(b, specs.fprop[1], specs.dgrad[1], (1, 2), (b_draw, own_b))
             grad_a = _scaled(torch.bmm(for_a, b_in.transpose(1, 2)), ctx.scale)
         if needed[1]:  # dB = scale * A^T dC reduces rows
             operands.count(ctx.site, "wgrad", ctx.text, ctx.layer)
-            own_a = operands.with_signs(operands.rounding_for(specs.wgrad[1].spec), ctx.signs[2])
+            own_a = with_signs(rounding_for(specs.wgrad[1].spec), ctx.signs[2])
             a_in = operands.forward_operand_in_backward(a, specs.fprop[0], specs.wgrad[1], (2, 1), (a_draw, own_a))
             grad_b = _scaled(torch.bmm(a_in.transpose(1, 2), for_b), ctx.scale)
         return grad_a, grad_b, None, None, None, None

@@ -25,6 +25,7 @@ from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import draw_for
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import NO_SIGNS
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.grouped_gemm import rows_by_matrices, weights_of_groups
 from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_kept
@@ -74,9 +75,7 @@ class _GroupedLinear(torch.autograd.Function):
         _observe_backward(ctx, grad, weights, ends)
         groups = Groups(grad.shape[0], ends, ctx.counts)
         needed = _needed(ctx)
-        for_x, for_weight = operands.gradients(
-            grad.contiguous(), specs, (1, 0), needed, operands.NO_SIGNS, _rows_of(groups)
-        )
+        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, NO_SIGNS, _rows_of(groups))
         grad_x = None
         grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
         if needed[0]:

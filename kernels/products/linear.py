@@ -15,44 +15,23 @@ quant_site (linear, lm_head), quant_type, the selector's string, and where the m
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.dispatch import CPU, family_of
-from quantctl.kernels.formats.hadamard import is_wanted
-from quantctl.kernels.formats.quantize import is_same_along_all_axes, quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.measure import recorder
-from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import LinearDraws
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once, refuse_second_gradient
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_kept
 from quantctl.kernels.products.reuse import quantized_weight
-from quantctl.spec import NONE, PRODUCTS, FormatSpec, ProductSpecs, literal
-
-
-class _Draws(NamedTuple):
-    """What the forward's quantizations draw from; in this order, whatever is packed or needed later."""
-
-    x: Draw | None
-    weight: Draw | None
-    tokens: Draw | None
-    """That of X along tokens, for wgrad; None if that is not what wgrad wants."""
-    signs: operands.Signs
-
-    @classmethod
-    def of(cls, specs: ProductSpecs) -> _Draws:
-        rounding = [operands.rounding_for(own.spec) for own in (*specs.fprop, specs.wgrad[1])]
-        signs = operands.signs_for(specs)
-        of_each = zip(rounding, (signs[0], signs[0], signs[2]), strict=True)
-        return cls(*(operands.with_signs(draw, call) for draw, call in of_each), signs)
-
-    def gradient(self, spec: FormatSpec, product: str) -> Draw | None:
-        """That of dY for a gradient product."""
-        return operands.with_signs(operands.rounding_for(spec), self.signs[PRODUCTS.index(product)])
+from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
+from quantctl.spec import literal
 
 
 def fprop_operands(
@@ -76,12 +55,12 @@ def fprop_operands(
             "gradient outside of the layer, where it would stay unquantized",
             f"drop --defer-embedding-wgrad-compute, or set {ctx.quant_site} to none",
         )
-    filled = ctx.quant_filled = _filled(ctx, total_input, weight)
+    filled = ctx.quant_filled = rows_to_fill(ctx, total_input, weight)
     _count(ctx, "fprop")
-    draws = _Draws.of(specs)
+    draws = LinearDraws.of(specs)
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
     if save is None or filled or not _packable(ctx, total_input, save[0]):
-        x = _quantized(total_input, specs.fprop[0].spec, draws.x)
+        x = quantized_rows(total_input, specs.fprop[0].spec, draws.x)
         if save is not None:
             ctx.save_for_backward(*save)
     else:
@@ -92,46 +71,10 @@ def fprop_operands(
         ctx.save_for_backward(*packed, save[1])
     ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
     if ctx.quant_place is not None:
-        recorder.observe(ctx.quant_place, "fprop", specs, (_tokens(total_input), -1), (weight, 1))
+        recorder.observe(ctx.quant_place, "fprop", specs, (tokens_of(total_input), -1), (weight, 1))
         begin = operands.begin(specs.wgrad[1], total_input, x)
-        recorder.observe(ctx.quant_place, "wgrad", specs, None, (_with_rows(_tokens(begin), filled), 0))
+        recorder.observe(ctx.quant_place, "wgrad", specs, None, (with_rows(tokens_of(begin), filled), 0))
     return x, quantized_weight(weight, specs, "fprop", draws.weight)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _with_rows(x: Tensor, count: int) -> Tensor:
-    """x [tokens, n] with so many rows of zeros behind it."""
-    return torch.nn.functional.pad(x, (0, 0, 0, count)) if count else x
-
-
-def _quantized(x: Tensor, spec: FormatSpec, draw: Draw | None) -> Tensor:
-    """x [..., n] along its last axis, as the product has it: squares of a block lie in its flattened tokens."""
-    if x.dim() == 2 or spec.is_none:
-        return quantize_dequantize(x, spec, -1, rng=draw)
-    if x.is_contiguous() or is_same_along_all_axes(spec):
-        return quantize_dequantize(_tokens(x), spec, -1, rng=draw).view_as(x)
-    return quantize_dequantize(x, spec, -1, rng=draw)
-
-
-def _filled(ctx: Any, total_input: Tensor, weight: Tensor) -> int:
-    """Rows of zeros behind wgrad's tokens, which are added for an expert's: as many as a router gives it.
-
-    Raises QuantctlError for a Hadamard transform that does not divide the axis of its product.
-    """
-    specs = ctx.quant_products
-    if not any(is_wanted(pair[0].spec) for pair in (specs.fprop, specs.dgrad, specs.wgrad)):
-        return 0
-    layer = getattr(ctx, "quant_layer", None)
-    name = layer.name if isinstance(layer, Named) else ctx.quant_site
-    tokens, filled = total_input.shape[:-1].numel(), 0
-    if isinstance(layer, Named) and "experts" in name.split("."):
-        filled = -tokens % int(specs.wgrad[0].spec.transform[0].replace(NONE, "1"))
-    sizes = (weight.shape[1], weight.shape[0], tokens + filled)
-    operands.check_sizes(specs, sizes, f"{name} ({ctx.quant_site}={ctx.quant_spec})")
-    return filled
 
 
 def _count(ctx: Any, product: str) -> None:
@@ -174,7 +117,7 @@ def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     _begin_backward(ctx, "dgrad")
     if ctx.quant_place is not None:
         begin = operands.begin(specs.dgrad[1], weight, quantized_weight(weight, specs, "fprop", ctx.quant_draws.weight))
-        recorder.observe(ctx.quant_place, "dgrad", specs, (_tokens(grad_output), -1), (begin, 0))
+        recorder.observe(ctx.quant_place, "dgrad", specs, (tokens_of(grad_output), -1), (begin, 0))
     dy = _gradient_for_dgrad(ctx, grad_output)
     draws = ctx.quant_draws
     return dy.matmul(quantized_weight(weight, specs, "dgrad", draws.weight, draws.signs[1]))
@@ -198,9 +141,9 @@ def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     draws = ctx.quant_draws
     draw = draws.gradient(spec, "dgrad")
     if separately or not _wgrad_follows(ctx):
-        return _quantized(grad_output, spec, draw)
+        return quantized_rows(grad_output, spec, draw)
     rngs = (draw, draws.gradient(spec, "wgrad"))
-    dy, by_tokens = quantize_dequantize_along(_tokens(grad_output), spec, (1, 0), rngs)
+    dy, by_tokens = quantize_dequantize_along(tokens_of(grad_output), spec, (1, 0), rngs)
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
     return dy.view_as(grad_output)
 
@@ -215,7 +158,7 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:
             return by_tokens
     spec = ctx.quant_products.wgrad[0].spec
     return quantize_dequantize(
-        _with_rows(grad_output, ctx.quant_filled), spec, 0, rng=ctx.quant_draws.gradient(spec, "wgrad")
+        with_rows(grad_output, ctx.quant_filled), spec, 0, rng=ctx.quant_draws.gradient(spec, "wgrad")
     )
 
 
@@ -232,10 +175,10 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
         x = dequantize(packed, ctx.quant_layout)
     else:
         draws = ctx.quant_draws.x, ctx.quant_draws.tokens
-        x = _with_rows(total_input, ctx.quant_filled)
+        x = with_rows(total_input, ctx.quant_filled)
         x = operands.forward_operand_in_backward(x, specs.fprop[0], specs.wgrad[1], (-1, 0), draws)
     if ctx.quant_place is not None:
-        recorder.observe(ctx.quant_place, "wgrad", specs, (_with_rows(grad_output, ctx.quant_filled), 0), None)
+        recorder.observe(ctx.quant_place, "wgrad", specs, (with_rows(grad_output, ctx.quant_filled), 0), None)
     return _gradient_for_wgrad(ctx, grad_output), x
 
 

@@ -18,13 +18,12 @@ from quantctl.errors import QuantctlError
 from quantctl.kernels.formats.hadamard import fits
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.measure import coverage, hits
-from quantctl.kernels.philox import Draw, next_draw, own_draw
+from quantctl.kernels.philox import Draw
+from quantctl.kernels.products.draws import Signs, rounding_for, with_signs
 from quantctl.kernels.products.modules import Named
 from quantctl.spec import FORWARD, PRODUCTS, FormatSpec, Operand, ProductSpecs, canonical, products
 
 Draws = tuple[Draw | None, ...]
-Signs = tuple[int | None, int | None, int | None]
-"""The calls that the random signs of fprop, dgrad and wgrad are drawn from; None where a product has none."""
 Quantize = Callable[[Tensor, FormatSpec, tuple[int, ...], Draws | None], list[Tensor]]
 """quantize_dequantize_along, or what stands for it where rows lie in groups."""
 
@@ -72,28 +71,6 @@ def _(site: str, product: str, text: str, name: str | None) -> None:
 
 if hasattr(_count_operator, "register_effect"):  # torch 2.10; before, a graph loses a node that nothing needs
     _count_operator.register_effect(torch.library.EffectType.ORDERED)
-
-
-NO_SIGNS: Signs = (None, None, None)
-
-
-def signs_for(specs: ProductSpecs) -> Signs:
-    """New ones. To be drawn in the forward, behind all of its noise: a recomputed forward draws them again."""
-    return (_sign_call(specs.fprop), _sign_call(specs.dgrad), _sign_call(specs.wgrad))
-
-
-def _sign_call(pair: tuple[Operand, Operand]) -> int | None:
-    return next_draw().call if pair[0].spec.signs == "random" else None
-
-
-def rounding_for(spec: FormatSpec) -> Draw | None:
-    """A new draw where `spec` rounds stochastically."""
-    return next_draw() if spec.round == "stochastic" else None
-
-
-def with_signs(draw: Draw | None, call: int | None) -> Draw | None:
-    """The draw of an operand's rounding, if it has one, and of its product's signs."""
-    return draw if call is None else (draw or own_draw(call)).with_signs(call)
 
 
 def check_sizes(specs: ProductSpecs, sizes: tuple[int, int, int], where: str) -> None:

@@ -29,7 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from quantctl.errors import QuantctlError
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
-from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import rounding_for, with_signs
 from quantctl.kernels.products.grouped_quantize import quantize_stack
 from quantctl.spec import FORWARD, NONE, FormatSpec, Operand, ProductSpecs
 
@@ -127,7 +127,7 @@ def _through(
         if before:
             begin = _through(weights, tuple(before), given, quantize, results)
             weights = begin.unbind(0) if begin.dim() == 3 else (begin,)
-        draw = given.rng if axis == 1 else operands.with_signs(operands.rounding_for(spec), given.signs)
+        draw = given.rng if axis == 1 else with_signs(rounding_for(spec), given.signs)
         (results[steps],) = quantize(weights, spec, (axis,), (draw,))
     return results[steps]
 

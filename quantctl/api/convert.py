@@ -140,9 +140,9 @@ def convert(
 
     model: any torch.nn.Module; its torch.nn.Linear layers count, those of other classes stay as they are and are named.
     linear, lm_head: the formats of the layers, and of the output layer, which is apart as in Megatron: whole literals,
-    or for linear a recipe's name; their rules speak of the model's own names and of the layers of its one nn.ModuleList, but not of phases. only,
-    skip: names of layers as the model has them (named_modules), with * and ?; without `only` the layers that choose
-    experts (called router or gate) stay as they are. "none" turns layers back.
+    or for linear a recipe's name; their rules speak of the model's own names and of the layers of its one
+    nn.ModuleList, but not of phases. only, skip: names of layers as the model has them (named_modules), with * and ?;
+    without `only` the layers that choose experts (called router or gate) stay as they are. "none" turns layers back.
 
     Returns what became of each layer, and counts what they compute. Raises QuantctlError, with nothing changed, for an
     unknown format, a name that no layer has, a rule that fits none, and a model without linear layers.

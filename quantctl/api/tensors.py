@@ -81,7 +81,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, spec: str = "m
 
     x: [..., in]; weight: [out, in]; bias: [out] or None; all of one dtype (bfloat16, float16 or float32) and device.
     spec: the format, of single operands and products too ("mxfp4:gradient.round=stochastic"); its `bwd` says what the
-    two gradient products see; or a recipe (quantctl list recipes). It has no rules: this product has no layer, and no steps.
+    two gradient products see; or a recipe's name (quantctl list recipes). It has no rules: this product has no layer,
+    and no steps.
     Returns [..., out], differentiable once in x, weight and bias. Raises QuantctlError for other input.
     """
     spec = literal_of(spec)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
+from quantctl.spec.needs import SIZES, fitting
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
@@ -38,7 +39,7 @@ _MX_SCALE = ("rceil", "floor", "even", "ceil")
 
 _MX_BLOCK = {"block": ("1x32", "32x32"), "headroom": (NONE, "3/4")}
 _HADAMARD = {
-    "hadamard": (NONE, "16", "32", "64", "128"),
+    "hadamard": (NONE, *SIZES),
     "signs": (NONE, "fixed", "random"),
     "hadamard_out": ("operand", "fp32"),
 }
@@ -76,20 +77,6 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "hifp4": {"round": ("nearest", "stochastic"), **_HADAMARD, "bwd": _BWD},
 }
-
-NEEDS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = (
-    # an option with one of these values says something only beside another option with one of those
-    ("signs", ("fixed", "random"), "hadamard", _HADAMARD["hadamard"][1:]),
-    ("signs", ("fixed",), "hadamard", ("16",)),
-    ("hadamard_out", ("fp32",), "hadamard", _HADAMARD["hadamard"][1:]),
-    ("headroom", ("3/4", "16/17"), "round", ("stochastic",)),
-    ("headroom", ("3/4",), "scale", ("floor",)),
-    ("scale", ("4over6", "4over6_mse"), "round", ("nearest",)),
-    ("extent", ("row",), "block", ("1x16",)),
-    ("target", ("224",), "scale", ("fp32",)),
-    # the forward's values would be those of its transform
-    ("hadamard", _HADAMARD["hadamard"][1:], "bwd", ("quantized", "high_precision")),
-)
 
 # the attention products keep gradients unquantized unless asked (straight-through)
 SITE_DEFAULTS: dict[str, dict[str, str]] = {
@@ -179,18 +166,6 @@ def split(text: str) -> tuple[str, list[str]]:
     """Name and options of a spec, as they are written."""
     name, colon, rest = text.strip().partition(":")
     return name, [item.strip() for item in rest.split(",")] if colon else []
-
-
-def fitting(text: str, spec: FormatSpec, what: str = "") -> FormatSpec:
-    """The spec. Raises QuantctlError, which says `what` of the literal it is, where two options do not go together."""
-    for key, values, other, wanted in NEEDS:
-        value, said = getattr(spec, key), getattr(spec, other)
-        if value in values and said is not None and said not in wanted:
-            raise QuantctlError(
-                f"{quoted(text)}{what}: {key}={value} does not go with {other}={said}",
-                f"it wants {' or '.join(f'{other}={one}' for one in wanted)}, or leave {key} out",
-            )
-    return spec
 
 
 def spec_of(text: str, name: str, items: Sequence[str], site: str) -> FormatSpec:

@@ -28,12 +28,12 @@ from quantctl.spec.formats import (
     FormatSpec,
     check,
     defaults_of,
-    fitting,
     format_named,
     refuse,
     spec_of,
     split,
 )
+from quantctl.spec.needs import fitting
 
 PRODUCTS = ("fprop", "dgrad", "wgrad")
 GRADIENT = "gradient"

@@ -1,7 +1,8 @@
 """Codes, scales and values that others' code gave for one tensor, as digests: nothing of theirs is needed to compare.
 
 Transformer Engine's references gave those of NVFP4 and FP8 (transformer_engine/pytorch/custom_recipes, tests/pytorch/
-references), torchao those of MXFP4, en_dtypes those of HiFloat8.
+references), torchao those of MXFP4 and of INT8's rows, Jetfire's code those of its squares, en_dtypes those of
+HiFloat8, its authors' code those of HiFloat4.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ CASES = [
     *((f"fp8:{spec}", (200, 300), wanted) for spec, wanted in FP8.items()),
     *((f"mxfp4:{spec}", (64, 96), wanted) for spec, wanted in MXFP4.items()),
     ("mxfp8:block=32x32", (64, 96), ("96756a9c341d6af7", "f5f3b40552876b42", None, None)),
+    ("int8", (64, 96), ("1a578e657f995fd3", None, None, None)),
+    ("int8:block=32x32", (64, 128), ("b406a91188bc1363", None, None, None)),
     ("hifp8:scale=fp32", (64, 96), ("034d059952707098", None, None, None)),
     ("hifp8:scale=fp32,target=224", (64, 96), ("38f20ed49ba90dbf", None, None, None)),
 ]  # fmt: skip
@@ -87,6 +90,17 @@ def test_values_of_nvfp4_in_fp32(spec, axis, wanted) -> None:
 @pytest.mark.parametrize(("target", "scale"), [("15", 0.1328125), ("224", 0.008893693797290325)])
 def test_scale_of_hifloat8(target, scale) -> None:
     assert encode(made(64, 96), f"hifp8:scale=fp32,target={target}").tensor_scale.item() == scale
+
+
+def test_int8_of_an_fp32_tensor() -> None:
+    """Its scale is kept in the tensor's dtype."""
+    assert digest(encode(made(64, 96).float(), "int8").elements) == "7db50855d3310e2f"
+
+
+def test_values_of_hifloat4() -> None:
+    values = quantize_dequantize(made(64, 128), "hifp4")
+    assert (digest(values), values.float().sum().item()) == ("d416576ee872405d", -66.84375)
+    assert quantize_dequantize(torch.ones(64), "hifp4").unique().tolist() == [0.9375]
 
 
 def test_a_tie_of_the_block_scale() -> None:
