@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantctl.modes import SCRIPT_MODES
+from quantctl.spec.recipes import RECIPES
 
 
 def forward_only(format_: str, *options: str) -> str:
@@ -55,7 +56,9 @@ NVFP4 = (
     forward_only("nvfp4", "scale=4over6"),
     backward_only("nvfp4", ("dgrad", "wgrad"), GRADIENTS),
 )
-HIFLOAT8 = ("linear=hifp8:scale=tensor", "linear=hifp8:scale=fp32,gradient.target=224")
+HIFLOAT8 = ("linear=hifp8:scale=tensor",)
+# te-mxfp8 is linear_mxfp8, and experts-mxfp4 wants experts
+PUBLISHED_RECIPES = tuple(name for name in RECIPES if name not in ("te-mxfp8", "experts-mxfp4"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _docstrings() -> Mapping[str, str]:
 SMALL = Size(
     "small",
     "1.2 million parameters, 491,520 tokens of Python's documentation",
-    (*SCRIPT_MODES, *RULES, *MXFP4, *NVFP4, *HIFLOAT8),
+    (*SCRIPT_MODES, *RULES, *MXFP4, *NVFP4, *HIFLOAT8, *PUBLISHED_RECIPES),
     (1, 2, 3, 4, 5),
     480,
     (),
@@ -109,6 +112,8 @@ LARGE = Size(
         *(f"{sites}_{name}" for name in ("mxfp8", "mxfp4", "hifp8") for sites in ("linear", "FA_linear")),
         forward_only("mxfp4"),
         backward_only("mxfp4", ("dgrad", "wgrad"), HADAMARD),
+        "te-nvfp4",
+        "mxfp4-sr-rht",
     ),
     (1, 2, 3),
     960,
