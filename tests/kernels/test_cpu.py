@@ -9,30 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from kernel_specs import every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
+from quantctl.kernels.dispatch import CPU
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
-from quantctl.spec import FORMATS, parse
+from quantctl.spec import parse
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 DTYPES = list(BITS)
 GENERATOR = torch.Generator().manual_seed(11)
 
 
-def _every(name):
-    texts = [name + ":"]
-    for key, values in FORMATS[name].items():
-        if key != "bwd":
-            texts = [f"{text}{key}={value}," for text in texts for value in values]
-    return [text.rstrip(",:") for text in texts]
-
-
-SPECS = [text for name in FORMATS for text in _every(name)]
+SPECS = every(CPU)
 
 
 def _random(shape):
