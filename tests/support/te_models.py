@@ -1,11 +1,11 @@
 """Real GPTModels of Transformer Engine's layers on the CPU, on the bed of te_cpu: prints a line of JSON a model.
 
-    python te_models.py [CASE ...] [/ TREE SELECTOR=VALUE ...] ...
+    python te_models.py '[{"tree": TREE, "case": CASE, "layers": "local", SELECTOR: VALUE, "config": {...}}, ...]'
 
-Each TREE is trained in a fork of its own, which imports Megatron from there, with the selectors of its line; each CASE
-is a model of two layers: dense, bias, latent (MLA), experts (grouped), sequential (experts), prediction (MTP). A line
-holds the losses in hexadecimal, a hash of the gradients and of the parameters, and what quantctl counted.
-With the selector `layers=local` the local layers' model of the same weights is trained.
+Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
+layers, see CASES; with `layers` local the local layers' model of the same weights is trained, and `config` changes its
+configuration. A line holds the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of
+layers share, the names of the state, and what quantctl counted since the model before.
 """
 
 import contextlib
@@ -13,8 +13,10 @@ import dataclasses
 import gc
 import hashlib
 import inspect
+import itertools
 import json
 import os
+import re
 import sys
 import traceback
 import typing
@@ -66,7 +68,7 @@ LATENT = {
 EXPERTS = {
     "num_moe_experts": 4,
     "moe_router_topk": 2,
-    "moe_ffn_hidden_size": 64,
+    "moe_ffn_hidden_size": 128,
     "moe_shared_expert_intermediate_size": 64,
     "moe_router_load_balancing_type": "aux_loss",
     "moe_aux_loss_coeff": 0.01,
@@ -80,6 +82,15 @@ CASES = {
     "sequential": EXPERTS,
     "prediction": {"mtp_num_layers": 1, "mtp_loss_scaling_factor": 0.1},
 }
+
+
+NORMS = {
+    "self_attention.linear_qkv": "input_layernorm",
+    "self_attention.linear_q_up_proj": "self_attention.q_layernorm",
+    "self_attention.linear_kv_up_proj": "self_attention.kv_layernorm",
+    "mlp.linear_fc1": "pre_mlp_layernorm",
+}
+"""Linear layers with a norm in them, and what the norm is called where it stands alone."""
 
 
 def start(world=1, rank=0, store=None):
@@ -148,25 +159,18 @@ def build(case, layers="transformer_engine", **changes):
     )
 
 
-def local_name(name, moe):
+def local_name(name):
     """What the local layers' model calls a parameter."""
-    norm_of_mlp = "mlp.linear_fc1.layer_norm_"
-    name = name.replace("self_attention.linear_qkv.layer_norm_", "input_layernorm.")
-    name = name.replace("self_attention.linear_q_up_proj.layer_norm_", "self_attention.q_layernorm.")
-    name = name.replace("self_attention.linear_kv_up_proj.layer_norm_", "self_attention.kv_layernorm.")
-    for linear in ("linear_fc1", "linear_fc2"):
-        for kind in ("weight", "bias"):
-            head, found, number = name.partition(f"experts.{linear}.{kind}")
-            if found and number:
-                name = f"{head}experts.local_experts.{number}.{linear}.{kind}"
-    return name.replace(norm_of_mlp, "pre_mlp_layernorm.")
+    for norm, own in NORMS.items():
+        name = name.replace(f"{norm}.layer_norm_", f"{own}.")
+    return re.sub(r"experts\.(linear_fc\d)\.(weight|bias)(\d+)", r"experts.local_experts.\3.\1.\2", name)
 
 
 def copy_into_local(model, local):
     own = dict(local.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            own.pop(local_name(name, None)).copy_(parameter)
+            own.pop(local_name(name)).copy_(parameter)
     assert not own, sorted(own)
 
 
@@ -178,85 +182,102 @@ def loss_of(model, number):
     return model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
 
 
-def digest(tensors):
-    return hashlib.sha256(b"".join((t.detach().float() + 0.0).numpy().tobytes() for t in tensors)).hexdigest()[:16]
+def digest(model):
+    values = {local_name(name): parameter for name, parameter in model.named_parameters()}
+    data = b"".join((values[name].detach().float() + 0.0).numpy().tobytes() for name in sorted(values))
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def train(model):
-    """Losses and digests of a few steps of SGD."""
-    losses, gradients = [], []
+    """A few steps of SGD."""
+    losses = []
     for number in range(STEPS):
         model.zero_grad()
         loss = loss_of(model, number)
         loss.backward()
         losses.append(loss.item().hex())
-        gradients.append(digest(p.grad for p in model.parameters() if p.grad is not None))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter -= 0.1 * parameter.grad
-    return {"losses": losses, "gradients": gradients}
+    return {"losses": losses, "parameters": digest(model), "state": sorted(model.state_dict())}
 
 
 def counted():
-    kernels = sys.modules.get("quantctl.kernels.measure.hits")
-    if kernels is None:
+    """What quantctl counts, from now on anew."""
+    hits = sys.modules.get("quantctl.kernels.measure.hits")
+    if hits is None:
         return {"quantctl": any(name.partition(".")[0] == "quantctl" for name in sys.modules)}
     coverage = sys.modules["quantctl.kernels.measure.coverage"]
-    return {"quantctl": True, "hits": kernels.snapshot(), "modules": kernels.by_module(), "coverage": coverage.report()}
+    found = {"quantctl": True, "hits": hits.snapshot(), "modules": hits.by_module(), "coverage": coverage.report()}
+    for table in (hits._counts, hits._by_module, hits._expected, coverage._products, coverage._found, coverage._ran):
+        table.clear()
+    coverage._bypassed.clear()
+    coverage._begun = False
+    return found
 
 
-def run(case, layers, **changes):
+def run(case, layers="transformer_engine", config=None):
     try:
-        model = build(case, layers, **changes)
+        model = build(case, layers, **(config or {}))
         if layers == "local":
-            copy_into_local(build(case), model)
-        return {**train(model), "state": sorted(model.state_dict())}
+            copy_into_local(build(case, **(config or {})), model)
+        return train(model)
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def end_with(function, *arguments):
+    """Runs it as the last thing that this fork does."""
+    status = 1
+    try:
+        function(*arguments)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def in_a_fork(function, *arguments):
-    """Runs it in a fork of this process, which prints."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        status = 1
-        try:
-            function(*arguments)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        end_with(function, *arguments)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def on_tree(tree, values, cases):
-    sys.path.insert(0, tree)
-    layers = values.pop("layers", "transformer_engine")
-    from megatron.core.tensor_parallel import layers as linear
-    from megatron.core.transformer import dot_product_attention as attention
+def select(values):
+    """Set the tree's selectors, those that are not named to what a fresh tree says."""
+    from megatron.core.tensor_parallel import layers
+    from megatron.core.transformer import dot_product_attention
 
-    start()
-    for role, value in values.items():
-        home = attention if role in ("qk", "pv", "attention") else linear
+    for role in ("linear", "lm_head", "qk", "pv", "attention"):
+        home = layers if role in ("linear", "lm_head") else dot_product_attention
         name = "custom_attention_impl" if role == "attention" else f"custom_quant_type_{role}"
-        assert hasattr(home, name), name
-        setattr(home, name, value)
-    for case in cases:
-        line = {"tree": tree, "case": case, "layers": layers, **run(case, layers), **counted()}
-        print(json.dumps(line), flush=True)
+        if hasattr(home, name) or role in values:
+            assert hasattr(home, name), name
+            setattr(home, name, values.get(role, "unfused" if role == "attention" else "none"))
+
+
+def on_tree(tree, models):
+    sys.path.insert(0, tree)
+    start()
+    for model in models:
+        settings = {name: model[name] for name in ("case", "layers", "config") if name in model}
+        select({name: value for name, value in model.items() if name not in ("tree", *settings)})
+        print(json.dumps({**model, **run(**settings), **counted()}), flush=True)
+        gc.collect()  # a model that is alive is looked at when the next one computes
 
 
 def main():
-    cases, *runs = [part.split() for part in " ".join(sys.argv[1:]).split(" / ")]
+    models = json.loads(sys.argv[1])
     gc.freeze()
-    for tree, *values in runs:
-        assert in_a_fork(on_tree, tree, dict(value.split("=", 1) for value in values), cases) == 0
+    for tree, of_it in itertools.groupby(models, key=lambda model: model["tree"]):
+        in_a_fork(on_tree, tree, list(of_it))
 
 
 if __name__ == "__main__":

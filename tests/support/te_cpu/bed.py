@@ -67,7 +67,7 @@ def _device_of_one_gpu():
     cuda = torch.cuda
     available = cuda.is_available
     cuda.is_available = lambda: _asked_by_library(1) or available()
-    cuda.current_device = lambda: CPU
+    cuda.current_device = lambda: 0
     cuda.device = lambda _: contextlib.nullcontext()
     cuda.get_device_capability = lambda *_: (8, 0)
     cuda.get_device_properties = lambda *_: types.SimpleNamespace(

@@ -180,6 +180,7 @@ class Compiled(types.ModuleType):
         super().__init__("transformer_engine_torch")
         parts = (DType, NVTE_Fused_Attn_Backend, *FUNCTIONS)
         vars(self).update({part.__name__: part for part in parts})
+        self._num_cublas_streams = get_num_cublas_streams()  # 2.4's name of it
 
     def __getattr__(self, name):
         if name.startswith("__"):
