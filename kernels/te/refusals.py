@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure.coverage import EXTENSION
+from quantctl.kernels.te import rulers
+from quantctl.kernels.te.rulers import asked, by_precision_file, own_recipe
 from quantctl.spec import NONE, literal
-from quantctl.spec.resolution import schedule_of
 
 _FUSED_MLP = "TEFusedMLP"
 
@@ -26,14 +27,9 @@ class Reason(NamedTuple):
 
 def _own_recipe(module: Any) -> Reason | None:
     """Transformer Engine quantizes the same products by a recipe of its own."""
-    config = module.config
-    asks = next((name for name in ("fp8", "fp4") if getattr(config, name, None)), None)
-    if asks:
-        flag = f"--{asks}-format"
-        recipe = getattr(config, f"{asks}_recipe", None)
-        said = f"{flag} {getattr(config, asks)}" + (f" ({flag.replace('format', 'recipe')} {recipe})" if recipe else "")
-        return Reason(f"{said} has Transformer Engine quantize the same products", f"drop {flag}")
-    if getattr(module, "te_quant_params", None) is not None:
+    if recipe := own_recipe(module.config):
+        return Reason(f"{recipe} has Transformer Engine quantize the same products", f"drop {recipe.partition(' ')[0]}")
+    if by_precision_file(module):
         return Reason(
             "Megatron's per-module precision file speaks of the same module",
             "take the module out of --te-precision-config-file, or except it in the selector with a rule",
@@ -116,10 +112,12 @@ def refuse_model(
     values: the selectors' by site; modules: by name, those that compute products; literals: what is said of each.
     """
     linear = _kinds("TELinear", "TELayerNormColumnParallelLinear", "TEGroupedLinear")
-    for name, module in modules.items():
-        for site, said in literals[name].items():
-            if isinstance(module, linear) and schedule_of(said, site).specs != {NONE}:
-                refuse(module, site, values[site], name)
+    theirs = {name: module for name, module in modules.items() if isinstance(module, linear)}
+    rulers.say(model.config, theirs, literals)
+    for name, module in theirs.items():
+        if asked(literals[name]):
+            site = next(iter(literals[name]))
+            refuse(module, site, values[site], name)
     if linear and not literal(values.get("linear", NONE), "linear").is_none:
         _refuse_bypassing(model, values["linear"], (*linear, *_kinds("TEDotProductAttention")))
 

@@ -96,3 +96,51 @@ def test_layers(patched, release, version):
     assert len(found) == 80
     assert not [(line["case"], line["rank"]) for line in found if line["unequal"]]
     assert all(line["hits"]["linear"]["mxfp8"]["fprop"] == 2 for line in found)
+
+
+PRECISION = {
+    "configs": {"plain": {"transformer_engine_config_type": "TEQuantizationParams", "training_recipe": {}}},
+    "matchers": {"fc2": {"config": "plain", "type": "glob", "pattern": "*linear_fc2", "enabled": True}},
+}
+"""What Megatron reads of a --te-precision-config-file."""
+FC2 = "decoder.layers.0.mlp.linear_fc2"
+REFUSED = {
+    "fp8": ({"fp8": "hybrid"}, "--fp8-format hybrid --fp8-recipe delayed has Transformer Engine quantize the same"),
+    "fp4": ({"fp4": "e2m1", "bf16": True}, "--fp4-format e2m1 --fp4-recipe nvfp4 has Transformer Engine quantize"),
+    "precision file": ({"quant_recipe": PRECISION}, f"{FC2}: Megatron's per-module precision file speaks of the same"),
+    "delayed wgrad": ({"delay_wgrad_compute": True}, "--delay-wgrad-compute computes weight gradients outside"),
+    "overlap": ({"tp_comm_overlap": True}, "--tp-comm-overlap cuts the products into pieces"),
+    "all-reduce": ({"symmetric_ar_type": "two_shot"}, "--symmetric-ar-type has Transformer Engine reduce"),
+    "fused MLP": ({"fused_mlp": True}, "decoder.layers.0.mlp is a TEFusedMLP, whose products Transformer Engine"),
+}
+"""Together with `linear`."""
+NOT_ATTENDED = {
+    "window": ({"window_size": [8, 0]}, None, "a sliding window"),
+    "sinks": ({"softmax_type": "learnable"}, None, "attention sinks"),
+    "context parallel": ({"context_parallel_size": 2}, None, "context parallelism"),
+    "largest logit": ({"qk_clip": True}, None, "the largest attention logit"),
+    "own fp8": ({"fp8": "hybrid", "fp8_dot_product_attention": True}, None, "Transformer Engine's own FP8 attention"),
+    "packed": ({}, "packed_seq_params", "packed sequences"),
+    "bias": ({}, "attention_bias", "an attention bias"),
+    "mask": ({}, "padding_causal", "the mask type padding_causal"),
+}
+"""Together with `qk`."""
+
+
+def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(patched):
+    tree = {"tree": str(patched("0.16.1")), "case": "dense"}
+    served = {"linear": "mxfp8; linear_fc2: none"}, {"linear": "none", "qk": "mxfp8"}
+    found = models(
+        te_wheels.COMMON,
+        *({**tree, "linear": "mxfp8", "config": config} for config, _ in REFUSED.values()),
+        *({**tree, "qk": "mxfp8", "config": config, "call": call} for config, call, _ in NOT_ATTENDED.values()),
+        *({**tree, **values, "config": {"quant_recipe": PRECISION}} for values in served),
+    )
+    wanted = [words for _, words in REFUSED.values()] + [words for *_, words in NOT_ATTENDED.values()]
+    for name, model, words in zip((*REFUSED, *NOT_ATTENDED), found, wanted, strict=False):
+        assert words in model["error"], name
+        assert "; or set " in model["error"], name  # the way out
+    both, attention = found[len(wanted) :]
+    assert not both["modules"][FC2]["linear"]["calls"].keys() - {"none"}
+    assert both["modules"][FC2.replace("fc2", "fc1")]["linear"]["calls"]["mxfp8"]
+    assert attention["hits"].keys() == {"qk"}

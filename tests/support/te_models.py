@@ -3,8 +3,8 @@
     python te_models.py '[{"tree": TREE, "case": CASE, "layers": "local", SELECTOR: VALUE, "config": {...}}, ...]'
 
 Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
-layers, see CASES; with `layers` local the local layers' model of the same weights is trained, and `config` changes its
-configuration. A line holds the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of
+layers, see CASES; with `layers` local the local layers' model of the same weights is trained, `config` changes its
+configuration, and `call` gives its first core attention an argument that only Transformer Engine takes. A line holds the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of
 layers share, the names of the state, and what quantctl counted since the model before.
 """
 
@@ -84,6 +84,8 @@ CASES = {
 }
 
 
+BEHIND_CHECKS = {"delay_wgrad_compute"}
+"""What a configuration takes in company that no CPU has."""
 NORMS = {
     "self_attention.linear_qkv": "input_layernorm",
     "self_attention.linear_q_up_proj": "self_attention.q_layernorm",
@@ -120,7 +122,7 @@ def configuration(case, layers, **changes):
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
-def specification(config, layers):
+def specification(config, layers, fused_mlp=False):
     from megatron.core.models.gpt import gpt_layer_specs as specs
 
     function = getattr(specs, f"get_gpt_layer_{'local' if layers == 'local' else 'with_transformer_engine'}_spec")
@@ -131,18 +133,24 @@ def specification(config, layers):
         "qk_layernorm": config.qk_layernorm,
         "multi_latent_attention": getattr(config, "multi_latent_attention", False),
         "normalization": config.normalization,
-        "use_te_op_fuser": getattr(config, "use_transformer_engine_op_fuser", False),
+        "use_te_op_fuser": fused_mlp,
     }
     known = inspect.signature(submodules).parameters
     return function(**{name: value for name, value in wanted.items() if name in known})
 
 
-def build(case, layers="transformer_engine", **changes):
+def build(case, layers="transformer_engine", fused_mlp=False, **changes):
     from megatron.core.models.gpt import GPTModel
 
     torch.manual_seed(7)
-    config = configuration(case, layers, **changes)
-    spec = specification(config, layers)
+    config = configuration(case, layers, **{k: v for k, v in changes.items() if k not in BEHIND_CHECKS})
+    for name in BEHIND_CHECKS & changes.keys():
+        setattr(config, name, changes[name])
+    if isinstance(precision := getattr(config, "quant_recipe", None), dict):
+        from megatron.core.quantization.quant_config import RecipeConfig
+
+        config.quant_recipe = RecipeConfig.from_config_dict(precision)
+    spec = specification(config, layers, fused_mlp)
     more = {}
     if getattr(config, "mtp_num_layers", None):
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_mtp_block_spec
@@ -217,9 +225,20 @@ def counted():
     return found
 
 
-def run(case, layers="transformer_engine", config=None):
+def attend(model, argument):
+    from megatron.core.transformer.enums import AttnMaskType
+
+    attention = model.decoder.layers[0].self_attention.core_attention
+    given = {"attn_mask_type": AttnMaskType.causal, "attention_mask": None}
+    given |= {"attn_mask_type": AttnMaskType[argument]} if argument in AttnMaskType.__members__ else {argument: object()}
+    attention(*(torch.randn(SEQUENCE, 2, heads, 16) for heads in (4, 2, 2)), **given)
+
+
+def run(case, layers="transformer_engine", config=None, call=None):
     try:
         model = build(case, layers, **(config or {}))
+        if call:
+            return attend(model, call)
         if layers == "local":
             copy_into_local(build(case, **(config or {})), model)
         return train(model)
@@ -267,9 +286,9 @@ def on_tree(tree, models):
     sys.path.insert(0, tree)
     start()
     for model in models:
-        settings = {name: model[name] for name in ("case", "layers", "config") if name in model}
+        settings = {name: model[name] for name in ("case", "layers", "config", "call") if name in model}
         select({name: value for name, value in model.items() if name not in ("tree", *settings)})
-        print(json.dumps({**model, **run(**settings), **counted()}), flush=True)
+        print(json.dumps({**model, **(run(**settings) or {}), **counted()}), flush=True)
         gc.collect()  # a model that is alive is looked at when the next one computes
 
 
