@@ -4,7 +4,7 @@ Each of these layers calls te.pytorch's forward at one place, which computes the
 There Megatron's own patched functions compute them with the layer's parameters, where a selector asks for a format
 (quantctl.kernels.transformer_engine). The selectors are those of the local layers' files; none stands here, and a
 tree in which these are a fork's own is asked nothing. Core attention is handed to the local one in the same way, which
-is built with it.
+is built with it; `unfused` and `auto` ask for nothing that Transformer Engine's own attention does not do.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ if out is None:
 
 _BUILT = """
 from megatron.core.transformer import dot_product_attention as quant_attention
-quant_types = (
+quant_types = {
     getattr(quant_attention, 'custom_quant_type_qk', 'none'),
     getattr(quant_attention, 'custom_quant_type_pv', 'none'),
-    getattr(quant_attention, 'custom_attention_impl', 'unfused'),
-)
-if quant_types != ('none', 'none', 'unfused'):
+}
+if quant_types != {'none'} or getattr(quant_attention, 'custom_attention_impl', 'unfused') == 'fused':
     from quantctl.kernels import transformer_engine as quantctl_te  # missing? pip install quantctl, or set 'none'
 
     quantctl_te.prepare_attention(

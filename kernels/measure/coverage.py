@@ -1,10 +1,10 @@
 """Which modules of a model computed their products in the selectors' formats: the counts of hits.py, one by one.
 
 A product does not know whose it is, so the modules are asked: at the first quantized product of a process every linear
-layer and core attention of Megatron's, local or Transformer Engine's, gets a hook that acts once. In the module's next forward it looks
-whether a product of its site was counted meanwhile, and removes itself. So a step costs nothing once every module has
-run, recomputation and pipelines are one more forward, and a module that never runs (an expert without a place in the
-batch, a branch that is not taken) is never judged. Inside torch.compile nothing is judged either.
+layer and core attention of Megatron's, local or Transformer Engine's, gets a hook that acts once. In the module's next
+forward it looks whether a product of its site was counted meanwhile, and removes itself. So a step costs nothing once
+every module has run, recomputation and pipelines are one more forward, and a module that never runs (an expert without
+a place in the batch, a branch that is not taken) is never judged. Inside torch.compile nothing is judged either.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Transformer Engine's core attention under the selectors `qk`, `pv` and `attention`.
 
-Where one of them asks for something, Megatron's local DotProductAttention computes in the place of the
+Where a format is asked for, or `fused`, Megatron's local DotProductAttention computes in the place of the
 te.pytorch.DotProductAttention, step by step or fused as its own selectors say. It has no parameters, and is no part of
-the module tree, so checkpoints are Transformer Engine's. Softmax is in fp32, as it is there. A module of which nothing
-is asked is Transformer Engine's own.
+the module tree, so checkpoints are Transformer Engine's. Softmax is in fp32, as it is there. A module of which no
+format is asked runs Transformer Engine's own kernel, which is all that `unfused` and `auto` mean there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from quantctl.kernels.measure import coverage
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.modules import spec_now
 
-_STOCK_IMPLEMENTATION = "unfused"
 _MASKS = ("causal", "padding", "no_mask", "arbitrary")
 """Mask types that the local attention knows."""
 
@@ -113,7 +112,7 @@ def attention(
     """
     local, selectors = vars(module)["quantctl_local"]
     layer = getattr(module, "quant_layer", None)
-    if selectors.custom_attention_impl == _STOCK_IMPLEMENTATION and not _asked(selectors, layer):
+    if not _asked(selectors, layer) and selectors.custom_attention_impl != "fused":
         return None
     reasons = (
         (packed_seq_params is not None, "packed sequences", "train without them"),
@@ -139,11 +138,10 @@ def _other_mask(local: Any, mask_type: Any, query: Tensor) -> bool:
 
 def _asked(selectors: Any, layer: Any) -> bool:
     """Whether a format holds now for a product of this module. Stock ones are counted where it is not so."""
-    texts = {
-        site: spec_now(getattr(selectors, f"custom_quant_type_{site}"), site, layer) for site in ("qk", "pv")
-    }
+    texts = {site: spec_now(getattr(selectors, f"custom_quant_type_{site}"), site, layer) for site in ("qk", "pv")}
     if not all(operands.resolve(text, site).is_none for site, text in texts.items()):
         return True
-    for site, text in texts.items():
-        operands.count(site, "fprop", text, layer)
+    if selectors.custom_attention_impl != "fused":
+        for site, text in texts.items():
+            operands.count(site, "fprop", text, layer)
     return False

@@ -5,6 +5,7 @@ Where the model is a GPTModel, once it is built; in other models by each layer, 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from quantctl.kernels.te.rulers import asked, by_precision_file, own_recipe
 from quantctl.spec import NONE, literal
 
 _FUSED_MLP = "TEFusedMLP"
+_MARK = "quantctl_te"
+"""A name that patched methods have."""
 
 
 class Reason(NamedTuple):
@@ -36,7 +39,7 @@ def _own_recipe(module: Any) -> Reason | None:
         )
     fp8 = sys.modules.get("transformer_engine.pytorch.fp8")
     if fp8 is not None and fp8.FP8GlobalStateManager.is_fp8_enabled():
-        return Reason("it runs under Transformer Engine's autocast, which quantizes the same products", "leave that out")
+        return Reason("it runs under Transformer Engine's autocast, which quantizes the same products", "drop that")
     return None
 
 
@@ -56,6 +59,15 @@ def _distributed_weights(module: Any) -> Reason | None:
     return None
 
 
+def _reads_none(module: Any) -> Reason | None:
+    """The class's file was not patched: it is a fork's, and the patch does not fit it."""
+    forwards = (vars(base).get("forward") for base in type(module).__mro__)
+    codes = (getattr(inspect.unwrap(forward), "__code__", None) for forward in forwards if forward is not None)
+    if any(code is not None and _MARK in code.co_varnames for code in codes):
+        return None
+    return Reason("its forward reads no selector", "quantctl check says which patch does not fit this tree")
+
+
 def _option(name: str, flag: str, why: str) -> Callable[[Any], Reason | None]:
     def check(module: Any) -> Reason | None:
         return Reason(f"{flag} {why}", f"drop {flag}") if getattr(module.config, name, None) else None
@@ -68,13 +80,14 @@ def _unfused_accumulation(module: Any) -> Reason | None:
 
     if module.fuse_wgrad_accumulation and not getattr(layers, "_grad_accum_fusion_available", True):
         return Reason(
-            "weight gradients are fused into main_grad by Apex's fused_weight_gradient_mlp_cuda, which is not installed",
+            "Apex's fused_weight_gradient_mlp_cuda, which adds weight gradients to main_grad, is not installed",
             "add --no-gradient-accumulation-fusion, or install Apex with its CUDA extensions",
         )
     return None
 
 
 LINEAR: tuple[Callable[[Any], Reason | None], ...] = (
+    _reads_none,
     _own_recipe,
     _quantized_weights,
     _distributed_weights,
@@ -85,7 +98,8 @@ LINEAR: tuple[Callable[[Any], Reason | None], ...] = (
 )
 """By each linear layer."""
 
-_checked = "quantctl_checked"
+_CHECKED = "quantctl_checked"
+"""In what a module holds, once its options have been looked at."""
 
 
 def refuse(module: Any, site: str, quant_type: str, name: str = "") -> None:
@@ -93,14 +107,14 @@ def refuse(module: Any, site: str, quant_type: str, name: str = "") -> None:
 
     Options are looked at once; what may change, Transformer Engine's autocast, in each call.
     """
-    checks = (_own_recipe,) if vars(module).get(_checked) else LINEAR
+    checks = (_own_recipe,) if _CHECKED in vars(module) else LINEAR
     for check in checks:
         if reason := check(module):
             raise QuantctlError(
                 f"{site}={quant_type}: {name or type(module).__name__}: {reason.why}",
                 f"{reason.way_out}; or set {site} to none",
             )
-    vars(module)[_checked] = True
+    vars(module)[_CHECKED] = True
 
 
 def refuse_model(

@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 import te_wheels
 
+from quantctl.lint.case import Case, Setting
+from quantctl.lint.command import find
+from quantctl.lint.outline import outline
+
 SUPPORT = Path(te_wheels.__file__).parent
 ALL = {"linear": "mxfp8", "lm_head": "mxfp4", "qk": "mxfp8", "pv": "mxfp8"}
 PAIRS = [
@@ -83,7 +87,28 @@ def test_models(megatron_tree, patched, release, version):
         assert te["hits"] == local["hits"], case
         assert not any(seen["bypassed"] for seen in te["coverage"].values()), case
         assert all(seen["calls"] for sites in te["modules"].values() for seen in sites.values()), case
+        assert te["modules"].keys() == foreseen(case, release), case
 
+
+FLAGS = {
+    "dense": "",
+    "bias": "",
+    "latent": "--multi-latent-attention --q-lora-rank 24",
+    "experts": "--num-experts 4 --moe-grouped-gemm --moe-shared-expert-intermediate-size 64",
+    "prediction": "--mtp-num-layers 1",
+}
+"""By case, the flags that decide which modules it has; those of te_models.py are the same as a configuration."""
+
+
+def foreseen(case: str, release: str) -> set[str]:
+    """The modules that a command has by its flags."""
+    command = find(f"pretrain_gpt.py --num-layers 2 --hidden-size 64 {FLAGS[case]}".split())
+    found = outline(Case(command, Setting(NEAREST.get(release, release))))
+    return {module.name for modules in found.modules.values() for module in modules}
+
+
+NEAREST = {"0.10.0": "0.12.3", "0.11.0": "0.12.3", "0.12.0": "0.12.3", "0.19.2": "0.19.0"}
+"""Releases without a table of flags, and one whose flags they have."""
 
 KINDS = ("transformer_engine", "local")
 

@@ -136,15 +136,15 @@ def grouped(config, together):
         with torch.no_grad():
             single.weight.copy_(parameters[f"weight{number}"])
             single.bias.copy_(parameters[f"bias{number}"])
-        part = part.clone().requires_grad_()
-        out, _ = single(part)
+        own = part.clone().requires_grad_()
+        out, _ = single(own)
         out.backward(grad)
         wanted["output"].append(out)
-        wanted["input"].append(part.grad)
+        wanted["input"].append(own.grad)
         for name in ("weight", "bias"):
-            own = parameters[f"{name}{number}"]
+            parameter = parameters[f"{name}{number}"]
             fused = name == "weight" and not together
-            found[f"d {name}{number}"] = own.main_grad if fused else own.grad
+            found[f"d {name}{number}"] = parameter.main_grad if fused else parameter.grad
             wanted[f"d {name}{number}"] = getattr(single, name).grad
     wanted |= {name: torch.cat(wanted[name]) for name in ("output", "input")}
     return unequal(found, wanted)

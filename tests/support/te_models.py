@@ -1,11 +1,12 @@
 """Real GPTModels of Transformer Engine's layers on the CPU, on the bed of te_cpu: prints a line of JSON a model.
 
-    python te_models.py '[{"tree": TREE, "case": CASE, "layers": "local", SELECTOR: VALUE, "config": {...}}, ...]'
+    python te_models.py '[{"tree": TREE, "case": CASE, "layers": "local", SELECTOR: VALUE, ...}, ...]'
 
 Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
 layers, see CASES; with `layers` local the local layers' model of the same weights is trained, `config` changes its
-configuration, and `call` gives its first core attention an argument that only Transformer Engine takes. A line holds the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of
-layers share, the names of the state, and what quantctl counted since the model before.
+configuration, and `call` gives its first core attention an argument that only Transformer Engine takes. A line holds
+the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of layers share, the names of
+the state, and what quantctl counted since the model before.
 """
 
 import contextlib
@@ -22,13 +23,12 @@ import traceback
 import typing
 import warnings
 
-warnings.filterwarnings("ignore")
-
 import torch
 import torch.distributed as dist
 import typing_extensions
 from te_cpu import bed
 
+warnings.filterwarnings("ignore")
 if not hasattr(typing, "override"):  # 0.17 and later say that they need Python 3.12, for this name alone
     typing.override = typing_extensions.override
 bed.install()
@@ -207,7 +207,7 @@ def train(model):
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.1 * parameter.grad
+                    parameter.sub_(0.1 * parameter.grad)
     return {"losses": losses, "parameters": digest(model), "state": sorted(model.state_dict())}
 
 
@@ -230,7 +230,9 @@ def attend(model, argument):
 
     attention = model.decoder.layers[0].self_attention.core_attention
     given = {"attn_mask_type": AttnMaskType.causal, "attention_mask": None}
-    given |= {"attn_mask_type": AttnMaskType[argument]} if argument in AttnMaskType.__members__ else {argument: object()}
+    given |= (
+        {"attn_mask_type": AttnMaskType[argument]} if argument in AttnMaskType.__members__ else {argument: object()}
+    )
     attention(*(torch.randn(SEQUENCE, 2, heads, 16) for heads in (4, 2, 2)), **given)
 
 

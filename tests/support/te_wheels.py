@@ -1,7 +1,7 @@
 """Where the bed's Transformer Engine comes from: its wheel without what is compiled, and what that imports.
 
-All of it lies in folders of its own: Megatron imports Transformer Engine wherever it finds one, and without its compiled
-half that fails.
+All of it lies in folders of its own: Megatron imports Transformer Engine wherever it finds one, and without its
+compiled half that fails.
 """
 
 from __future__ import annotations

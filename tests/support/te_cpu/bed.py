@@ -16,7 +16,6 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import torch
-
 from te_cpu.compiled import Compiled
 
 CPU = torch.device("cpu")
@@ -104,4 +103,4 @@ def install():
         warnings.simplefilter("ignore")  # that there is no shared object
         import transformer_engine.common
     transformer_engine.common.load_framework_extension = _nothing
-    import transformer_engine.pytorch  # noqa: F401
+    import transformer_engine.pytorch

@@ -24,10 +24,12 @@ DType = enum.IntEnum("DType", {name: number for name, (number, _) in DTYPES.item
 _TORCH = {number: dtype for number, dtype in DTYPES.values() if dtype is not None}
 
 
+_NUMBERS = {}
+"""What the members of enums are that only name things."""
+
+
 class Missing:
     """A name that is not here."""
-
-    _numbers = {}
 
     def __init__(self, name):
         self._name = name
@@ -41,7 +43,7 @@ class Missing:
         raise NotImplementedError(f"{self._name} does not stand on a CPU: tests/support/te_cpu/compiled.py lacks it")
 
     def __int__(self):
-        return self._numbers.setdefault(self._name, len(self._numbers))
+        return _NUMBERS.setdefault(self._name, len(_NUMBERS))
 
     def __or__(self, _):
         return self
@@ -111,8 +113,7 @@ def layernorm_bwd(grad, x, mean, scale, weight, _margin, zero_centered):
 
 
 def generic_gemm(A, transa, B, transb, D, quantizer, out_dtype, bias, _bias_type, gelu, _gelu_in, grad, *more, **named):
-    assert quantizer is None and not gelu
-    assert named.get("comm_overlap") is None and named.get("alpha", 1.0) == 1.0
+    assert (quantizer, gelu, named.get("comm_overlap"), named.get("alpha", 1.0)) == (None, False, None, 1.0)
     accumulate = more[2]  # behind the workspace and its size
     a, b = A.reshape(-1, A.shape[-1]), B.reshape(-1, B.shape[-1])
     product = (b.t() if transb else b) @ (a.t() if transa else a)
@@ -128,12 +129,10 @@ def generic_gemm(A, transa, B, transb, D, quantizer, out_dtype, bias, _bias_type
     return product, bias_grad, None, None
 
 
-def te_general_grouped_gemm(
-    A, transa, B, transb, D, _dtype, m_splits, bias, _bias_type, single, _gelu_in, grad, *more
-):
+def te_general_grouped_gemm(A, transa, B, transb, D, _dtype, m_splits, bias, _bias_type, single, _gelu_in, grad, *more):
     accumulate = more[2]
     outputs = torch.split(D[0], [int(size) for size in m_splits]) if single else D
-    for number, (a, b, out) in enumerate(zip(A, B, outputs)):
+    for number, (a, b, out) in enumerate(zip(A, B, outputs, strict=True)):
         own = bias[number] if bias is not None and len(bias) > number and bias[number] is not None else None
         own = None if own is None or own.numel() == 0 else own
         if b.numel() == 0:  # an expert without tokens
