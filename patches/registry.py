@@ -13,6 +13,7 @@ from quantctl.patches import (
     names,
     rmsnorm_sp,
     rope_scaling_factor,
+    transformer_engine,
 )
 from quantctl.patches.patch import Patch
 
@@ -31,4 +32,5 @@ PATCHES: tuple[Patch, ...] = (
     mtp_without_te.PATCH,
     *grouped_experts.PATCHES,
     *rope_scaling_factor.PATCHES,
+    *transformer_engine.PATCHES,
 )

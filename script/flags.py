@@ -5,7 +5,7 @@ A line is a flag with its values: `("--num-layers", "32")`. All of them exist in
 
 - `--rope-type` exists from 0.14 on only; MLA means YaRN without it.
 - `--sequence-parallel` stops the local layers with RMSNorm.
-- `--moe-grouped-gemm` bypasses the linear selector up to 0.16.1.
+- `--moe-grouped-gemm` with local layers bypasses the linear selector up to 0.16.1.
 - `--attention-backend local` does not choose local attention and stops; `unfused` is the explicit choice.
 """
 
@@ -18,7 +18,7 @@ from quantctl.script.training import Optimizer, TrainingConfig
 
 Line = tuple[str, ...]
 
-# the products are quantized in the local layers only, and these need neither Apex nor CUDA extensions
+# the local layers need neither Apex nor CUDA extensions
 LOCAL_LAYERS: tuple[Line, ...] = (
     ("--transformer-impl", "local"),
     ("--attention-backend", "unfused"),
@@ -27,6 +27,16 @@ LOCAL_LAYERS: tuple[Line, ...] = (
     ("--no-masked-softmax-fusion",),
     ("--no-rope-fusion",),
 )
+
+# Transformer Engine's bring their own fusions; which attention it takes where no format is asked for depends on the GPU
+TE_LAYERS: tuple[Line, ...] = (
+    ("--transformer-impl", "transformer_engine"),
+    ("--attention-backend", "auto"),
+)
+TE_EXPERTS: Line = ("--moe-grouped-gemm",)
+
+LAYERS = {"local": LOCAL_LAYERS, "transformer_engine": TE_LAYERS}
+"""TRANSFORMER_IMPL -> the flags of these layers; a script has those of the first one."""
 
 COMMON_ARCHITECTURE: tuple[Line, ...] = (
     ("--position-embedding-type", "rope"),

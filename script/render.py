@@ -94,6 +94,7 @@ def render(
         smoke_names=[config.name for config in configs if config.smoke],
         seed=SEED,
         layers=flags.LOCAL_LAYERS,
+        implementations=list(flags.LAYERS),
         model_common=common,
         full=full,
         smoke=smoke,

@@ -25,7 +25,10 @@ FRONT = "the front"
 """The command line, and the front ends that stand beside the scripts."""
 AT_THE_FRONT = {"cli", "__main__", "script.train_config", "script.flash_attention_config", "script.quant_type_modifier"}
 
-FACES = {f"kernels.{name}" for name in ("linear", "attention", "attention_dispatch", "grouped_experts", "modules")}
+FACES = {
+    f"kernels.{name}"
+    for name in ("linear", "attention", "attention_dispatch", "grouped_experts", "modules", "transformer_engine")
+}
 """The names under which patched trees import the products."""
 
 KERNELS = {"kernels", "kernels.formats", "kernels.measure", "kernels.products"}
@@ -41,7 +44,8 @@ ARROWS: dict[str, set[str]] = {
     "kernels.products": {"kernels", "kernels.formats", "kernels.measure", "patches", "stock"},
     "kernels.triton": {"kernels", "kernels.formats", "kernels.products"},
     "kernels.cpu": {"kernels", "kernels.formats", "kernels.products"},
-    "kernels faces": {"kernels.products"},
+    "kernels.te": {"kernels.measure", "kernels.products"},
+    "kernels faces": {"kernels.products", "kernels.te"},
     "tree": {"patches", "stock"},
     "history": {"tree"},
     "runs": {"history", "tree"},
@@ -59,9 +63,9 @@ ARROWS["commands"] = {*ARROWS}
 ARROWS[FRONT] = {"commands", "launch"}
 
 _TWINS = {"kernels.triton", "kernels.cpu"}
-WHEN_CALLED = {"kernels": {"kernels.formats"}, "kernels.formats": _TWINS, "kernels.products": _TWINS}
+WHEN_CALLED = {"kernels": {"kernels.formats"}, "kernels.formats": _TWINS, "kernels.products": {*_TWINS, "kernels.te"}}
 """Imports inside functions that may run the other way: the twins are loaded by the reference on first use, the entry by
-the package."""
+the package, Transformer Engine's side where its layers are."""
 
 
 def _modules() -> dict[str, Path]:

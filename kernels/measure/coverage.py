@@ -1,26 +1,35 @@
 """Which modules of a model computed their products in the selectors' formats: the counts of hits.py, one by one.
 
 A product does not know whose it is, so the modules are asked: at the first quantized product of a process every linear
-layer and core attention of Megatron's local layers gets a hook that acts once. In the module's next forward it looks
-whether a product of its site was counted meanwhile, and removes itself. So a step costs nothing once every module has
-run, recomputation and pipelines are one more forward, and a module that never runs (an expert without a place in the
-batch, a branch that is not taken) is never judged. Inside torch.compile nothing is judged either.
+layer and core attention of Megatron's, local or Transformer Engine's, gets a hook that acts once. In the module's next
+forward it looks whether a product of its site was counted meanwhile, and removes itself. So a step costs nothing once
+every module has run, recomputation and pipelines are one more forward, and a module that never runs (an expert without
+a place in the batch, a branch that is not taken) is never judged. Inside torch.compile nothing is judged either.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-_LINEAR = "megatron.core.tensor_parallel.layers", ("ColumnParallelLinear", "RowParallelLinear")
-_ATTENTION = "megatron.core.transformer.dot_product_attention", ("DotProductAttention",)
+EXTENSION = "megatron.core.extensions.transformer_engine"
+"""Where Megatron's Transformer Engine layers are."""
+_LINEAR = {
+    "megatron.core.tensor_parallel.layers": ("ColumnParallelLinear", "RowParallelLinear"),
+    EXTENSION: ("TELinear", "TELayerNormColumnParallelLinear", "TEGroupedLinear"),
+}
+_ATTENTION = {
+    "megatron.core.transformer.dot_product_attention": ("DotProductAttention",),
+    EXTENSION: ("TEDotProductAttention",),
+}
 _WRAPPERS = ("module.", "_orig_mod.")
 """Of DistributedDataParallel, Float16Module and torch.compile, in front of a module's name."""
 
 _products: dict[str, int] = {}
 """Forward products so far, by site."""
+_STANDS_IN = "quantctl_stands_in"
 _begun = False
 _waiting: dict[int, _Once] = {}
 _found: dict[str, int] = {}
@@ -69,9 +78,15 @@ def _is_compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
-def _classes(place: tuple[str, tuple[str, ...]]) -> tuple[type, ...]:
-    module = sys.modules.get(place[0])
-    return tuple(getattr(module, name) for name in place[1] if isinstance(getattr(module, name, None), type))
+def _classes(places: Mapping[str, tuple[str, ...]]) -> tuple[type, ...]:
+    """Those that are loaded; without Transformer Engine its names are bound to no classes."""
+    found = (getattr(sys.modules.get(place), name, None) for place, names in places.items() for name in names)
+    return tuple(kind for kind in found if isinstance(kind, type))
+
+
+def stands_in(module: Any) -> None:
+    """The module computes in the place of another one, which is looked at itself."""
+    vars(module)[_STANDS_IN] = True
 
 
 def _roots() -> list[Any]:
@@ -79,7 +94,7 @@ def _roots() -> list[Any]:
     import torch
 
     alive = [found for found in gc.get_objects() if issubclass(type(found), torch.nn.Module)]
-    modules = [module for module in alive if "_modules" in vars(module)]
+    modules = [module for module in alive if "_modules" in vars(module) and _STANDS_IN not in vars(module)]
     parts = {id(part) for module in modules for part in vars(module)["_modules"].values()}
     return [module for module in modules if id(module) not in parts]
 
@@ -97,7 +112,7 @@ def _unwrapped(name: str) -> str:
 
 
 def places_in(model: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-    """Name, module and sites, of what computes products in a model of Megatron's local layers."""
+    """Name, module and sites, of what computes products in a model of Megatron's layers."""
     linear, attention = _classes(_LINEAR), _classes(_ATTENTION)
     for name, module in model.named_modules() if linear or attention else ():
         if sites := _sites(module, linear, attention):

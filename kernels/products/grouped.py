@@ -166,8 +166,9 @@ def grouped_linear(
     The tokens of the first expert come first, then those of the second, and so on; an expert may have none. Counts in a
     tensor on a GPU are not read by the host: they have to add up to the tokens, and only where the GPU has no grouped
     GEMM for the dtype must they be read all the same. A Groups serves several calls. Differentiable in x and in each
-    weight. spec: the selector's value. layers: the modules whose weights they are, under whose names statistics are
-    recorded; where the model has named them (modules.py) they say what holds for them, which must be one spec.
+    weight. spec: the selector's value. layers: the modules whose weights they are, one each or one that holds them all,
+    under whose names statistics are recorded; where the model has named them (modules.py) they say what holds for them,
+    which must be one spec.
 
     Raises QuantctlError for an unknown spec, for experts of several, and where the counts do not fit the tokens or the
     weights.
@@ -189,10 +190,12 @@ def grouped_linear(
     text = one_spec(layers or (None,), spec, site)
     if text is None:
         raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
+    each = layers if layers is not None and len(layers) == len(weights) else None
     if not in_groups(text, site):
-        each = zip(x.split(groups.sizes()), weights, layers or (None,) * len(weights), strict=True)
-        return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in each])
-    places = recorder.places(site, layers, len(weights)) if recorder.ON else None
+        own = each or [next(iter(layers or ()), None)] * len(weights)
+        parts = zip(x.split(groups.sizes()), weights, own, strict=True)
+        return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in parts])
+    places = recorder.places(site, each, len(weights)) if recorder.ON else None
     # experts of which one thing is said have one name, under which a call counts once
     given = (getattr(layer, "quant_layer", None) for layer in layers or ())
     named = {one.name: one for one in given if isinstance(one, Named)}

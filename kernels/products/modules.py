@@ -98,7 +98,7 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
 
     model: a language model of Megatron with its `config`, or one pipeline stage's part of it. quant_types: the
     selectors' variables and values. Raises QuantctlError for a literal that is none, a layer that the model does not
-    have, and a rule that fits no module of any stage.
+    have, a rule that fits no module of any stage, and layers of Transformer Engine that no selector can rule.
     """
     values = {variable.removeprefix(VARIABLES): value for variable, value in quant_types.items()}
     found = list(_numbered(model))
@@ -118,6 +118,10 @@ def name(model: Any, quant_types: Mapping[str, str]) -> None:
         module.name: {site: str(resolved[site].schedules[module.name]) for site in sites if site in resolved}
         for module, _, sites in found
     }
+    if coverage.EXTENSION in sys.modules:
+        from quantctl.kernels.te.refusals import refuse_model
+
+        refuse_model(model, values, {module.name: layer for module, layer, _ in found}, literals)
     folded = _folded(literals)
     for module, layer, _ in found:
         if said := literals[module.name]:

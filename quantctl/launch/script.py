@@ -16,10 +16,12 @@ from quantctl.launch.plan import EMBEDDED, Plan
 from quantctl.launch.settings import choose, plain, positive, shown, words
 from quantctl.modes import file_name, selection
 from quantctl.script.datasets import DATASETS
+from quantctl.script.flags import LAYERS, TE_EXPERTS
 from quantctl.script.models import MODELS
 from quantctl.script.platforms import PLATFORMS, Platform
 from quantctl.script.training import DTYPES, TRAINING_CONFIGS
 
+LOCAL = next(iter(LAYERS))
 _DTYPE_FLAGS = tuple(f"--{name}" for name in DTYPES)
 
 
@@ -72,11 +74,17 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
     machine = PLATFORMS[choose("PLATFORM", script.platform, PLATFORMS)]
     flags = Flags(own)
     _settings(flags, called)
+    _layers(flags, called)
     processes = positive("GPUS_PER_NODE", called.get("GPUS_PER_NODE", str(script.processes)))
     if shutil.which(python) is None:
         raise QuantctlError(f"PYTHON={python} is not an executable", "give the path of a Python that has torch")
     tree = _tree(called)
     trainer = _trainer(tree, machine)
+    if trainer == EMBEDDED and called.get("TRANSFORMER_IMPL", LOCAL) != LOCAL:
+        raise QuantctlError(
+            f"TRANSFORMER_IMPL={called.get('TRANSFORMER_IMPL')}: the embedded trainer builds Megatron's local layers",
+            "name a Megatron-LM checkout with a pretrain_gpt.py: MEGATRON_LM_PATH; or unset TRANSFORMER_IMPL",
+        )
     if trainer == EMBEDDED and (lacking := embedded.lack(python, tree, called.trailing)):
         missing(lacking.message, lacking.hint or "")
     stem, selectors = Path(script.name).stem, script.selectors
@@ -125,6 +133,16 @@ def _settings(flags: Flags, called: Called) -> None:
         flags.put("--train-iters", iterations)
     if seed := called.get("SEED"):
         flags.put("--seed", seed)
+
+
+def _layers(flags: Flags, called: Called) -> None:
+    """TRANSFORMER_IMPL: other layers in the place of the script's, with the flags that fit them."""
+    wanted = LAYERS[choose("TRANSFORMER_IMPL", called.get("TRANSFORMER_IMPL", LOCAL), LAYERS)]
+    if wanted is not LAYERS[LOCAL]:
+        flags.drop(*(flag for flag, *_ in LAYERS[LOCAL]))
+        flags.before(flags.lines[0][0], *wanted)
+        if flags.value("--num-experts"):
+            flags.behind("--num-experts", TE_EXPERTS)
 
 
 def _tree(called: Called) -> str:

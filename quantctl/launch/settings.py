@@ -19,6 +19,7 @@ SETTINGS: dict[str, str] = {
     "DATA_PATH": "Megatron's indexed dataset without .bin",
     "DTYPE": "bf16, fp16 or fp32 (the script's)",
     "TRAINING_CONFIG": "standard, fast or smoke (standard)",
+    "TRANSFORMER_IMPL": "whose layers: local or transformer_engine (local)",
     "PLATFORM": "cuda, npu or cpu (cuda)",
     "RUN_DIR": "manifest, log and proof (runs/<model>_<dataset>_<mode>_<config>)",
     "SEED": "of weights and data order (the script's)",

@@ -1,8 +1,8 @@
 """A command's model by its flags alone: the modules that compute products, named and numbered as Megatron builds them.
 
-Sources: megatron/core/models/gpt/gpt_layer_specs.py (local layers), moe_module_specs.py, multi_token_prediction.py.
-Only GPTModel's local layers are known, and only where no flag changes what they consist of; of all else the answer says
-why there is none. Tests hold it against models that the releases built.
+Sources: megatron/core/models/gpt/gpt_layer_specs.py, moe_module_specs.py, multi_token_prediction.py. Only GPTModel's
+local and Transformer Engine's layers are known, and only where no flag changes what they consist of; of all else the
+answer says why there is none. Tests hold it against models that the releases built.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from quantctl.lint import own_model
 from quantctl.lint.case import Case
 from quantctl.lint.megatron_flags import table
+from quantctl.lint.other_parsers import LOCAL, TE
 from quantctl.lint.program import EMBEDDED, GPT
 from quantctl.spec import Module
 from quantctl.spec.outline import Outline
@@ -96,10 +97,16 @@ def _other_model(case: Case) -> str | None:
             return f"{given.name} is no flag of Megatron-LM's {case.setting.release}"
         if any(given.name == flag or (flag.endswith("-") and given.name.startswith(flag)) for flag in _OTHER_MODELS):
             return f"{given.name} decides the layers"
-    if case.local is not True:
-        return "its layers are not the local ones"
-    if case.has("--moe-grouped-gemm") and not case.at_least("0.17"):
-        return "--moe-grouped-gemm computes the experts without modules of their own"
+    if case.implementation not in (LOCAL, TE):
+        return "its layers are neither the local ones nor Transformer Engine's"
+    return _experts_without_modules(case)
+
+
+def _experts_without_modules(case: Case) -> str | None:
+    local = case.implementation == LOCAL and not case.at_least("0.17")
+    for flag in ("--moe-grouped-gemm",) if local else ("--moe-use-legacy-grouped-gemm",):
+        if case.has(flag):
+            return f"{flag} computes the experts without modules of their own"
     return None
 
 
@@ -151,10 +158,17 @@ def _layer(case: Case, sparse: bool) -> Iterator[str]:
     if not sparse:
         yield from (f"mlp.{name}" for name in _MLP)
         return
-    for expert in range(_size(case, "--num-experts") // _size(case, "--expert-model-parallel-size")):
-        yield from (f"mlp.experts.local_experts.{expert}.{name}" for name in _MLP)
+    if case.implementation == TE and case.has("--moe-grouped-gemm"):
+        yield from (f"mlp.experts.{name}" for name in _MLP)
+    else:
+        yield from _single_experts(case)
     if case.has("--moe-shared-expert-intermediate-size"):
         yield from (f"mlp.shared_experts.{name}" for name in _MLP)
+
+
+def _single_experts(case: Case) -> Iterator[str]:
+    for expert in range(_size(case, "--num-experts") // _size(case, "--expert-model-parallel-size")):
+        yield from (f"mlp.experts.local_experts.{expert}.{name}" for name in _MLP)
 
 
 def _sparse(case: Case, layers: int) -> list[bool]:

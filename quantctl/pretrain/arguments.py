@@ -205,7 +205,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _require(
         args.transformer_impl == "local",
         f"--transformer-impl {args.transformer_impl}: the embedded trainer runs the local layers only",
-        "quantctl's selectors act in the local layers and nowhere else: pass --transformer-impl local",
+        "pass --transformer-impl local; Megatron-LM's own pretrain_gpt.py builds Transformer Engine's layers too",
     )
     _fill(args)
     _check(args)

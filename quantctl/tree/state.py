@@ -163,10 +163,10 @@ def _left_to_fork(patch: Patch, forks: Mapping[str, Survey], decided: set[str]) 
     Attention that a fork decides elsewhere (`decided`) is one computation, of which quantctl's selectors are another;
     linear layers are many, of which a fork may decide some.
     """
-    if any(SELECTORS[role].file == patch.file for role in decided & {"qk", "pv"}):
+    homes = {patch.file, *(other.file for other in PATCHES if other.roles and other.name in patch.together)}
+    if any(SELECTORS[role].file in homes for role in decided & {"qk", "pv"}):
         return True
-    served = SELECTORS[patch.name].file if patch.name in SELECTORS else patch.file
-    return not forks.keys().isdisjoint((patch.file, served)) or forks.keys() >= {s.file for s in SELECTORS.values()}
+    return not forks.keys().isdisjoint(homes) or forks.keys() >= {s.file for s in SELECTORS.values()}
 
 
 def _insert_available(state: TreeState, accept: Collection[str]) -> tuple[dict[str, bytes], dict[str, QuantctlError]]:

@@ -6,8 +6,8 @@
 #
 # Each of the five is also an environment variable of that name: an argument wins unless it is empty. So are
 # TRAINING_CONFIG=standard|fast|smoke, PLATFORM=cuda|npu|cpu, DRY_RUN=1 (print the command, start nothing), RUN_DIR,
-# SEED, TRAIN_ITERS, GPUS_PER_NODE, SELECTORS, STATS, MEGATRON_LM_PATH and more: `quantctl launch --help`. What follows
-# the five, or `--`, goes to Megatron behind the flags below and so wins over them.
+# TRANSFORMER_IMPL=local|transformer_engine, SEED, TRAIN_ITERS, GPUS_PER_NODE, SELECTORS, STATS, MEGATRON_LM_PATH and
+# more: `quantctl launch --help`. What follows the five, or `--`, goes to Megatron behind the flags below and so wins.
 #   standard  the true model for 10,000 steps of 1 million tokens, on 8 GPUs of 80 GB
 #   fast      the true model for 200 steps: does it run, how fast, where does the loss start to go
 #   smoke     a reduced model of the same kind, about a minute on a CPU

@@ -278,10 +278,27 @@ def test_a_checkout_brings_its_own_trainer(bash, tmp_path):
     )
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_transformer_engines_layers_take_the_place_of_the_local_ones(model, bash, dry_runs, tmp_path):
+    combination = next(one for one in COMBINATIONS if one[0] == model)
+    tree = tmp_path / "tree"
+    (tree / "megatron" / "core").mkdir(parents=True)
+    (tree / "pretrain_gpt.py").touch()
+    chosen = {"TRANSFORMER_IMPL": "transformer_engine", "MEGATRON_LM_PATH": str(tree)}
+    given = Command.of(words(bash(path_of(*combination), DRY_RUN="1", **chosen).stdout)).flags
+    experts = [flags.TE_EXPERTS] if "--num-experts" in given else []
+    expected = dict(dry_runs[combination].flags)
+    for flag, *_ in flags.LOCAL_LAYERS:
+        del expected[flag]
+    assert given == expected | {flag: values for flag, *values in (*flags.TE_LAYERS, *experts)}
+
+
 REFUSALS = [
     # id, arguments, environment, what the message names
     ("config", [], {"TRAINING_CONFIG": "quick"}, "unknown TRAINING_CONFIG 'quick'"),
     ("dtype", ["", "", "", "", "fp8"], {}, "unknown DTYPE 'fp8'"),
+    ("layers", [], {"TRANSFORMER_IMPL": "te"}, "unknown TRANSFORMER_IMPL 'te'"),
+    ("layers_of_the_trainer", [], {"TRANSFORMER_IMPL": "transformer_engine"}, "the embedded trainer builds Megatron's"),
     ("no_data", [], {"TOKENIZER": "t"}, "no DATA_PATH"),
     ("missing_data", ["", "", "t", "no/such/data"], {}, "there is no no/such/data.bin"),
     ("missing_data_in_smoke", ["", "", "t", "no/such/data"], {"TRAINING_CONFIG": "smoke"}, "no/such/data.bin"),

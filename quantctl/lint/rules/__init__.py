@@ -21,6 +21,8 @@ _ORDER = {
     ),
     "formats": (
         "selectors-never-run",
+        "two-recipes",
+        "te-not-ruled",
         "fp8-ignored",
         "recipe-without-format",
         "format-unknown",
@@ -36,7 +38,6 @@ _ORDER = {
         "moe-without-te",
         "mtp-without-te",
         "grouped-gemm",
-        "moe-latent-size",
         "mla-query-norm",
         "gqa-with-mla",
     ),

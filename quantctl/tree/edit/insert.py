@@ -54,30 +54,47 @@ def _parse(text: str, file: str) -> cst.Module:
     return module
 
 
-_ABOVE = "class _:\n"
+def _above(text: str, step: int) -> str:
+    """Classes of one line each in which a function indented as `text` is stands; `step`: how deep its own body is.
+
+    Its file's step is then theirs, which what is inserted follows.
+    """
+    depth = len(text) - len(text.lstrip(" \t"))
+    if not depth:
+        return ""
+    steps = range(0, depth, step) if step > 0 and depth % step == 0 and text[:depth].isspace() else (0,)
+    return "".join(f"{text[:place]}class _:\n" for place in steps)
 
 
 @dataclass(frozen=True)
 class _Function:
-    """One function of a file as a syntax tree of its own, under a class of one line where it is indented."""
+    """One function of a file as a syntax tree of its own, under classes of one line where it is indented."""
 
     module: cst.Module
+    above: str
     node: cst.FunctionDef
 
     @classmethod
-    def of(cls, text: str, file: str) -> _Function:
-        indented = text[:1].isspace()
-        module = _parse(_ABOVE + text if indented else text, file)
-        (outer,) = module.body
-        return cls(module, cast(cst.FunctionDef, outer.body.body[0] if isinstance(outer, cst.ClassDef) else outer))
+    def of(cls, text: str, step: int, file: str) -> _Function:
+        above = _above(text, step)
+        module = _parse(above + text, file)
+        inner: cst.CSTNode = module
+        while not isinstance(inner, cst.FunctionDef):
+            (inner,) = inner.body if isinstance(inner, cst.Module) else cast(cst.ClassDef, inner).body.body
+        return cls(module, above, inner)
 
     @property
     def text(self) -> str:
         (outer,) = self.module.body
-        if not isinstance(outer, cst.ClassDef):
-            return self.module.with_changes(body=[self.node]).code
-        below = outer.with_changes(body=outer.body.with_changes(body=[self.node]))
-        return self.module.with_changes(body=[below]).code.removeprefix(_ABOVE)
+        return self.module.with_changes(body=[_around(outer, self.node)]).code.removeprefix(self.above)
+
+
+def _around(outer: cst.CSTNode, function: cst.FunctionDef) -> cst.CSTNode:
+    """The classes of `outer` with another function in them."""
+    if not isinstance(outer, cst.ClassDef):
+        return function
+    (inner,) = outer.body.body
+    return outer.with_changes(body=outer.body.with_changes(body=[_around(inner, function)]))
 
 
 Functions = dict[int, _Function]
@@ -147,7 +164,7 @@ class Draft:
         node = change.of(function.node)
         if change.matches not in edit.count:
             raise AnchorError(self._source.name, str(edit), edit.count, change.matches, (edit,))
-        return {number: _Function(function.module, node)}
+        return {number: _Function(function.module, function.above, node)}
 
     def _apply_one_of(self, edited: Functions, choice: Either) -> Functions:
         fitting: list[Functions] = []
@@ -167,8 +184,9 @@ class Draft:
     def _taken_apart(self, number: int) -> _Function:
         """A function as it stands in the file."""
         if number not in self._stock:
-            text = self._source.text(*self._source.lines_of(self._there[number][1]))
-            self._stock[number] = _Function.of(text, self._source.name)
+            node = self._there[number][1]
+            text = self._source.text(*self._source.lines_of(node))
+            self._stock[number] = _Function.of(text, node.body[0].col_offset - node.col_offset, self._source.name)
         return self._stock[number]
 
     def _end_of_imports(self) -> int:

@@ -27,8 +27,10 @@ UNKNOWN = {
     ),
     "encoder and decoder": ("pretrain_t5.py --num-layers 4", "pretrain_t5.py builds a model of its own"),
     "an adaptor": (f"python -m mindspeed.run {LOCAL}", "an adaptor in front of the program changes the model"),
-    "Transformer Engine": (LOCAL.replace("local", "transformer_engine"), "its layers are not the local ones"),
-    "the default": (LOCAL.replace("--transformer-impl local ", ""), "its layers are not the local ones"),
+    "for inference": (
+        LOCAL.replace("local", "inference_optimized"),
+        "its layers are neither the local ones nor Transformer Engine's",
+    ),
     "a spec": (f"{LOCAL} --spec some.module layer_spec_local", "--spec decides the layers"),
     "hybrid": (f"{LOCAL} --hybrid-override-pattern M-M*", "--hybrid-override-pattern decides the layers"),
     "other attention": (
@@ -44,6 +46,10 @@ UNKNOWN = {
     "grouped experts": (
         f"{LOCAL} --num-experts 8 --moe-grouped-gemm",
         "--moe-grouped-gemm computes the experts without modules of their own",
+    ),
+    "legacy grouped experts": (
+        LOCAL.replace("local", "transformer_engine --num-experts 8 --moe-grouped-gemm --moe-use-legacy-grouped-gemm"),
+        "--moe-use-legacy-grouped-gemm computes the experts without modules of their own",
     ),
     "layers of another number": (
         f"{LOCAL} --num-experts 8 --moe-layer-freq [0]+[1]",

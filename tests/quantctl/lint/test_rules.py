@@ -34,6 +34,11 @@ EXEC = f"quantctl exec --mode linear_mxfp8 -- {GPT} {LOCAL}"
 BOTH = EXEC.replace("linear_mxfp8", "FA_linear_mxfp8")
 RECIPE = EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp8:dgrad.format=nvfp4; layers 1: wgrad.format=hifp8'")
 TE = f"{GPT} --attention-backend fused"
+TE_EXEC = f"quantctl exec --mode linear_mxfp8 -- {TE}"
+TE_LINEAR = ("--delay-wgrad-compute", "--tp-comm-overlap", "--symmetric-ar-type two_shot",
+             "--use-transformer-engine-op-fuser")  # fmt: skip
+TE_ATTENTION = ("--window-size 128 0", "--qk-clip", "--log-max-attention-logit", "--fp8-dot-product-attention",
+                "--fp8-multi-head-attention", "--context-parallel-size 2", "--softmax-type learnable")  # fmt: skip
 FSDP = f"env CUDA_DEVICE_MAX_CONNECTIONS=1 {TE} --ckpt-format fsdp_dtensor"
 SWIFT = "quantctl exec --mode linear_mxfp8 -- megatron pt --transformer_impl local"
 MLA = "--multi-latent-attention --qk-head-dim 128 --qk-pos-emb-head-dim 64"
@@ -134,8 +139,18 @@ CASES = {
     "placeholder": [(f"{TE} --save '<path>/x'", f"{TE} --save 'path/x'", "0.16.1", {})],
     "literal-quotes": [(f'''{TE} --split "'99,1,0'"''', f"{TE} --split '99,1,0'", "0.16.1", {})],
     "selectors-never-run": [
-        (f"quantctl exec --mode linear_mxfp8 -- {TE}", f"quantctl exec --mode bf16 -- {TE}", "0.16.1", {}),
-        (f"{TE}", f"{TE} --transformer-impl local", "0.16.1", {"selectors": mode_selectors("FA_hifp8")}),
+        (f"quantctl exec --mode FA_mxfp8 -- {TE} --use-legacy-models",
+         f"quantctl exec --mode FA_linear_mxfp8 -- {TE}", "0.12.3", {}),
+        (f"{TE} --transformer-impl inference_optimized", f"{TE}", "0.16.1", {"selectors": mode_selectors("FA_hifp8")}),
+    ],
+    "two-recipes": [
+        (f"{TE_EXEC} --fp8-format hybrid", f"{EXEC} --fp8-format hybrid", "0.16.1", {}),
+        (f"{TE_EXEC} --te-precision-config-file x.yaml", f"{TE} --te-precision-config-file x.yaml", "0.16.1", {}),
+        (f"{TE_EXEC} --fp4-format e2m1", f"{TE_EXEC.replace('linear', 'FA')} --fp4-format e2m1", "0.16.1", {}),
+    ],
+    "te-not-ruled": [
+        *((f"{TE_EXEC} {flag}", f"{TE_EXEC.replace('linear', 'FA')} {flag}", "0.19.0", {}) for flag in TE_LINEAR),
+        *((f"{TE_EXEC.replace('linear', 'FA')} {flag}", f"{TE_EXEC} {flag}", "0.19.0", {}) for flag in TE_ATTENTION),
     ],
     "fp8-ignored": [(f"{GPT} {LOCAL} --fp8-format hybrid", f"{TE} --fp8-format hybrid", "0.16.1", {})],
     "recipe-without-format": [(f"{TE} --fp8-recipe mxfp8", f"{TE} --fp8-recipe mxfp8 --fp8-format e4m3", "0.16.1", {})],
@@ -150,7 +165,9 @@ CASES = {
         (EXEC, EXEC, "0.16.1", {"name": ("llama_hifp8", "llama_fp8")}),
         (BOTH, BOTH, "0.16.1", {"name": ("linear_mxfp8_s1", f"{file_name('linear=mxfp8; mtp: none qk=mxfp8')}_fast")}),
         (RECIPE, RECIPE, "0.16.1", {"name": ("linear_mxfp8_mxfp6", "linear_mxfp8_nvfp4_hifp8")}),
-        (TE, f"{TE} --fp8-format hybrid", "0.16.1", {"name": ("8b-fp8", "8b-fp8")}),
+        (TE_EXEC.replace("linear_mxfp8", "bf16"), f"{TE} --fp8-format hybrid", "0.16.1",
+         {"name": ("8b-fp8", "8b-fp8")}),
+        (TE_EXEC, TE_EXEC, "0.16.1", {"name": ("a_mxfp4", "a_linear_mxfp8")}),
         (f"{TE} --fp8-format e4m3 --fp8-recipe delayed", f"{TE} --fp8-format e4m3 --fp8-recipe mxfp8", "0.16.1",
          {"name": ("8b_mxfp8", "8b_mxfp8")}),
     ],
@@ -178,10 +195,6 @@ CASES = {
     "moe-without-te": [(f"{GPT} {LOCAL} --num-experts 8", f"{EXEC} --num-experts 8", "0.16.1", {})],
     "mtp-without-te": [(f"{GPT} {LOCAL} --mtp-num-layers 1", f"{EXEC} --mtp-num-layers 1", "main", {"here": True})],
     "grouped-gemm": [(f"{EXEC} --moe-grouped-gemm", f"{EXEC} --moe-grouped-gemm", "0.16.1 0.17.1", {})],
-    "moe-latent-size": [
-        (f"{EXEC} --moe-latent-size 64", f"{TE} --moe-latent-size 64", "0.16.1", {}),
-        (f"{EXEC} --moe-latent-size 64", f"{GPT} {LOCAL} --moe-latent-size 64", "0.19.0", {}),
-    ],
     "mla-query-norm": [
         (f"{EXEC} {MLA} {QUERY_NORM}", f"{EXEC} {MLA} {QUERY_NORM} --sequence-parallel", "0.16.1", {}),
         (f"{EXEC} {MLA} {QUERY_NORM}", f"{EXEC} {MLA} --tensor-model-parallel-size 2 --qk-layernorm", "0.16.1", {}),
@@ -444,9 +457,12 @@ def test_ms_swift_by_its_installed_release(version, severities, monkeypatch):
         (EXEC, "selectors"),
         (f"{GPT} {LOCAL}", "selectors"),
         (EXEC.replace("linear_mxfp8", "bf16"), "nobody"),
-        (TE, "nobody"),
+        (TE, "selectors"),
+        (TE_EXEC, "selectors"),
+        (TE_EXEC.replace("linear_mxfp8", "bf16"), "nobody"),
+        (f"{TE_EXEC.replace('linear', 'FA')} --fp8-format hybrid", "transformer_engine"),
         (f"{TE} --fp8-format hybrid", "transformer_engine"),
-        (f"quantctl exec --mode linear_mxfp8 -- {TE} --fp8-format hybrid", "transformer_engine"),
+        (f"{TE_EXEC} --fp8-format hybrid", "both"),
         ("python -m quantctl.pretrain --num-layers 2", "selectors"),
     ],
 )

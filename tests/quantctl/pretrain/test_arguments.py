@@ -47,7 +47,7 @@ REFUSALS = {
     "transformer engine": (
         "--transformer-impl transformer_engine",
         "--transformer-impl transformer_engine: the embedded trainer runs the local layers only",
-        "selectors act in the local layers and nowhere else",
+        "Megatron-LM's own pretrain_gpt.py builds Transformer Engine's layers too",
     ),
     "pipeline": ("--pipeline-model-parallel-size 2", "--pipeline-model-parallel-size", "--help"),
     "no number": ("--lr fast", "--lr", "--help"),
