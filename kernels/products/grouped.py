@@ -192,7 +192,8 @@ def grouped_linear(
         raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
     each = layers if layers is not None and len(layers) == len(weights) else None
     if not in_groups(text, site):
-        own = each or [next(iter(layers or ()), None)] * len(weights)
+        first = layers[0] if layers else None
+        own = each or [first] * len(weights)
         parts = zip(x.split(groups.sizes()), weights, own, strict=True)
         return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in parts])
     places = recorder.places(site, each, len(weights)) if recorder.ON else None
