@@ -193,7 +193,7 @@ def grouped_linear(
     each = layers if layers is not None and len(layers) == len(weights) else None
     if not in_groups(text, site):
         first = layers[0] if layers else None
-        own = each or [first] * len(weights)
+        own = [first] * len(weights) if each is None else each
         parts = zip(x.split(groups.sizes()), weights, own, strict=True)
         return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in parts])
     places = recorder.places(site, each, len(weights)) if recorder.ON else None
