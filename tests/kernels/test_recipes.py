@@ -15,11 +15,13 @@ from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequ
 from quantctl.kernels.measure.statistics import measure
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import linear as products
-from quantctl.kernels.products import packed
+from quantctl.kernels.products import packed, reuse
 from quantctl.kernels.products.attention import qk
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
 from quantctl.kernels.products.modules import Named
+from quantctl.kernels.products.operands import resolve
+from quantctl.kernels.products.reuse import quantized_weight
 from quantctl.spec import canonical, parse
 from quantctl.spec.recipes import RECIPES
 
@@ -164,6 +166,17 @@ def test_squares_are_one_along_both_axes() -> None:
     assert torch.equal(*squares)
     with pytest.raises(QuantctlError, match="last two axes"):
         quantize_dequantize(randn(2, 32, 32), "mxfp8:block=32x32", 0)
+
+
+def test_a_weight_in_squares_is_quantized_once(monkeypatch) -> None:
+    monkeypatch.setenv("QUANTCTL_WEIGHT_REUSE", "1")
+    weight = randn(64, 64).requires_grad_()
+    specs = resolve(RECIPES["te-nvfp4"].linear, "linear")
+    assert quantized_weight(weight, specs, "fprop") is quantized_weight(weight, specs, "dgrad")
+    random = resolve(RECIPES["mxfp4-sr-rht"].linear, "linear")
+    draws = [quantized_weight(weight, random, "dgrad", None, call) for call in (1, 1, 2)]
+    assert not torch.equal(draws[0], draws[2])
+    reuse.forget()
 
 
 def test_tokens_are_flattened_before_squares_are_laid() -> None:
