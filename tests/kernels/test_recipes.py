@@ -254,5 +254,6 @@ def test_experts_are_computed_as_each_alone(recipe, same) -> None:
 
 def test_recipes_are_canonical_and_each_its_own() -> None:
     assert all(canonical(recipe.linear) == recipe.linear for recipe in RECIPES.values())
+    assert canonical("mxfp4:hadamard=16,wgrad.hadamard=none") == "mxfp4:hadamard=16,wgrad.hadamard=none"
     assert len({recipe.linear for recipe in RECIPES.values()}) == len(RECIPES)
     assert products.literal(RECIPES["experts-mxfp4"].linear).rules
