@@ -115,11 +115,11 @@ class NVFP4:
             encode, decode = tensor_scales(amax)
             b = block_scale(block_amax(values, axis), encode)
             inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
-        # under a scale that is 0 or nearly so the product may be infinite
-        elements = (values * inverse).clamp_(-E2M1.largest, E2M1.largest)
+        elements = values * inverse
         if (factor := headroom(spec)) != 1.0:
             elements = elements.mul_(factor)
-        return E2M1.round_(elements, spec.round, noise), b
+        # under a scale that is 0 or nearly so the product may be infinite
+        return E2M1.round_(elements.clamp_(-E2M1.largest, E2M1.largest), spec.round, noise), b
 
     def quantize_dequantize(
         self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor | None = None

@@ -28,6 +28,7 @@ _ORDER = {
         "format-unknown",
         "name-says-otherwise",
         "block-tail",
+        "hadamard-size",
         "ms-swift-te",
     ),
     "layers": (
