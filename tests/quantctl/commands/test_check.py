@@ -8,12 +8,22 @@ import pytest
 
 COMMANDS = {
     "local layers, selectors set": (["--transformer-impl", "local"], "selectors", "the selectors rule: linear=mxfp8"),
-    "TE layers, its recipe": (
+    "TE layers, both ask": (
         ["--fp8-format", "hybrid"],
-        "transformer_engine",
-        "their own recipe: fp8 hybrid, delayed; the selectors (linear=mxfp8) are never executed",
+        "both",
+        "their own recipe, fp8 hybrid, delayed, and the selectors rule: linear=mxfp8: refused at the start",
     ),
-    "TE layers, no recipe": ([], "nobody", "compute in the training dtype"),
+    "TE layers, a recipe of its own": (
+        ["--fp8-format", "e4m3", "--fp8-recipe", "custom", "--fp8-quantizer-factory", "ours.make"],
+        "both",
+        "fp8 e4m3, custom of ours.make, and the selectors",
+    ),
+    "TE layers, a precision file": (
+        ["--te-precision-config-file", "p.yaml"],
+        "selectors",
+        "p.yaml names those that their own recipe rules, and of the others the selectors rule: linear=mxfp8",
+    ),
+    "TE layers, no recipe": ([], "selectors", "the transformer_engine layers; the selectors rule: linear=mxfp8"),
 }
 
 
