@@ -118,12 +118,17 @@ SERVED = ({"linear": "mxfp8; linear_fc2: none"}, {"linear": "none", "qk": "mxfp8
 """Beside that precision file."""
 
 
+BYPASSED = "mlp.linear_fc2"
+"""A layer of which te.pytorch's forward takes the place."""
+
+
 def refusals(tree: Path) -> list[dict]:
     model = {"tree": str(tree), "case": "dense"}
     return [
         *({**model, "linear": "mxfp8", "config": config} for config, _ in REFUSED.values()),
         *({**model, "qk": "mxfp8", "config": config, "call": call} for config, call, *_ in NOT_ATTENDED.values()),
         *({**model, **values, "config": {"quant_recipe": PRECISION}} for values in SERVED),
+        {**model, "linear": "mxfp8", "call": BYPASSED},
     ]
 
 
@@ -185,7 +190,7 @@ def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(daily_models)
     for name, model, words in zip((*REFUSED, *NOT_ATTENDED), found, wanted, strict=False):
         assert words in model["error"], name
         assert "; or set " in model["error"], name  # the way out
-    both, attention = found[len(wanted) :]
+    both, attention, _ = found[len(wanted) :]
     assert not both["modules"][FC2]["linear"]["calls"].keys() - {"none"}
     assert both["modules"][FC2.replace("fc2", "fc1")]["linear"]["calls"]["mxfp8"]
     assert attention["hits"].keys() == {"qk"}
@@ -204,7 +209,7 @@ def test_layers(megatron_tree, tmp_path, release, version):
     found = on_bed("te_layers.py", version, str(tree), "2")
     assert len(found) == 80
     assert not [(line["case"], line["rank"]) for line in found if line["unequal"]]
-    assert all(line["hits"]["linear"]["mxfp8"]["fprop"] == 2 for line in found)
+    assert all(line["calls"]["linear"]["mxfp8"]["fprop"] == 2 for line in found)
 
 
 @pytest.mark.releases
@@ -222,29 +227,40 @@ model = te_models.build("dense")
 {change}
 print(te_models.train(model)["losses"])
 """
-BYPASS = """
-from megatron.core.extensions.transformer_engine import te
-for layer in model.decoder.layers:
-    layer.mlp.linear_fc2.forward = lambda x, own=layer.mlp.linear_fc2: (te.pytorch.Linear.forward(own, x), None)
-"""
+BYPASS = f"te_models.bypass(model, {BYPASSED!r})"
 
 
-def test_a_run_of_transformer_engines_layers_is_proved(quantctl, megatron_tree, tmp_path):
-    """The default layers and a format: green, with a proof by module; a layer that nothing rules makes it red."""
-    runs = []
-    for name, change in (("ruled", ""), ("bypassed", BYPASS)):
-        program = tmp_path / name / "pretrain_gpt.py"
-        program.parent.mkdir()
+@pytest.fixture
+def run(quantctl, megatron_tree, tmp_path):
+    """Function from what is done to the model to how `quantctl exec` ended, and its proof."""
+
+    def start(change: str):
+        program = tmp_path / "pretrain_gpt.py"
         program.write_text(PROGRAM.format(change=change))
         command = [sys.executable, program, "--num-layers", 2, "--hidden-size", 64]
-        options = ["exec", "--mode", "FA_linear_mxfp8", "--run-dir", tmp_path / name / "run"]
+        options = ["exec", "--mode", "FA_linear_mxfp8", "--run-dir", tmp_path / "run"]
         environment = te_wheels.environment(te_wheels.COMMON)
         done = quantctl("--megatron", megatron_tree(DAILY[0]), *options, "--", *command, env=environment)
-        runs.append((done, json.loads((tmp_path / name / "run" / "proof.json").read_text())))
-    (done, proof), (bypassed, unproved) = runs
+        return done, json.loads((tmp_path / "run" / "proof.json").read_text())
+
+    return start
+
+
+def test_a_run_of_transformer_engines_layers_is_proved(run):
+    done, proof = run("")
     assert (done.status, proof["ok"]) == (0, True), done.err
     assert proof["calls"]["linear"] == {"mxfp8": dict.fromkeys(("fprop", "dgrad", "wgrad"), 2 * 8)}
     assert proof["calls"]["qk"] == {"mxfp8": dict.fromkeys(("fprop", "dgrad", "wgrad"), 2 * 2)}
     assert proof["by_module"].keys() == foreseen("dense", DAILY[0]) - {"output_layer"}
-    assert (bypassed.status, unproved["ok"]) == (1, False)
-    assert "2 of 8 modules went another way: decoder.layers.0-1.mlp.linear_fc2" in bypassed.err
+
+
+@pytest.mark.releases
+def test_a_layer_that_nothing_rules_fails_the_proof(run):
+    done, proof = run(BYPASS)
+    assert (done.status, proof["ok"]) == (1, False)
+    assert "2 of 8 modules went another way: decoder.layers.0-1.mlp.linear_fc2" in done.err
+
+
+def test_a_layer_that_nothing_rules_is_known_by_name(daily_models):
+    *_, model = daily_models[1]
+    assert model["coverage"]["linear"]["bypassed"] == [FC2, FC2.replace(".0.", ".1.")]

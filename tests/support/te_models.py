@@ -4,9 +4,10 @@
 
 Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
 layers, see CASES; with `layers` local the local layers' model of the same weights is trained, `config` changes its
-configuration, and `call` gives its first core attention an argument that only Transformer Engine takes. A line holds
-the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of layers share, the names of
-the state, and what quantctl counted since the model before.
+configuration, and `call` gives its first core attention an argument that only Transformer Engine takes, or names a
+module that is to bypass what quantctl inserts. A line holds the losses in hexadecimal, a digest of the trained
+parameters in an order that both kinds of layers share, the names of the state, and what quantctl counted since the
+model before.
 """
 
 import contextlib
@@ -236,10 +237,21 @@ def attend(model, argument):
     attention(*(torch.randn(SEQUENCE, 2, heads, 16) for heads in (4, 2, 2)), **given)
 
 
+def bypass(model, name):
+    """Every layer's module of that name computes as te.pytorch.Linear does, whatever Megatron's file says."""
+    from transformer_engine.pytorch import Linear
+
+    for layer in model.decoder.layers:
+        module = layer.get_submodule(name)
+        module.forward = lambda x, own=module: (Linear.forward(own, x), None)
+
+
 def run(case, layers="transformer_engine", config=None, call=None):
     try:
         model = build(case, layers, **(config or {}))
-        if call:
+        if call and "linear" in call:
+            bypass(model, call)
+        elif call:
             return attend(model, call)
         if layers == "local":
             copy_into_local(build(case, **(config or {})), model)
