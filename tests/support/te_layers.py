@@ -1,10 +1,11 @@
-"""Transformer Engine's linear layers against Megatron's local ones on the CPU, bit for bit: a line of JSON a case.
+"""Transformer Engine's linear layers against Megatron's local ones, bit for bit: a line of JSON a case.
 
     python te_layers.py TREE WORLD
 
-TREE is patched. Each of WORLD ranks (gloo) is a fork. Both layers of a case get the same weights, input and output
-gradient, under mxfp8. A line names the case and the rank, and what of both is not equal: output, bias (what is handed
-back), input, weight and its gradient...; for a case of one layer alone, what it differs in from what it should give.
+TREE is patched. Each of WORLD ranks (gloo) is a fork; on a GPU there is one. Both layers of a case get the same
+weights, input and output gradient, under mxfp8. A line names the case and the rank, and what of both is not equal:
+output, bias (what is handed back), input, weight and its gradient...; for a case of one layer alone, what it differs in
+from what it should give.
 """
 
 import contextlib
@@ -84,22 +85,22 @@ def filled(layer, generator, frozen):
     with torch.no_grad():
         for name in sorted(parameters):
             parameters[name].copy_(torch.randn(parameters[name].shape, generator=generator))
-            parameters[name].main_grad = torch.zeros_like(parameters[name])
+            parameters[name].main_grad = torch.zeros_like(parameters[name], dtype=torch.float32)
     parameters["weight"].requires_grad_(not frozen)
     return parameters
 
 
 def computed(kind, te, rank, words, config, bias, returned):
     layer = kind(te, config, bias, returned)
-    parameters = filled(layer, torch.Generator().manual_seed(3 + rank), "frozen" in words)
+    parameters = filled(layer.to(te_models.DEVICE), torch.Generator().manual_seed(3 + rank), "frozen" in words)
     generator = torch.Generator().manual_seed(5 + rank)
     shape = list(TOKENS)
     if config.sequence_parallel and kind is not row:
         shape[0] //= config.tensor_model_parallel_size
     width = HIDDEN // config.tensor_model_parallel_size if kind is row else HIDDEN
-    x = torch.randn(*shape, width, generator=generator).to(config.params_dtype).requires_grad_()
+    x = torch.randn(*shape, width, generator=generator).to(te_models.DEVICE, config.params_dtype).requires_grad_()
     output, handed_back = layer(x)
-    gradient = torch.randn(output.shape, generator=generator).to(output.dtype)
+    gradient = torch.randn(output.shape, generator=generator).to(output)
     output.backward(gradient)
     fused = config.gradient_accumulation_fusion
     gradients = {name: p.main_grad if fused and name == "weight" else p.grad for name, p in parameters.items()}
@@ -123,16 +124,16 @@ def grouped(config, together):
     layer = TEColumnParallelGroupedLinear(
         3, HIDDEN, OUT, config=config, init_method=torch.nn.init.zeros_, bias=True, skip_bias_add=False, is_expert=True
     )
-    parameters = filled_grouped(layer, generator)
-    x = torch.randn(32, HIDDEN, generator=generator).requires_grad_()
+    parameters = filled_grouped(layer.to(te_models.DEVICE), generator)
+    x = torch.randn(32, HIDDEN, generator=generator).to(te_models.DEVICE).requires_grad_()
     splits = [20, 0, 12]
     output, _ = layer(x, splits)
-    gradient = torch.randn(output.shape, generator=generator)
+    gradient = torch.randn(output.shape, generator=generator).to(output)
     output.backward(gradient)
     found = {"output": output, "input": x.grad}
     wanted = {"output": [], "input": []}
     for number, part, grad in zip(range(3), x.detach().split(splits), gradient.split(splits), strict=True):
-        single = column(False, configuration(1), True, False)
+        single = column(False, configuration(1), True, False).to(te_models.DEVICE)
         with torch.no_grad():
             single.weight.copy_(parameters[f"weight{number}"])
             single.bias.copy_(parameters[f"bias{number}"])
@@ -155,7 +156,7 @@ def filled_grouped(layer, generator):
     with torch.no_grad():
         for name in sorted(parameters):
             parameters[name].copy_(torch.randn(parameters[name].shape, generator=generator))
-            parameters[name].main_grad = torch.zeros_like(parameters[name])
+            parameters[name].main_grad = torch.zeros_like(parameters[name], dtype=torch.float32)
     return parameters
 
 
@@ -197,6 +198,10 @@ def main():
     # once, for all ranks
     import quantctl.kernels.transformer_engine  # noqa: F401
 
+    if te_models.DEVICE == "cuda":
+        with tempfile.TemporaryDirectory() as folder:
+            on_rank(1, 0, os.path.join(folder, "store"))
+        return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as children:
         for rank in range(world):
             child = os.fork()

@@ -29,6 +29,7 @@ _ORDER = {
         "name-says-otherwise",
         "block-tail",
         "ms-swift-te",
+        "ms-swift-mla",
     ),
     "layers": (
         "persist-layer-norm",

@@ -39,6 +39,20 @@ def test_who_rules(case, quantctl, stock_copy):
     assert sentence in quantctl("--megatron", tree, *command).out
 
 
+def test_layers_of_an_earlier_edition_are_brought_up_to_date(quantctl, stock_copy, megatron_tree):
+    """A tree whose local layers were patched before Transformer Engine's could be."""
+    tree, file = stock_copy("0.16.1"), "megatron/core/extensions/transformer_engine.py"
+    command = ["lint", "--", "torchrun", "pretrain_gpt.py", "--num-layers", 2, "--hidden-size", 64]
+    assert quantctl("--megatron", tree, "set", "--linear", "mxfp8").status == 0
+    assert "selectors-never-run" not in quantctl("--megatron", tree, *command).out
+    (tree / file).write_bytes((megatron_tree("0.16.1") / file).read_bytes())
+    assert "selectors-never-run" in quantctl("--megatron", tree, *command).out
+    done = quantctl("--megatron", tree, "patch")
+    assert done.status == 0, done.err
+    assert "te_linear" in done.err
+    assert "selectors-never-run" not in quantctl("--megatron", tree, *command).out
+
+
 def test_a_command_that_trains_nothing(quantctl):
     done = quantctl("check", "--", "ls", "-l")
     assert done.status == 2
