@@ -46,7 +46,7 @@ kernels-gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	status=0; \
 	$(or $(GPU_PYTHON),$(BIN)/python) -m quantctl.bench.gate $(ARGS) || status=1; \
 	$(if $(findstring --quick,$(ARGS)),,QUANTCTL_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(BIN)/python) -m pytest \
-		$(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) || status=1;) \
+		$(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) tests/patches/test_te_on_gpu.py || status=1;) \
 	exit $$status
 
 # the kernels compiled with every Triton that a supported torch comes with; no GPU is needed

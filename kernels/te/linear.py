@@ -65,7 +65,7 @@ def _linear(module: Any, x: Tensor) -> Output:
         output = _reduced(module, output)
     if module.return_bias:
         return output, bias
-    return output if bias is inside else output + bias
+    return output if bias is None or inside is not None else output + bias
 
 
 def product(

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from quantctl.lint.case import LEGACY, TE, Case
-from quantctl.patches import transformer_engine
+from quantctl.tree.fit import IN_TE_LAYERS
 
 LAYERS = ("linear", "qk", "pv")
 """Selectors of the layers; the output layer is Megatron's own in all of them."""
 _ATTENTION = ("qk", "pv")
-_TE_PATCHES = {
-    role: tuple(patch.name for patch in transformer_engine.PATCHES if home in patch.together)
-    for role, home in (("linear", "linear"), ("qk", "attention"), ("pv", "attention"))
-}
-"""Role -> the patches by which it rules Transformer Engine's layers."""
-
 # flag's stem -> the recipe that is a block format of its own
 _BLOCK_RECIPES = {"fp8": "mxfp8", "fp4": "nvfp4"}
 # kind -> the formats that are of it
@@ -42,7 +36,7 @@ def never_run(case: Case) -> list[str]:
     if case.implementation == LEGACY:  # their linear layers are core's, their attention is their own
         return [role for role in case.quantized if role in _ATTENTION]
     if case.implementation == TE:
-        return [role for role in case.quantized if _behind(case, role)]
+        return [role for role in case.quantized if role in LAYERS and _behind(case, role)]
     return [role for role in case.quantized if role in LAYERS]
 
 
@@ -50,7 +44,7 @@ def _behind(case: Case, role: str) -> bool:
     """Whether the tree has the selector, and Transformer Engine's layers of an earlier edition or a fork's, without."""
     state = case.setting.state
     there = state is not None and role in state.selectors
-    return there and any(map(case.lacks, _TE_PATCHES.get(role, ())))
+    return there and any(map(case.lacks, IN_TE_LAYERS[role]))
 
 
 def who_rules(case: Case) -> tuple[str, str]:

@@ -23,8 +23,8 @@ Beside the sites, `attention` -> fused -> by whom, and unfused -> why -> number 
 """
 
 _BYPASS = (
-    "the run did not go through Megatron's local layers: is --transformer-impl transformer_engine (the default of "
-    "Megatron-LM) in effect? Selectors act with --transformer-impl local only"
+    "the run's layers read no selector: are they Megatron's own, local or Transformer Engine's, and do the patches fit "
+    "this tree (quantctl patch --list)?"
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from quantctl.errors import QuantctlError
-from quantctl.patches import fused_attention
+from quantctl.patches import fused_attention, transformer_engine
 from quantctl.patches.patch import Patch
 from quantctl.patches.registry import PATCHES
 from quantctl.spec import SITES, literal, names_of
@@ -25,6 +25,14 @@ TARGETS = {
     for scope in sorted(scopes_of(patch))
 }
 """What may not be replaced at run time where a patch changes it, and its module."""
+
+
+IN_TE_LAYERS = {
+    role: tuple(patch.name for patch in transformer_engine.PATCHES if home.name in patch.together)
+    for home in PATCHES
+    for role in home.roles
+}
+"""Role -> the patches by which it rules Transformer Engine's layers."""
 
 
 def asks(role: str, value: str) -> bool:

@@ -16,6 +16,7 @@ from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import find
 from quantctl.lint.megatron_flags import nearest
 from quantctl.lint.outline import outline
+from quantctl.patches import transformer_engine
 from quantctl.patches.registry import PATCHES
 from quantctl.spec.outline import Outline
 from quantctl.tree.state import PatchState, plan, read_state
@@ -140,6 +141,7 @@ NEEDED_IN = {
     "rope_scaling_factor:pretrain_gpt": (),
     "rope_scaling_factor:gpt_builders": (),
     "rope_scaling_factor:argument_utils": ("0.19.0", "0.19.2"),
+    **{patch.name: ALL_RELEASES[:-1] for patch in transformer_engine.PATCHES},
 }
 
 

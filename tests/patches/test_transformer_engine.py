@@ -1,12 +1,13 @@
 """Transformer Engine's layers under the selectors, on a CPU: its real modules, and a stand-in for what is compiled.
 
 What is claimed of them here is claimed of Megatron's and quantctl's code around Transformer Engine's kernels, not of
-these kernels. The releases and Transformer Engine's versions beside the daily ones run with `make releases`.
+these kernels. One release and one version of Transformer Engine run daily, the others with `make releases`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,31 +18,41 @@ import te_wheels
 from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import find
 from quantctl.lint.outline import outline
+from quantctl.lint.rules.te_not_ruled import ATTENTION, LINEAR
+from quantctl.tree.state import plan, read_state
 
 SUPPORT = Path(te_wheels.__file__).parent
+KINDS = ("transformer_engine", "local")
 ALL = {"linear": "mxfp8", "lm_head": "mxfp4", "qk": "mxfp8", "pv": "mxfp8"}
-PAIRS = [
-    ("0.16.1", te_wheels.COMMON),
-    *(
-        pytest.param(release, version, marks=pytest.mark.releases)
-        for release, version in (
-            ("0.10.0", te_wheels.OLDEST),
-            ("0.11.0", te_wheels.OLDEST),
-            ("0.12.0", te_wheels.COMMON),
-            ("0.12.3", te_wheels.OLDEST),
-            ("0.13.1", te_wheels.COMMON),
-            ("0.14.0", te_wheels.NEWEST),
-            ("0.15.3", te_wheels.COMMON),
-            ("0.16.1", te_wheels.OLDEST),
-            ("0.16.1", te_wheels.NEWEST),
-            ("0.17.1", te_wheels.NEWEST),
-            ("0.18.2", te_wheels.NEWEST),
-            ("0.19.2", te_wheels.NEWEST),
-            ("main", te_wheels.NEWEST),
-        )
-    ),
-]
+DAILY = ("0.16.1", te_wheels.COMMON)
+OTHERS = (
+    ("0.10.0", te_wheels.OLDEST),
+    ("0.11.0", te_wheels.OLDEST),
+    ("0.12.0", te_wheels.COMMON),
+    ("0.12.3", te_wheels.OLDEST),
+    ("0.13.1", te_wheels.COMMON),
+    ("0.14.0", te_wheels.NEWEST),
+    ("0.15.3", te_wheels.COMMON),
+    ("0.16.1", te_wheels.OLDEST),
+    ("0.16.1", te_wheels.NEWEST),
+    ("0.17.1", te_wheels.NEWEST),
+    ("0.18.2", te_wheels.NEWEST),
+    ("0.19.2", te_wheels.NEWEST),
+    ("main", te_wheels.NEWEST),
+)
 """Of Megatron and Transformer Engine."""
+PAIRS = [DAILY, *(pytest.param(*pair, marks=pytest.mark.releases) for pair in OTHERS)]
+FLAGS = {
+    "dense": "",
+    "bias": "",
+    "latent": "--multi-latent-attention --q-lora-rank 24",
+    "experts": "--num-experts 4 --moe-grouped-gemm --moe-shared-expert-intermediate-size 64",
+    "prediction": "--mtp-num-layers 1",
+}
+"""By case of te_models.py, the flags that decide which modules its model has."""
+DAILY_CASES = ("dense", "latent", "experts")
+NEAREST = {"0.10.0": "0.12.3", "0.11.0": "0.12.3", "0.12.0": "0.12.3", "0.19.2": "0.19.0"}
+"""Releases without a table of flags, and one whose flags they have."""
 
 
 def on_bed(script: str, version: str, *arguments: str) -> list[dict]:
@@ -55,24 +66,84 @@ def on_bed(script: str, version: str, *arguments: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def models(version: str, *asked: dict) -> list[dict]:
-    return on_bed("te_models.py", version, json.dumps(asked))
+def patched_copy(stock: Path, target: Path) -> Path:
+    shutil.copytree(stock, target, ignore=shutil.ignore_patterns(".git"))
+    for file, raw in plan(read_state(target), {}).items():
+        (target / file).write_bytes(raw)
+    return target
 
 
-@pytest.mark.parametrize(("release", "version"), PAIRS)
-def test_models(megatron_tree, patched, release, version):
-    """With every selector none a model is the unpatched tree's in every bit; with formats its losses are those of the
-    local layers with the same weights, and so are its counts, module by module."""
-    stock, tree = str(megatron_tree(release)), str(patched(release))
-    # up to 0.11 Megatron's YaRN computes for 163,840 positions only; see also the many models of `make releases`
-    cases = ["dense", "latent", "experts"] if version == te_wheels.COMMON else ["bias", "latent", "prediction"]
-    cases = [case for case in cases if (release, case) not in {("0.10.0", "latent"), ("0.11.0", "latent")}]
-    found = models(
-        version,
-        *({"tree": stock, "case": case} for case in cases),
-        *({"tree": tree, "case": case} for case in cases),
-        *({"tree": tree, "case": case, "layers": kind, **ALL} for case in cases for kind in KINDS),
-    )
+def comparisons(stock: Path, tree: Path, cases: list[str]) -> list[dict]:
+    """For each case: the unpatched tree's model, the patched one's with every selector none, both kinds of layers."""
+    return [
+        *({"tree": str(stock), "case": case} for case in cases),
+        *({"tree": str(tree), "case": case} for case in cases),
+        *({"tree": str(tree), "case": case, "layers": kind, **ALL} for case in cases for kind in KINDS),
+    ]
+
+
+PRECISION = {
+    "configs": {"plain": {"transformer_engine_config_type": "TEQuantizationParams", "training_recipe": {}}},
+    "matchers": {"fc2": {"config": "plain", "type": "glob", "pattern": "*linear_fc2", "enabled": True}},
+}
+"""What Megatron reads of a --te-precision-config-file."""
+FC2 = "decoder.layers.0.mlp.linear_fc2"
+REFUSED = {
+    "fp8": ({"fp8": "hybrid"}, "--fp8-format hybrid --fp8-recipe delayed has Transformer Engine quantize the same"),
+    "fp4": ({"fp4": "e2m1", "bf16": True}, "--fp4-format e2m1 --fp4-recipe nvfp4 has Transformer Engine quantize"),
+    "precision file": ({"quant_recipe": PRECISION}, f"{FC2}: Megatron's per-module precision file speaks of the same"),
+    "delayed wgrad": ({"delay_wgrad_compute": True}, "--delay-wgrad-compute computes weight gradients outside"),
+    "overlap": ({"tp_comm_overlap": True}, "--tp-comm-overlap cuts the products into pieces"),
+    "all-reduce": ({"symmetric_ar_type": "two_shot"}, "--symmetric-ar-type has Transformer Engine reduce"),
+    "fused MLP": ({"fused_mlp": True}, "drop --use-transformer-engine-op-fuser"),
+}
+"""Together with `linear`."""
+NOT_ATTENDED = {
+    "window": ({"window_size": [8, 0]}, None, "a sliding window", "--window-size"),
+    "sinks": ({"softmax_type": "learnable"}, None, "attention sinks", "--softmax-type"),
+    "context parallel": ({"context_parallel_size": 2}, None, "context parallelism", "--context-parallel-size"),
+    "largest logit": ({"qk_clip": True}, None, "the largest attention logit", "--qk-clip, --log-max-attention-logit"),
+    "own fp8": (
+        {"fp8": "hybrid", "fp8_dot_product_attention": True},
+        None,
+        "Transformer Engine's own FP8 attention",
+        "--fp8-dot-product-attention and --fp8-multi-head-attention",
+    ),
+    "packed": ({}, "packed_seq_params", "packed sequences", ""),
+    "bias": ({}, "attention_bias", "an attention bias", ""),
+    "mask": ({}, "padding_causal", "the mask type padding_causal", ""),
+}
+"""Together with `qk`."""
+SERVED = ({"linear": "mxfp8; linear_fc2: none"}, {"linear": "none", "qk": "mxfp8"})
+"""Beside that precision file."""
+
+
+BYPASSED = "mlp.linear_fc2"
+"""A layer of which te.pytorch's forward takes the place."""
+
+
+def refusals(tree: Path) -> list[dict]:
+    model = {"tree": str(tree), "case": "dense"}
+    return [
+        *({**model, "linear": "mxfp8", "config": config} for config, _ in REFUSED.values()),
+        *({**model, "qk": "mxfp8", "config": config, "call": call} for config, call, *_ in NOT_ATTENDED.values()),
+        *({**model, **values, "config": {"quant_recipe": PRECISION}} for values in SERVED),
+        {**model, "linear": "mxfp8", "call": BYPASSED},
+    ]
+
+
+@pytest.fixture(scope="module")
+def daily_models(megatron_tree, tmp_path_factory) -> tuple[list[dict], list[dict]]:
+    """What the comparisons and the refusals of the daily pair have found, in one process."""
+    release, version = DAILY
+    stock = megatron_tree(release)
+    tree = patched_copy(stock, tmp_path_factory.mktemp("patched") / release)
+    compared = comparisons(stock, tree, [*DAILY_CASES])
+    found = on_bed("te_models.py", version, json.dumps([*compared, *refusals(tree)]))
+    return found[: len(compared)], found[len(compared) :]
+
+
+def hold(release: str, cases: list[str], found: list[dict]) -> None:
     for number, case in enumerate(cases):
         before, none = found[number], found[len(cases) + number]
         te, local = found[2 * (len(cases) + number) :][:2]
@@ -90,16 +161,6 @@ def test_models(megatron_tree, patched, release, version):
         assert te["modules"].keys() == foreseen(case, release), case
 
 
-FLAGS = {
-    "dense": "",
-    "bias": "",
-    "latent": "--multi-latent-attention --q-lora-rank 24",
-    "experts": "--num-experts 4 --moe-grouped-gemm --moe-shared-expert-intermediate-size 64",
-    "prediction": "--mtp-num-layers 1",
-}
-"""By case, the flags that decide which modules it has; those of te_models.py are the same as a configuration."""
-
-
 def foreseen(case: str, release: str) -> set[str]:
     """The modules that a command has by its flags."""
     command = find(f"pretrain_gpt.py --num-layers 2 --hidden-size 64 {FLAGS[case]}".split())
@@ -107,65 +168,99 @@ def foreseen(case: str, release: str) -> set[str]:
     return {module.name for modules in found.modules.values() for module in modules}
 
 
-NEAREST = {"0.10.0": "0.12.3", "0.11.0": "0.12.3", "0.12.0": "0.12.3", "0.19.2": "0.19.0"}
-"""Releases without a table of flags, and one whose flags they have."""
-
-KINDS = ("transformer_engine", "local")
-
-
-@pytest.mark.parametrize(("release", "version"), PAIRS)
-def test_layers(patched, release, version):
-    """Outputs, biases and all gradients equal the local layers' in every bit on two ranks, tensor and sequence
-    parallel: column, row and norm layers, biases applied and handed back, bf16, main_grad, frozen weights."""
-    found = on_bed("te_layers.py", version, str(patched(release)), "2")
-    assert len(found) == 80
-    assert not [(line["case"], line["rank"]) for line in found if line["unequal"]]
-    assert all(line["hits"]["linear"]["mxfp8"]["fprop"] == 2 for line in found)
+def test_models(daily_models):
+    """With every selector none a model is the unpatched tree's in every bit; with formats its losses are those of the
+    local layers with the same weights, and so are its counts, module by module; its modules are foreseen."""
+    hold(DAILY[0], [*DAILY_CASES], daily_models[0])
 
 
-PRECISION = {
-    "configs": {"plain": {"transformer_engine_config_type": "TEQuantizationParams", "training_recipe": {}}},
-    "matchers": {"fc2": {"config": "plain", "type": "glob", "pattern": "*linear_fc2", "enabled": True}},
-}
-"""What Megatron reads of a --te-precision-config-file."""
-FC2 = "decoder.layers.0.mlp.linear_fc2"
-REFUSED = {
-    "fp8": ({"fp8": "hybrid"}, "--fp8-format hybrid --fp8-recipe delayed has Transformer Engine quantize the same"),
-    "fp4": ({"fp4": "e2m1", "bf16": True}, "--fp4-format e2m1 --fp4-recipe nvfp4 has Transformer Engine quantize"),
-    "precision file": ({"quant_recipe": PRECISION}, f"{FC2}: Megatron's per-module precision file speaks of the same"),
-    "delayed wgrad": ({"delay_wgrad_compute": True}, "--delay-wgrad-compute computes weight gradients outside"),
-    "overlap": ({"tp_comm_overlap": True}, "--tp-comm-overlap cuts the products into pieces"),
-    "all-reduce": ({"symmetric_ar_type": "two_shot"}, "--symmetric-ar-type has Transformer Engine reduce"),
-    "fused MLP": ({"fused_mlp": True}, "decoder.layers.0.mlp is a TEFusedMLP, whose products Transformer Engine"),
-}
-"""Together with `linear`."""
-NOT_ATTENDED = {
-    "window": ({"window_size": [8, 0]}, None, "a sliding window"),
-    "sinks": ({"softmax_type": "learnable"}, None, "attention sinks"),
-    "context parallel": ({"context_parallel_size": 2}, None, "context parallelism"),
-    "largest logit": ({"qk_clip": True}, None, "the largest attention logit"),
-    "own fp8": ({"fp8": "hybrid", "fp8_dot_product_attention": True}, None, "Transformer Engine's own FP8 attention"),
-    "packed": ({}, "packed_seq_params", "packed sequences"),
-    "bias": ({}, "attention_bias", "an attention bias"),
-    "mask": ({}, "padding_causal", "the mask type padding_causal"),
-}
-"""Together with `qk`."""
+@pytest.mark.releases
+@pytest.mark.parametrize(("release", "version"), OTHERS)
+def test_models_of_each_release(megatron_tree, tmp_path, release, version):
+    # up to 0.11 Megatron's YaRN computes for 163,840 positions only
+    cases = [case for case in FLAGS if case != "latent" or release not in ("0.10.0", "0.11.0")]
+    stock = megatron_tree(release)
+    asked = comparisons(stock, patched_copy(stock, tmp_path / release), cases)
+    hold(release, cases, on_bed("te_models.py", version, json.dumps(asked)))
 
 
-def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(patched):
-    tree = {"tree": str(patched("0.16.1")), "case": "dense"}
-    served = {"linear": "mxfp8; linear_fc2: none"}, {"linear": "none", "qk": "mxfp8"}
-    found = models(
-        te_wheels.COMMON,
-        *({**tree, "linear": "mxfp8", "config": config} for config, _ in REFUSED.values()),
-        *({**tree, "qk": "mxfp8", "config": config, "call": call} for config, call, _ in NOT_ATTENDED.values()),
-        *({**tree, **values, "config": {"quant_recipe": PRECISION}} for values in served),
-    )
-    wanted = [words for _, words in REFUSED.values()] + [words for *_, words in NOT_ATTENDED.values()]
+def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(daily_models):
+    found = daily_models[1]
+    wanted = [words for _, words in REFUSED.values()] + [words for _, _, words, _ in NOT_ATTENDED.values()]
     for name, model, words in zip((*REFUSED, *NOT_ATTENDED), found, wanted, strict=False):
         assert words in model["error"], name
         assert "; or set " in model["error"], name  # the way out
-    both, attention = found[len(wanted) :]
+    both, attention, _ = found[len(wanted) :]
     assert not both["modules"][FC2]["linear"]["calls"].keys() - {"none"}
     assert both["modules"][FC2.replace("fc2", "fc1")]["linear"]["calls"]["mxfp8"]
     assert attention["hits"].keys() == {"qk"}
+
+
+def test_lint_knows_the_flags_that_are_refused():
+    said = " ".join([words for _, words in REFUSED.values()] + [flags for *_, flags in NOT_ATTENDED.values()])
+    assert all(flag in said for flag in (*LINEAR, *ATTENTION))
+
+
+@pytest.mark.parametrize(("release", "version"), PAIRS)
+def test_layers(megatron_tree, tmp_path, release, version):
+    """Outputs, biases and all gradients equal the local layers' in every bit on two ranks, tensor and sequence
+    parallel: column, row and norm layers, biases applied and handed back, bf16, main_grad, frozen weights."""
+    tree = patched_copy(megatron_tree(release), tmp_path / release)
+    found = on_bed("te_layers.py", version, str(tree), "2")
+    assert len(found) == 80
+    assert not [(line["case"], line["rank"]) for line in found if line["unequal"]]
+    assert all(line["calls"]["linear"]["mxfp8"]["fprop"] == 2 for line in found)
+
+
+@pytest.mark.releases
+def test_experts_in_one_layer(megatron_tree, tmp_path):
+    tree = patched_copy(megatron_tree(DAILY[0]), tmp_path / "tree")
+    found = on_bed("te_layers.py", te_wheels.NEWEST, str(tree), "1")
+    assert not [line["case"] for line in found if line["unequal"]]
+    assert {"grouped", "grouped, fused"} <= {line["case"] for line in found}
+
+
+PROGRAM = """
+import te_models
+te_models.start()
+model = te_models.build("dense")
+{change}
+print(te_models.train(model)["losses"])
+"""
+BYPASS = f"te_models.bypass(model, {BYPASSED!r})"
+
+
+@pytest.fixture
+def run(quantctl, megatron_tree, tmp_path):
+    """Function from what is done to the model to how `quantctl exec` ended, and its proof."""
+
+    def start(change: str):
+        program = tmp_path / "pretrain_gpt.py"
+        program.write_text(PROGRAM.format(change=change))
+        command = [sys.executable, program, "--num-layers", 2, "--hidden-size", 64]
+        options = ["exec", "--mode", "FA_linear_mxfp8", "--run-dir", tmp_path / "run"]
+        environment = te_wheels.environment(te_wheels.COMMON)
+        done = quantctl("--megatron", megatron_tree(DAILY[0]), *options, "--", *command, env=environment)
+        return done, json.loads((tmp_path / "run" / "proof.json").read_text())
+
+    return start
+
+
+def test_a_run_of_transformer_engines_layers_is_proved(run):
+    done, proof = run("")
+    assert (done.status, proof["ok"]) == (0, True), done.err
+    assert proof["calls"]["linear"] == {"mxfp8": dict.fromkeys(("fprop", "dgrad", "wgrad"), 2 * 8)}
+    assert proof["calls"]["qk"] == {"mxfp8": dict.fromkeys(("fprop", "dgrad", "wgrad"), 2 * 2)}
+    assert proof["by_module"].keys() == foreseen("dense", DAILY[0]) - {"output_layer"}
+
+
+@pytest.mark.releases
+def test_a_layer_that_nothing_rules_fails_the_proof(run):
+    done, proof = run(BYPASS)
+    assert (done.status, proof["ok"]) == (1, False)
+    assert "2 of 8 modules went another way: decoder.layers.0-1.mlp.linear_fc2" in done.err
+
+
+def test_a_layer_that_nothing_rules_is_known_by_name(daily_models):
+    *_, model = daily_models[1]
+    assert model["coverage"]["linear"]["bypassed"] == [FC2, FC2.replace(".0.", ".1.")]

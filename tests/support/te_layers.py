@@ -1,10 +1,11 @@
-"""Transformer Engine's linear layers against Megatron's local ones on the CPU, bit for bit: a line of JSON a case.
+"""Transformer Engine's linear layers against Megatron's local ones, bit for bit: a line of JSON a case.
 
     python te_layers.py TREE WORLD
 
-TREE is patched. Each of WORLD ranks (gloo) is a fork. Both layers of a case get the same weights, input and output
-gradient, under mxfp8. A line names the case and the rank, and what of both is not equal: output, bias (what is handed
-back), input, weight and its gradient...; for a case of one layer alone, what it differs in from what it should give.
+TREE is patched. Each of WORLD ranks (gloo) is a fork; on a GPU there is one. Both layers of a case get the same
+weights, input and output gradient, under mxfp8. A line names the case and the rank, and what of both is not equal:
+output, bias (what is handed back), input, weight and its gradient...; for a case of one layer alone, what it differs in
+from what it should give.
 """
 
 import contextlib
@@ -84,22 +85,22 @@ def filled(layer, generator, frozen):
     with torch.no_grad():
         for name in sorted(parameters):
             parameters[name].copy_(torch.randn(parameters[name].shape, generator=generator))
-            parameters[name].main_grad = torch.zeros_like(parameters[name])
+            parameters[name].main_grad = torch.zeros_like(parameters[name], dtype=torch.float32)
     parameters["weight"].requires_grad_(not frozen)
     return parameters
 
 
 def computed(kind, te, rank, words, config, bias, returned):
     layer = kind(te, config, bias, returned)
-    parameters = filled(layer, torch.Generator().manual_seed(3 + rank), "frozen" in words)
+    parameters = filled(layer.to(te_models.DEVICE), torch.Generator().manual_seed(3 + rank), "frozen" in words)
     generator = torch.Generator().manual_seed(5 + rank)
     shape = list(TOKENS)
     if config.sequence_parallel and kind is not row:
         shape[0] //= config.tensor_model_parallel_size
     width = HIDDEN // config.tensor_model_parallel_size if kind is row else HIDDEN
-    x = torch.randn(*shape, width, generator=generator).to(config.params_dtype).requires_grad_()
+    x = torch.randn(*shape, width, generator=generator).to(te_models.DEVICE, config.params_dtype).requires_grad_()
     output, handed_back = layer(x)
-    gradient = torch.randn(output.shape, generator=generator).to(output.dtype)
+    gradient = torch.randn(output.shape, generator=generator).to(output)
     output.backward(gradient)
     fused = config.gradient_accumulation_fusion
     gradients = {name: p.main_grad if fused and name == "weight" else p.grad for name, p in parameters.items()}
@@ -123,16 +124,16 @@ def grouped(config, together):
     layer = TEColumnParallelGroupedLinear(
         3, HIDDEN, OUT, config=config, init_method=torch.nn.init.zeros_, bias=True, skip_bias_add=False, is_expert=True
     )
-    parameters = filled_grouped(layer, generator)
-    x = torch.randn(32, HIDDEN, generator=generator).requires_grad_()
+    parameters = filled_grouped(layer.to(te_models.DEVICE), generator)
+    x = torch.randn(32, HIDDEN, generator=generator).to(te_models.DEVICE).requires_grad_()
     splits = [20, 0, 12]
     output, _ = layer(x, splits)
-    gradient = torch.randn(output.shape, generator=generator)
+    gradient = torch.randn(output.shape, generator=generator).to(output)
     output.backward(gradient)
     found = {"output": output, "input": x.grad}
     wanted = {"output": [], "input": []}
     for number, part, grad in zip(range(3), x.detach().split(splits), gradient.split(splits), strict=True):
-        single = column(False, configuration(1), True, False)
+        single = column(False, configuration(1), True, False).to(te_models.DEVICE)
         with torch.no_grad():
             single.weight.copy_(parameters[f"weight{number}"])
             single.bias.copy_(parameters[f"bias{number}"])
@@ -155,25 +156,36 @@ def filled_grouped(layer, generator):
     with torch.no_grad():
         for name in sorted(parameters):
             parameters[name].copy_(torch.randn(parameters[name].shape, generator=generator))
-            parameters[name].main_grad = torch.zeros_like(parameters[name])
+            parameters[name].main_grad = torch.zeros_like(parameters[name], dtype=torch.float32)
     return parameters
 
 
-def on_rank(tree, world, rank, store):
-    sys.path.insert(0, tree)
+def on_rank(world, rank, store):
+    from quantctl.kernels.measure import coverage
+
     te_models.start(world, rank, dist.FileStore(store, world))
     te_models.select({"linear": SPEC})
+    coverage.give_up()  # no layer is part of a model, and looking for models takes longer than all else
     parallel = (False, True) if world > 1 else (False,)
     for words, (kind, bias, returned, changes) in CASES.items():
         for sequence_parallel in parallel:
             config = configuration(world, sequence_parallel=sequence_parallel, **changes)
             both = [computed(kind, te, rank, words, config, bias, returned) for te in (True, False)]
             case = words + (", sequence parallel" if sequence_parallel else "")
-            say({"case": case, "rank": rank, "unequal": unequal(*both), **te_models.counted()})
+            say({"case": case, "rank": rank, "unequal": unequal(*both), "calls": calls()})
     if world == 1:
         say({"case": "grouped", "rank": 0, "unequal": grouped(configuration(1), True)})
         config = configuration(1, gradient_accumulation_fusion=True)
         say({"case": "grouped, fused", "rank": 0, "unequal": grouped(config, False)})
+
+
+def calls():
+    """The products of the case."""
+    from quantctl.kernels.measure import hits
+
+    found = hits.snapshot()
+    hits._counts.clear()
+    return found
 
 
 def say(line):
@@ -182,11 +194,19 @@ def say(line):
 
 def main():
     tree, world = sys.argv[1], int(sys.argv[2])
+    sys.path.insert(0, tree)
+    # once, for all ranks
+    import quantctl.kernels.transformer_engine  # noqa: F401
+
+    if te_models.DEVICE == "cuda":
+        with tempfile.TemporaryDirectory() as folder:
+            on_rank(1, 0, os.path.join(folder, "store"))
+        return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as children:
         for rank in range(world):
             child = os.fork()
             if child == 0:
-                te_models.end_with(on_rank, tree, world, rank, os.path.join(folder, "store"))
+                te_models.end_with(on_rank, world, rank, os.path.join(folder, "store"))
             children.callback(wait, child)
 
 

@@ -1,12 +1,13 @@
-"""Real GPTModels of Transformer Engine's layers on the CPU, on the bed of te_cpu: prints a line of JSON a model.
+"""Real GPTModels of Transformer Engine's layers, on a CPU on the bed of te_cpu: prints a line of JSON a model.
 
     python te_models.py '[{"tree": TREE, "case": CASE, "layers": "local", SELECTOR: VALUE, ...}, ...]'
 
 Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
 layers, see CASES; with `layers` local the local layers' model of the same weights is trained, `config` changes its
-configuration, and `call` gives its first core attention an argument that only Transformer Engine takes. A line holds
-the losses in hexadecimal, a digest of the trained parameters in an order that both kinds of layers share, the names of
-the state, and what quantctl counted since the model before.
+configuration, and `call` gives its first core attention an argument that only Transformer Engine takes, or names a
+module that is to bypass what quantctl inserts. A line holds the losses in hexadecimal, a digest of the trained
+parameters in an order that both kinds of layers share, the names of the state, and what quantctl counted since the
+model before.
 """
 
 import contextlib
@@ -31,7 +32,10 @@ from te_cpu import bed
 warnings.filterwarnings("ignore")
 if not hasattr(typing, "override"):  # 0.17 and later say that they need Python 3.12, for this name alone
     typing.override = typing_extensions.override
-bed.install()
+DEVICE = os.environ.get("QUANTCTL_TEST_DEVICE", "cpu")
+"""On `cuda` Transformer Engine itself stands, and no bed."""
+if DEVICE == "cpu":
+    bed.install()
 
 SEQUENCE, VOCABULARY, STEPS = 32, 96, 2
 COMMON = {
@@ -98,7 +102,10 @@ NORMS = {
 def start(world=1, rank=0, store=None):
     from megatron.core import parallel_state, tensor_parallel
 
-    dist.init_process_group("gloo", store=store or dist.HashStore(), rank=rank, world_size=world)
+    if DEVICE == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if DEVICE == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store or dist.HashStore(), rank=rank, world_size=world)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=world)
     # without dropout nothing draws from the tracker, whose states are CUDA's
     tensor_parallel.random.get_cuda_rng_tracker().fork = lambda *_: contextlib.nullcontext()
@@ -115,7 +122,9 @@ def configuration(case, layers, **changes):
     if layers == "local":
         values["moe_grouped_gemm"] = False
     values["transformer_impl"] = layers
-    if "attention_backend" in known:
+    if values.get("bf16"):
+        values["params_dtype"] = torch.bfloat16
+    if "attention_backend" in known and DEVICE == "cpu":
         from megatron.core.transformer.enums import AttnBackend
 
         values["attention_backend"] = AttnBackend.unfused
@@ -164,7 +173,7 @@ def build(case, layers="transformer_engine", fused_mlp=False, **changes):
         share_embeddings_and_output_weights=False,
         position_embedding_type="rope",
         **more,
-    )
+    ).to(DEVICE)
 
 
 def local_name(name):
@@ -187,12 +196,13 @@ def loss_of(model, number):
     tokens = torch.randint(0, VOCABULARY, (2, SEQUENCE + 1), generator=generator)
     positions = torch.arange(SEQUENCE).repeat(2, 1)
     mask = torch.ones(1, 1, SEQUENCE, SEQUENCE, dtype=torch.bool).triu(1)
-    return model(tokens[:, :-1].contiguous(), positions, mask, labels=tokens[:, 1:].contiguous()).mean()
+    inputs = (tensor.to(DEVICE) for tensor in (tokens[:, :-1].contiguous(), positions, mask))
+    return model(*inputs, labels=tokens[:, 1:].contiguous().to(DEVICE)).mean()
 
 
 def digest(model):
     values = {local_name(name): parameter for name, parameter in model.named_parameters()}
-    data = b"".join((values[name].detach().float() + 0.0).numpy().tobytes() for name in sorted(values))
+    data = b"".join((values[name].detach().float().cpu() + 0.0).numpy().tobytes() for name in sorted(values))
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -236,10 +246,21 @@ def attend(model, argument):
     attention(*(torch.randn(SEQUENCE, 2, heads, 16) for heads in (4, 2, 2)), **given)
 
 
+def bypass(model, name):
+    """Every layer's module of that name computes as te.pytorch.Linear does, whatever Megatron's file says."""
+    from transformer_engine.pytorch import Linear
+
+    for layer in model.decoder.layers:
+        module = layer.get_submodule(name)
+        module.forward = lambda x, own=module: (Linear.forward(own, x), None)
+
+
 def run(case, layers="transformer_engine", config=None, call=None):
     try:
         model = build(case, layers, **(config or {}))
-        if call:
+        if call and "linear" in call:
+            bypass(model, call)
+        elif call:
             return attend(model, call)
         if layers == "local":
             copy_into_local(build(case, **(config or {})), model)
@@ -297,6 +318,9 @@ def on_tree(tree, models):
 def main():
     models = json.loads(sys.argv[1])
     gc.freeze()
+    if DEVICE == "cuda":  # which is not to be forked: one tree a process
+        on_tree(models[0]["tree"], models)
+        return
     for tree, of_it in itertools.groupby(models, key=lambda model: model["tree"]):
         in_a_fork(on_tree, tree, list(of_it))
 

@@ -30,6 +30,7 @@ _ORDER = {
         "block-tail",
         "hadamard-size",
         "ms-swift-te",
+        "ms-swift-mla",
     ),
     "layers": (
         "persist-layer-norm",

@@ -183,7 +183,13 @@ CASES = {
         (f"{RHT} --hidden-size 264", f"{RHT} --hidden-size 272", "0.16.1", {}),
         (f"{NVFP4} --seq-length 504", f"{NVFP4} --seq-length 504 --micro-batch-size 2", "0.16.1", {}),
     ],
-    "ms-swift-te": [(SWIFT, EXEC, "0.16.1", {})],
+    "ms-swift-te": [
+        (SWIFT.partition(" -- ")[2], SWIFT, "0.16.1", {"selectors": mode_selectors("linear_mxfp8")}),
+    ],
+    "ms-swift-mla": [
+        (f"{SWIFT} --tensor_model_parallel_size 2",
+         f"{SWIFT} --tensor_model_parallel_size 2".replace("local", "transformer_engine"), "0.16.1", {}),
+    ],
     "persist-layer-norm": [(f"{BARE} --normalization RMSNorm", f"{BARE} --no-persist-layer-norm", "0.16.1", {})],
     "norm-sequence-parallel": [
         (f"{GPT} {LOCAL} --sequence-parallel --tensor-model-parallel-size 2 --normalization RMSNorm",
@@ -446,7 +452,7 @@ def test_another_python_may_have_other_packages(tmp_path, monkeypatch):
     assert severities == ["error", "note"]
 
 
-@pytest.mark.parametrize(("version", "severities"), [("4.1.0", ["error"]), ("3.9.2", []), (None, ["note"])])
+@pytest.mark.parametrize(("version", "severities"), [("4.1.0", ["warning"]), ("3.9.2", []), (None, ["note"])])
 def test_ms_swift_by_its_installed_release(version, severities, monkeypatch):
     def installed(name: str) -> str:
         if version is None:
@@ -454,7 +460,8 @@ def test_ms_swift_by_its_installed_release(version, severities, monkeypatch):
         return version
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    judged = judge_command(shlex.split(SWIFT), Setting("0.16.1", here=True))
+    setting = Setting("0.16.1", here=True, selectors=mode_selectors("linear_mxfp8"))
+    judged = judge_command(shlex.split(SWIFT.partition(" -- ")[2]), setting)
     assert [f.severity.value for f in judged.findings if f.rule.id == "ms-swift-te"] == severities
 
 
