@@ -15,8 +15,9 @@ from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
 from quantctl.kernels.cpu.words import infinite, magnitude, unsigned
 
-ROWS, COLUMNS = 32, 256
-"""Size of a tile: whole blocks of every format either way, and small enough for the first cache."""
+ROWS, COLUMNS = 32, 1024
+"""Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
+still in the second cache."""
 
 
 class Geometry(NamedTuple):

@@ -3,6 +3,7 @@
 This is how a layer keeps an operand of the forward for its weight gradient. `quantize_dequantize_packed` gives the
 operand of the forward product and what is to be kept from one read of the tensor, `dequantize` gives the values back,
 and they are those of quantize_dequantize in every bit.
+On a CPU they are kept as they are, quantized in the same pass: packing takes longer than it saves.
 Unlike codes.Encoded, which has the quantized axis last as the formats' hardware reads it, the codes lie where the
 values lay: packing and unpacking write whole rows, along whichever axis the blocks are.
 """
@@ -16,11 +17,17 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import TRITON, family_of
+from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
-from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize
+from quantctl.kernels.formats.quantize import (
+    FORMATS,
+    draw_for,
+    operand,
+    quantize_dequantize,
+    quantize_dequantize_along,
+)
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.groups import tiles
@@ -44,7 +51,10 @@ class Packed(NamedTuple):
     """The tensors of a packed matrix [rows, columns]."""
 
     elements: Tensor
-    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three."""
+    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three.
+
+    Or the values themselves, in the matrix's dtype and without scales, where keeping them packed is not worth it.
+    """
     block_scales: Tensor | None
     """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8.
 
@@ -118,10 +128,27 @@ def quantize_dequantize_kept(
     """
     kept = operands.kept(specs)
     assert kept is not None
+    if family_of(x) == CPU:
+        return unpacked(kept, x, specs, rngs, quantize_dequantize_along)
     if kept.together:
         return quantize_dequantize_packed(x, kept.spec, kept.axis, rngs)
     values = quantize_dequantize(x, specs.fprop[0].spec, 1, rng=rngs[0])
     return values, *packed_matrix(operands.begin(specs.wgrad[1], x, values), kept.spec, kept.axis, rngs[1])
+
+
+def unpacked(
+    kept: operands.Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
+) -> tuple[Tensor, Packed, Layout]:
+    """As quantize_dequantize_kept, but what is kept are the values."""
+    layout = Layout(kept.spec, kept.axis, x.shape[0], x.shape[1], x.dtype)
+    if kept.axis == 1:
+        (values,) = own = quantize(x, kept.spec, (1,), rngs[:1])
+    elif kept.together:
+        values, *own = quantize(x, kept.spec, (1, 0), rngs)
+    else:
+        (values,) = quantize(x, specs.fprop[0].spec, (1,), rngs[:1])
+        own = quantize(operands.begin(specs.wgrad[1], x, values), kept.spec, (0,), rngs[1:])
+    return values, Packed(own[0], None, None), layout
 
 
 def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | None = None) -> tuple[Packed, Layout]:
@@ -148,6 +175,8 @@ def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
 
 def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
+    if packed.elements.dtype == layout.dtype:
+        return packed.elements
     if family_of(packed.elements) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
