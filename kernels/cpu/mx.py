@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements
-from quantctl.kernels.cpu.rounding import bits_of, rounded_to, wide
-from quantctl.kernels.cpu.words import INFINITY, signed
+from quantctl.kernels.cpu.rounding import rounded_to
+from quantctl.kernels.cpu.words import signed
 from quantctl.kernels.formats import mx
 from quantctl.kernels.formats.elements import Element
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
@@ -42,7 +42,7 @@ def numbers(element: Element, scale: str, dtype_largest: float) -> MXNumbers:
         min_exponent=np.int32(element.min_exponent),
         mantissa_bits=np.int32(element.mantissa_bits),
         largest=np.float32(element.largest),
-        dtype_largest=np.float64(dtype_largest),
+        dtype_largest=np.float32(dtype_largest),
     )
 
 
@@ -67,25 +67,13 @@ def _prepare(amax: Any, e: Any) -> Any:
     scale = np.int32(((amax + e.rule) >> FIELD) - e.max_exponent)  # biased
     scale = max(scale, _LOWEST_SCALE)
     lowest = as_float(np.int32((scale + e.min_exponent) << FIELD))
-    return lowest, min(e.largest * as_float(np.int32(scale << FIELD)), np.float32(e.dtype_largest))
+    return lowest, min(e.largest * as_float(np.int32(scale << FIELD)), e.dtype_largest)
 
 
 @implements(quantize, e=MXNumbers)
 def _quantize(bits: Any, lowest: Any, limit: Any, e: Any, word: Any, how: Any) -> Any:
     value = rounded_to(bits, as_bits(lowest), np.int32(e.mantissa_bits << FIELD), word, how)
     return min(as_bits(value), as_bits(limit))  # magnitudes are ordered as their bits
-
-
-@implements(quantize_wide, e=MXNumbers)
-def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    if amax >= np.int32(INFINITY):
-        return np.int32(0x7FC00000)
-    if bits == np.int32(0):
-        return bits
-    scale = np.int32(((amax + e.rule) >> FIELD) - np.int32(BIAS) - e.max_exponent)
-    scale = np.int32(min(max(scale, np.int32(-BIAS)), np.int32(BIAS)))
-    value = wide(bits, np.int32(scale + e.min_exponent), e.mantissa_bits, word, how)
-    return bits_of(min(value, np.float64(e.largest) * 2.0 ** np.float64(scale), e.dtype_largest))
 
 
 @implements(stored, e=MXNumbers)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
 from quantctl.kernels.cpu.rounding import nearest, rounded_to
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed
@@ -65,14 +65,6 @@ def _quantize(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> A
     y = as_bits(min(as_float(bits) * inverse, _LARGEST))
     q = rounded_to(y, _LOWEST, _MANTISSA, word, how)
     return as_bits(min((min(q, _LARGEST) * b) * e.decode, e.dtype_largest))
-
-
-@implements(quantize_wide, e=NVFP4Numbers)
-def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    if amax >= np.int32(INFINITY):
-        return np.int32(0x7FC00000)
-    inverse, b = prepare(amax, e)
-    return quantize(bits, inverse, b, e, word, how)
 
 
 @implements(stored, e=NVFP4Numbers)

@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantctl.kernels.cpu import hifp8 as cpu_hifp8
-from quantctl.kernels.cpu import mx as cpu_mx
-from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
-from quantctl.kernels.cpu import tiles, wide
+from quantctl.kernels.cpu import rest, tiles
+from quantctl.kernels.cpu.geometry import Geometry, count
 from quantctl.kernels.cpu.noise import NO_KEY, key
+from quantctl.kernels.cpu.numbers import numbers_of
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
 from quantctl.kernels.cpu.words import flat
-from quantctl.kernels.formats import mx
 from quantctl.kernels.formats.quantize import FORMATS
-from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
+from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
 from quantctl.spec import FormatSpec
@@ -30,7 +28,7 @@ from quantctl.spec import FormatSpec
 class _Plan(NamedTuple):
     """What the kernels are called with beside the tensors: the same for all tensors of one layout."""
 
-    geometry: tiles.Geometry
+    geometry: Geometry
     tiles: int
     spans: tuple[int, int]
     """Elements of memory from the first to the last, of x and of a result."""
@@ -49,18 +47,6 @@ def _span(sizes: Sizes, strides: Sizes) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def _numbers(spec: FormatSpec, dtype: torch.dtype, scales: tuple[float, float]) -> Any:
-    """scales: of the whole tensor, what elements are multiplied by before rounding and after it."""
-    largest = torch.finfo(dtype).max
-    format_ = FORMATS[spec.format]
-    if isinstance(format_, mx.MX):
-        assert spec.scale is not None
-        return cpu_mx.numbers(format_.elements[spec.elem], spec.scale, largest)
-    if spec.format == "nvfp4":
-        return cpu_nvfp4.NVFP4Numbers(*map(np.float32, (*scales, largest)))
-    return cpu_hifp8.numbers(scales[1], largest)
-
-
 @lru_cache(maxsize=1024)
 def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Sizes, axes: Sizes) -> _Plan | None:
     """For strides `x` of the tensor and `out` of the results. None if one call of the kernels cannot do it."""
@@ -71,15 +57,16 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     if launch is None or not (launch.n.size == 1 or launch.n.x == launch.n.out == 1):  # rows lie in one piece
         return None
     batch, m, n, roles = launch
-    geometry = tiles.Geometry(
-        batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number
+    geometry = Geometry(
+        *(batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number),
+        *(tiles.ROWS, tiles.COLUMNS, 1),
     )
     return _Plan(
         geometry,
-        tiles.count(geometry),
+        count(geometry),
         (_span(sizes, x), _span(sizes, out)),
         roles if format_.has_blocks else ("last",),  # where the axis plays no role, rows serve every one
-        None if has_tensor_scale(spec) else _numbers(spec, dtype, (1.0, 1.0)),
+        None if has_tensor_scale(spec) else numbers_of(spec, dtype),
         RULES[str(spec.round)],
     )
 
@@ -121,10 +108,13 @@ def into(
         into([result], x.contiguous(), spec, axes, draws, number)
         outs[0].copy_(result)
         return
-    words, numbers = flat(x, plan.spans[0]), plan.numbers
+    words, numbers, amax = flat(x, plan.spans[0]), plan.numbers, None
     if numbers is None:
-        encode, decode = factors(_finite_amax(words, plan, elements), spec)
-        numbers = _numbers(spec, x.dtype, (encode.item(), decode.item()))
+        amax = _finite_amax(words, plan, elements)
+        numbers = numbers_of(spec, x.dtype, amax)
+    if numbers is None:
+        _by_reference(outs, x, spec, axes, draws, number, amax)
+        return
     # what is not asked for is empty; formats without blocks have no kernel for it
     results = {"last": words[:0], "first": words[:0] if FORMATS[spec.format].has_blocks else None}
     keys = {"last": NO_KEY, "first": NO_KEY}
@@ -137,7 +127,21 @@ def into(
 
     def work(start: int, stop: int) -> None:
         while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
-            wide.quantize_dequantize(kind, *arguments, done, done + 1)
+            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, amax)
             start = done + 1
 
     in_pieces(work, plan.tiles, elements)
+
+
+def _by_reference(
+    outs: Sequence[Tensor],
+    x: Tensor,
+    spec: FormatSpec,
+    axes: tuple[int, ...],
+    draws: Draws,
+    number: int,
+    amax: Tensor | None,
+) -> None:
+    numbers = torch.arange(number, number + x.numel()).view(x.shape)
+    for out, axis, draw in zip(outs, axes, draws, strict=True):
+        rest.through(out, x, spec, axis, draw, numbers, amax)
