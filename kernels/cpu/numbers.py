@@ -15,8 +15,8 @@ from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
 from quantctl.spec import FormatSpec
 
 SMALLEST, LARGEST = (int(bits) for bits in (mx.FIRST_PLAIN, mx.LAST_PLAIN))
-"""fp32 bits. Of a tensor whose largest magnitude lies between them, or is 0, no operand of the arithmetic is subnormal, and none
-overflows."""
+"""fp32 bits. Where a tensor's largest magnitude lies between them, or is 0, no operand of the arithmetic is subnormal,
+and none overflows."""
 
 
 def numbers_of(spec: FormatSpec, dtype: torch.dtype, amax: Tensor | None = None) -> Any:
