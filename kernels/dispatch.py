@@ -17,12 +17,43 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.tables import has_values, is_fake
+from quantctl.spec import FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
+FLASH, GROUPED = "flash", "grouped"
+"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts."""
 CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
+
+_FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
+    **{name: {"block": ("1x32",), "headroom": ("none",)} for name in ("mxfp8", "mxfp6", "mxfp4")},
+    "nvfp4": {"scale": ("divide",), "block": ("1x16",), "extent": ("tensor",), "headroom": ("none",)},
+    "hifp8": {"scale": ("none", "tensor")},
+}
+COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
+    CPU: _FIRST_FORMATS,
+    TRITON: _FIRST_FORMATS,
+    FLASH: _FIRST_FORMATS,
+    GROUPED: _FIRST_FORMATS,
+}
+"""Family -> format -> option -> the values that it has kernels for; of an option that is not named, all.
+
+What is not here the reference computes. A Hadamard transform stands in front of all kernels and is none of theirs.
+"""
+
+
+@lru_cache(maxsize=1024)
+def supports(by: str, spec: FormatSpec) -> bool:
+    """Whether a family has kernels for `spec`."""
+    if by == REFERENCE:
+        return True
+    options = COMPUTES[by].get(spec.format)
+    return options is not None and all(
+        getattr(spec, key) is None or getattr(spec, key) in values for key, values in options.items()
+    )
+
 
 computed: set[str] = set()
 """The families that were chosen for tensors of this process."""
@@ -93,12 +124,15 @@ def family(device: torch.device) -> str:
     return choice
 
 
-def family_of(x: Tensor) -> str:
-    """family of x's device; a tensor without values, which no kernel can read, goes through the reference."""
+def family_of(x: Tensor, spec: FormatSpec | None = None) -> str:
+    """family of x's device, where it has kernels for `spec`; a tensor without values, which no kernel can read, goes
+    through the reference, as everything does that the family has no kernels for."""
     device = x.device
     if is_fake(x) or device.type == "meta":
         return REFERENCE
     found = family(device)
+    if spec is not None and not supports(found, spec):
+        found = REFERENCE
     if torch.compiler.is_compiling():
         return found
     if found == CPU and not has_values(x):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,11 @@ class Draw:
     """Which quantization of this process (64 bits)."""
     rank: int = 0
     """Data-parallel replicas share a seed; the rank keeps their noise independent. Below 2^16."""
+    signs: int | None = None
+    """The call that random signs are drawn from, where that is not this one: both operands of a product have one."""
+
+    def with_signs(self, call: int | None) -> Draw:
+        return self if call is None else replace(self, signs=call)
 
 
 # with sequence parallelism Megatron computes a whole model under a fork of the CUDA generators, and warns in every
@@ -42,6 +47,11 @@ class Draw:
 logging.getLogger("megatron.core.tensor_parallel.random").addFilter(
     lambda record: not record.getMessage().startswith("CPU RNG state changed")
 )
+
+
+def own_draw(call: int) -> Draw:
+    """The draw of that number in this process."""
+    return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
 
 
 @torch.compiler.disable
@@ -53,7 +63,7 @@ def next_draw() -> Draw:
     """
     with _disable_current_modes():  # the number is read here, also for operands that are fake
         (call,) = torch.empty(1, dtype=torch.int64, device="cpu").random_().tolist()
-    return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
+    return own_draw(call)
 
 
 def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
@@ -78,6 +88,18 @@ def _words(draw: Draw, counters: Tensor) -> Tensor:
         torch.full_like(counters, draw.call >> 32 & _WORD),
     ]
     return torch.stack(philox4x32(counter, (draw.seed & _WORD, draw.seed >> 32 & _WORD)), dim=-1)
+
+
+_FIRST_SIGN = 1 << 47
+"""The counter of the first random sign; no tensor has so many elements that one of theirs is as high."""
+
+
+def random_signs(count: int, draw: Draw, device: torch.device) -> Tensor:
+    """fp32 [count] of 1 and -1, each as likely: the top bit of each word from _FIRST_SIGN on."""
+    call = draw.call if draw.signs is None else draw.signs
+    counters = torch.arange(_FIRST_SIGN, _FIRST_SIGN - (-count // _WORDS), dtype=torch.int64, device=device)
+    words = _words(replace(draw, call=call), counters).flatten()[:count]
+    return 1.0 - 2.0 * (words >> 31).to(torch.float32)
 
 
 def _uniform(words: Tensor) -> Tensor:

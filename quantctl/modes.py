@@ -1,4 +1,4 @@
-"""What the words of `--mode` mean: the named combinations of selectors, selectors themselves, and lists of both.
+"""What the words of `--mode` mean: named combinations of selectors, recipes, selectors themselves, and lists of all.
 
 >>> selection("FA_mxfp8")["qk"], selection("linear=mxfp8:scale=floor,round=away qk=mxfp4")["linear"]
 ('mxfp8', 'mxfp8:scale=floor,round=away')
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from quantctl import spec
 from quantctl.errors import QuantctlError, quoted, unknown
 from quantctl.spec import ATTENTION_IMPLEMENTATIONS, FORMATS, NONE, SEPARATOR, SITES, canonical, choice, names_of
+from quantctl.spec.recipes import RECIPES
 
 SCRIPT_FORMATS = ("mxfp8", "mxfp4", "hifp8")
 """The formats that the generated scripts compare; every other format has modes, too, but no scripts."""
@@ -38,6 +39,11 @@ MODES: dict[str, dict[str, str]] = {"bf16": _combination((), NONE)} | {
 }
 """Mode name -> value of every selector."""
 
+NAMED: dict[str, dict[str, str]] = MODES | {
+    name: _combination((), NONE) | {"linear": recipe.linear} for name, recipe in RECIPES.items()
+}
+"""Modes and recipes, which are called by their names alike."""
+
 SCRIPT_MODES: tuple[str, ...] = (
     "bf16",
     *(pattern.format(name) for pattern in _PATTERNS if pattern != "{}" for name in SCRIPT_FORMATS),
@@ -47,14 +53,14 @@ SCRIPT_MODES: tuple[str, ...] = (
 ATTENTION = "attention"
 ROLES = (*SITES, ATTENTION)
 """What selectors are called."""
-_LISTING = "quantctl list modes shows all; selectors are written 'linear=mxfp8:scale=floor qk=mxfp4'"
+_LISTING = "quantctl list modes recipes shows all; selectors are written 'linear=mxfp8:scale=floor qk=mxfp4'"
 
 
 def mode_selectors(mode: str) -> dict[str, str]:
-    """The value of every selector in a named mode. Raises QuantctlError for another word."""
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES, _LISTING)
-    return dict(MODES[mode])
+    """The value of every selector in a named mode, or by a recipe. Raises QuantctlError for another word."""
+    if mode not in NAMED:
+        raise unknown("mode", mode, NAMED, _LISTING)
+    return dict(NAMED[mode])
 
 
 def canonical_value(role: str, value: str) -> str:

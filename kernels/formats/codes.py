@@ -13,7 +13,8 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.quantize import FORMATS, axis_of, draw_for, operand
+from quantctl.kernels.formats.hadamard import transformed, without
+from quantctl.kernels.formats.quantize import FORMATS, axes_of, draw_for, noise_for, operand
 from quantctl.spec import FormatSpec, parse
 
 # bits of a code -> (codes, bytes) of a group: the fewest codes that fill whole bytes
@@ -27,9 +28,11 @@ class Encoded:
     elements: Tensor
     """uint8 [..., bytes]: the first code in the lowest bits, two 4-bit codes a byte, four 6-bit codes in 3 bytes."""
     block_scales: Tensor | None
-    """uint8 [..., blocks]: E8M0 (MX) or E4M3 (NVFP4) bytes; None for HiFloat8."""
+    """[..., blocks] as blocks.split has them: uint8 E8M0 (MX) or E4M3 (NVFP4) bytes, fp32 factors (FP8); None for
+    HiFloat8."""
     tensor_scale: Tensor | None
-    """fp32 []: the factor of the whole tensor; None where the format or the spec has none."""
+    """fp32 []: the factor of the whole tensor (NVFP4 with a scale rule but divide: its amax), [..., 1] of rows; None
+    where the format or the spec has none."""
     spec: FormatSpec
     shape: torch.Size
     axis: int
@@ -70,19 +73,23 @@ def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
 def encode(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Encoded:
     """`x` (bf16, fp16 or fp32, any strides) in codes, in blocks along `axis`; arguments as in quantize_dequantize.
 
+    What has a Hadamard transform is encoded behind it, and the spec of the result is without one.
+
     Raises QuantctlError for other tensors and axes, for unknown specs and for `none`, which has no codes.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     x = operand(x, spec)
-    axis = axis_of(x, axis)
+    (axis,) = axes_of(x, (axis,), spec)
     draw = draw_for(spec, rng)
-    noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
+    shape, dtype = x.shape, x.dtype
+    x, spec = transformed(x, spec, axis, draw), without(spec)
+    noise = noise_for(x, spec, draw)
     rows, row_noise = (None if t is None else t.movedim(axis, -1).contiguous() for t in (x, noise))
     assert rows is not None
     format_ = FORMATS[spec.format]
     codes = format_.encode(rows, spec, row_noise)
     elements = pack(codes.elements, format_.bits(spec))
-    return Encoded(elements, codes.block_scales, codes.tensor_scale, spec, x.shape, axis, x.dtype)
+    return Encoded(elements, codes.block_scales, codes.tensor_scale, spec, shape, axis, dtype)
 
 
 def decode(encoded: Encoded) -> Tensor:

@@ -47,6 +47,11 @@ class Element:
             return value
         return float("inf") if self.infinity and not mantissa else float("nan")
 
+    @property
+    def largest_code(self) -> int:
+        """That of the largest number, without a sign."""
+        return next(code for code in range(1 << (self.bits - 1)) if self.magnitude(code) == self.largest)
+
     def values(self, like: Tensor) -> Tensor:
         """The value of every code, fp32 [2^bits], on the device of `like`."""
         return _values(like, self)

@@ -77,6 +77,19 @@ def tensor_scale(amax: Tensor) -> Tensor:
     return scale.masked_fill(amax == 0, 1.0)
 
 
+def scale_of(amax: Tensor, spec: FormatSpec) -> Tensor:
+    """What a tensor of that largest finite magnitude is divided by, fp32.
+
+    scale=fp32: amax / target, so that amax becomes 15 (inputs and weights) or 224 (gradients), as MindSpeed has it
+    (te/pytorch/fp8/constants.py); 1 for 0.
+    """
+    if spec.scale == "tensor":
+        return tensor_scale(amax)
+    assert spec.target is not None
+    scale = amax / torch.full_like(amax, float(spec.target))
+    return scale.masked_fill(scale == 0, 1.0)
+
+
 def _magnitudes() -> dict[int, float]:
     """Code -> value >= 0 without the sign bit, finite ones: the dot field's prefix code decides the widths."""
     values = {0: 0.0} | {m: 2.0 ** (m - 23) for m in range(1, 8)}
@@ -151,6 +164,7 @@ class HiFloat8:
 
     has_blocks: ClassVar[bool] = False
     block: ClassVar[int] = 0
+    scale_bytes: ClassVar[int] = 0
 
     def _quantize(
         self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None
@@ -161,7 +175,7 @@ class HiFloat8:
         values = x.float()
         if spec.scale == "none":
             return _round(values, how, noise), None
-        scale = tensor_scale(finite_amax(values) if amax is None else amax)
+        scale = scale_of(finite_amax(values) if amax is None else amax, spec)
         return _round(values / scale, how, noise), scale
 
     def quantize_dequantize(
@@ -169,7 +183,7 @@ class HiFloat8:
     ) -> Tensor:
         """`x` through HiFloat8; same shape and dtype.
 
-        With scale=tensor the scale is that of the tensor given (under tensor parallelism, of the rank's shard), or
+        A scale is that of the tensor given (under tensor parallelism, of the rank's shard), or
         follows from `amax`, the largest finite magnitudes of its parts, fp32 that broadcasts against x. Inf and NaN
         stay what they are, and a finite value that rounds above the dtype's largest number becomes that number.
         """
@@ -178,6 +192,12 @@ class HiFloat8:
 
     def bits(self, spec: FormatSpec) -> int:
         return 8
+
+    def largest_code(self, spec: FormatSpec) -> int:
+        return CODE_INFINITY - 1
+
+    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
+        return codes.tensor_scale
 
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None) -> Codes:
         """amax: as in quantize_dequantize; the codes' tensor scale has its shape."""

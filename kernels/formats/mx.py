@@ -1,7 +1,10 @@
 """Block scaling of the OCP Microscaling formats (MX v1.0): blocks of 32 that share a power of two.
 
 Section numbers are those of "OCP Microscaling Formats (MX) Specification, version 1.0".
-A format is an Element; everything else is here.
+A format is an Element; everything else is here. block=32x32 lets a square share its power of two, the same along both
+axes (as Transformer Engine and MindSpeed quantize weights). headroom=3/4 is arXiv 2502.20586's: under scale=floor a
+value lies below 8 / 6 of the largest element, so three quarters of it are rounded stochastically without clipping, and
+4 / 3 of the result has the value's expectation.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
 from quantctl.kernels.formats.elements import Element, look_up
-from quantctl.kernels.formats.format import Codes, blocked, unblocked
+from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.rounding import BIAS, LOW, LOWER, MANTISSA_BITS, MANTISSA_MASK, lower, power_of_two
 from quantctl.spec import FormatSpec
 
@@ -47,17 +51,20 @@ def shared_exponent(amax: Tensor, element: Element, rule: str) -> Tensor:
     return ((bits >> MANTISSA_BITS) - (BIAS + element.max_exponent)).clamp(-SCALE_RANGE, SCALE_RANGE)
 
 
-def block_amax(values: Tensor, axis: int) -> Tensor:
-    """max |values| along `axis`, which stays with length 1; NaN if there is a NaN."""
-    # two reductions that write nothing are faster than |values| and one
-    amax = torch.maximum(values.amax(axis, keepdim=True), -values.amin(axis, keepdim=True))
-    return amax.abs_()  # of zeros it may be -0
+def headroom(spec: FormatSpec) -> float:
+    """What elements are multiplied by before they are rounded; 1 where the spec leaves none."""
+    over, _, under = (spec.headroom or "none").partition("/")
+    return int(over) / int(under) if under else 1.0
 
 
-def _dequantize(elements: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
+def _dequantize(
+    elements: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype, headroom: float = 1.0
+) -> Tensor:
     """Section 5.1: X * P_i for X = 2^exponent; NaN where not `finite`. `elements` is overwritten."""
     by = (exponent < LOW).int() * LOWER
     scale = torch.where(finite, power_of_two(exponent + by), torch.nan)
+    if headroom != 1.0:
+        elements = elements.mul_(1 / headroom)
     return lower(elements.mul_(scale), by, dtype)
 
 
@@ -68,6 +75,7 @@ class MX:
     elements: dict[str | None, Element]
     has_blocks: ClassVar[bool] = True
     block: ClassVar[int] = BLOCK
+    scale_bytes: ClassVar[int] = 1
 
     def _quantize(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None
@@ -80,11 +88,14 @@ class MX:
         finite = amax.isfinite()
         exponent = shared_exponent(amax.where(finite, 1.0), element, spec.scale)
         # V_i / X by the inverse, as exact and never a subnormal: X is 2^126 at most
-        return exponent, finite, element.round_(values * power_of_two(-exponent), spec.round, noise)
+        elements = values * power_of_two(-exponent)
+        if (factor := headroom(spec)) != 1.0:
+            elements = elements.mul_(factor)
+        return exponent, finite, element.round_(elements, spec.round, noise)
 
     def _quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         exponent, finite, elements = self._quantize(x.float(), spec, axis, noise)
-        return _dequantize(elements, exponent, finite, x.dtype)
+        return _dequantize(elements, exponent, finite, x.dtype, headroom(spec))
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` through the format along `axis` (>= 0), with the scale rule and rounding of `spec`.
@@ -93,51 +104,34 @@ class MX:
         becomes NaN. Every result is exact in x's dtype, but for products X * P_i above its largest number
         (section 5.1 leaves them to the implementation): they become that number, as 65536 becomes 65504 in fp16.
         """
-        return by_blocks(self._quantize_dequantize, BLOCK, x, spec, axis, noise)
+        return through(self._quantize_dequantize, block_of(spec, BLOCK), x, spec, axis, noise)
 
     def bits(self, spec: FormatSpec) -> int:
         return self.elements[spec.elem].bits
 
+    def largest_code(self, spec: FormatSpec) -> int:
+        return self.elements[spec.elem].largest_code
+
+    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
+        assert codes.block_scales is not None
+        byte = codes.block_scales.int()
+        scale = power_of_two((byte - BIAS).clamp_max(BIAS)) * (1 / headroom(spec))
+        return scale.masked_fill(byte == SCALE_NAN, torch.nan)
+
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
-        element = self.elements[spec.elem]
+        element, block = self.elements[spec.elem], block_of(spec, BLOCK)
         exponent, finite, elements = self._quantize(
-            blocked(x.float(), BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK)
+            split(x.float(), block), spec, -1, None if noise is None else split(noise, block)
         )
         codes = element.codes(elements.where(finite, 0.0))
         scales = (exponent + BIAS).where(finite, SCALE_NAN).to(torch.uint8)
-        return Codes(unblocked(codes, x.shape[-1]), scales.squeeze(-1), None)
+        return Codes(join(codes, block, x.shape), scales.squeeze(-1), None)
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
-        byte = codes.block_scales.int().unsqueeze(-1)
+        byte, block = codes.block_scales.int().unsqueeze(-1), block_of(spec, BLOCK)
         values = look_up(self.elements[spec.elem].values(codes.elements), codes.elements)
         finite = byte != SCALE_NAN
         exponent = (byte - BIAS).where(finite, 0)
-        return unblocked(_dequantize(blocked(values, BLOCK), exponent, finite, dtype), values.shape[-1])
-
-
-def by_blocks(
-    quantize_dequantize: Callable[[Tensor, FormatSpec, int, Tensor | None], Tensor],
-    size: int,
-    x: Tensor,
-    spec: FormatSpec,
-    axis: int,
-    noise: Tensor | None,
-) -> Tensor:
-    """`quantize_dequantize` on views of `x` in which blocks of `size` along `axis` fill axis + 1; x's shape again."""
-    length = x.shape[axis]
-    whole = length - length % size
-
-    def piece(start: int, length: int, blocks: tuple[int, int]) -> Tensor:
-        part, part_noise = (
-            None if t is None else t.narrow(axis, start, length).unflatten(axis, blocks) for t in (x, noise)
-        )
-        assert part is not None
-        return quantize_dequantize(part, spec, axis + 1, part_noise).flatten(axis, axis + 1)
-
-    if whole == length:
-        return piece(0, length, (length // size, size))
-    out = torch.empty_like(x)
-    out.narrow(axis, 0, whole).copy_(piece(0, whole, (whole // size, size)))
-    out.narrow(axis, whole, length - whole).copy_(piece(whole, length - whole, (1, length - whole)))
-    return out
+        parts = _dequantize(split(values, block).contiguous(), exponent, finite, dtype, headroom(spec))
+        return join(parts, block, values.shape)

@@ -1,13 +1,20 @@
 """NVFP4: E2M1 elements in blocks of 16 with an E4M3 scale each, and one fp32 scale a tensor.
 
-"Pretraining Large Language Models with NVFP4", arXiv 2509.25149, appendix on quantization; all of it in fp32, each
-operation rounded, in this order:
+All of it in fp32, each operation rounded, in this order. scale=divide, the default, is that of "Pretraining Large
+Language Models with NVFP4", arXiv 2509.25149, appendix on quantization:
 
     s_enc = 6 * 448 / amax(x)           tensor: amax is to become the largest element in a block of the largest scale
     s_dec = 1 / s_enc
     b     = E4M3(amax(block) / 6 * s_enc)    block: RNE, subnormals kept, saturating
     q     = E2M1(x * (1 / (b * s_dec)))      element: rounded by the spec's rule, saturating
     value = q * b * s_dec
+
+scale=multiply is Transformer Engine's kernels' and the hardware's (transformer_engine/pytorch/custom_recipes/
+reference_nvfp4.py): b = E4M3(amax(block) * (s_enc * (1 / 6))), which next to ties of E4M3 is another number, and value
+= q * ((b * amax(x)) * (1 / 2688)). four_over_six.py has scale=4over6 and 4over6_mse. extent=row: amax(x) is that of the
+quantized axis' row. block=16x16: a square shares its scale, along both axes. headroom=16/17: b may be rounded down by
+1/17 of what was wanted, so 16/17 of x are rounded stochastically, and 17/16 of the result is the value: nothing is
+clipped, and the expectation is x wherever b is a normal number.
 
 q * b is exact in bf16. The product with s_dec is not: it is rounded to fp32 and then to x's dtype, which is the one
 rounding that a hardware product, scaled after its accumulation, does not have.
@@ -22,10 +29,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats import rounding
+from quantctl.kernels.formats import four_over_six, rounding
+from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
 from quantctl.kernels.formats.elements import look_up
-from quantctl.kernels.formats.format import Codes, blocked, unblocked
-from quantctl.kernels.formats.mx import block_amax, by_blocks
+from quantctl.kernels.formats.format import Codes
+from quantctl.kernels.formats.mx import headroom
 from quantctl.kernels.formats.mxfp4 import E2M1
 from quantctl.kernels.formats.mxfp8 import E4M3
 from quantctl.kernels.formats.rounding import MANTISSA_BITS, MANTISSA_MASK, finite_amax, lower, lowering
@@ -34,12 +42,14 @@ from quantctl.spec import FormatSpec
 BLOCK = 16
 LARGEST_ENCODE = 2.0**117
 """s_enc of tensors with amax < 2^-105 stops here: b * s_dec >= 2^-126 and its reciprocal stay normal numbers."""
+_FP32_LARGEST = torch.finfo(torch.float32).max
+_LARGEST = E2M1.largest * E4M3.largest
 
 
 def tensor_scales(amax: Tensor) -> tuple[Tensor, Tensor]:
     """s_enc and s_dec, fp32 [], of a tensor with that largest finite magnitude; both 1 for 0."""
     # numbers as tensors: torch divides by a number, and a number by a tensor, by way of a rounded reciprocal
-    encode = (torch.full_like(amax, E2M1.largest * E4M3.largest) / amax).clamp_max(LARGEST_ENCODE)
+    encode = (torch.full_like(amax, _LARGEST) / amax).clamp_max(LARGEST_ENCODE)
     encode = encode.masked_fill(amax == 0, 1.0)
     return encode, encode.reciprocal()
 
@@ -71,20 +81,44 @@ def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
     return E4M3.round_(scaled.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
 
 
+def _multiplied(amax: Tensor, of_tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """b of blocks as scale=multiply has it, and what their elements are multiplied by before rounding."""
+    encode = (torch.full_like(of_tensor, _LARGEST) / of_tensor).clamp_max(_FP32_LARGEST)
+    b = amax * (encode * torch.full_like(of_tensor, E2M1.largest).reciprocal())
+    b = E4M3.round_(b.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
+    return b, (b * encode.reciprocal()).reciprocal().clamp_max(_FP32_LARGEST)
+
+
+def _amax_of(x: Tensor, spec: FormatSpec, axis: int) -> Tensor:
+    """The largest finite magnitude, fp32, of the tensor [] or of each row: x's shape, the axis of length 1."""
+    if spec.extent != "row":
+        return finite_amax(x)
+    return x.float().nan_to_num(0.0, 0.0, 0.0).abs_().amax(axis, keepdim=True)
+
+
 @dataclass(frozen=True)
 class NVFP4:
     has_blocks: ClassVar[bool] = True
     block: ClassVar[int] = BLOCK
+    scale_bytes: ClassVar[int] = 1
 
     def _quantize(
-        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, scales: tuple[Tensor, Tensor]
+        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """q and b of fp32 blocks that fill `axis`."""
+        """q and b of fp32 blocks that fill `axis`, of a tensor or of rows with the largest finite magnitude `amax`."""
         assert spec.round is not None
-        encode, decode = scales
-        b = block_scale(block_amax(values, axis), encode)
-        inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
-        return E2M1.round_(values * inverse, spec.round, noise), b
+        if spec.scale in four_over_six.ERRORS:
+            return four_over_six.quantize(values, axis, amax, spec)
+        if spec.scale == "multiply":
+            b, inverse = _multiplied(block_amax(values, axis), amax)
+        else:
+            encode, decode = tensor_scales(amax)
+            b = block_scale(block_amax(values, axis), encode)
+            inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
+        elements = values * inverse
+        if (factor := headroom(spec)) != 1.0:
+            elements = elements.mul_(factor)
+        return E2M1.round_(elements, spec.round, noise), b
 
     def quantize_dequantize(
         self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor | None = None
@@ -94,41 +128,74 @@ class NVFP4:
         The tensor scale is that of the tensor given (under tensor parallelism, of the rank's shard), or follows from
         `amax`, the largest finite magnitudes of its parts, fp32 that broadcasts against x in blocks (axis and size).
         """
-        scales = tensor_scales(finite_amax(x) if amax is None else amax)
+        if not x.numel():
+            return torch.empty_like(x)
+        if amax is None:
+            amax = _amax_of(x, spec, axis)
+            amax = amax.unsqueeze(axis) if amax.dim() else amax
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-            elements, b = self._quantize(part.float(), spec, axis, noise, scales)
-            return _dequantize(elements, b, scales[1], x.dtype)
+            elements, b = self._quantize(part.float(), spec, axis, noise, amax)
+            return _dequantize(elements, b, _of_tensor(amax, spec), spec, x.dtype)
 
-        return by_blocks(blocks, BLOCK, x, spec, axis, noise)
+        return through(blocks, block_of(spec, BLOCK), x, spec, axis, noise)
 
     def bits(self, spec: FormatSpec) -> int:
         return E2M1.bits
 
+    def largest_code(self, spec: FormatSpec) -> int:
+        return E2M1.largest_code
+
+    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
+        assert codes.block_scales is not None
+        assert codes.tensor_scale is not None
+        return _factors(look_up(E4M3.values(codes.block_scales), codes.block_scales), codes.tensor_scale, spec)
+
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None) -> Codes:
         """amax: as in quantize_dequantize, for an axis that is the last; the codes' tensor scale has its shape."""
-        values = x.float()
-        scales = tensor_scales(finite_amax(x) if amax is None else amax)
+        values, block = x.float(), block_of(spec, BLOCK)
+        if amax is None:
+            amax = _amax_of(x, spec, -1)
+        in_blocks = amax.unsqueeze(-1) if spec.extent == "row" else amax
         elements, b = self._quantize(
-            blocked(values, BLOCK), spec, -1, None if noise is None else blocked(noise, BLOCK), scales
+            split(values, block), spec, -1, None if noise is None else split(noise, block), in_blocks
         )
         finite = b.isfinite()
         codes = E2M1.codes(elements.where(finite, 0.0))
         scale_codes = E4M3.codes(b.where(finite, 0.0)).masked_fill(~finite, 0x7F)
-        return Codes(unblocked(codes, x.shape[-1]), scale_codes.squeeze(-1), scales[1])
+        return Codes(join(codes, block, x.shape), scale_codes.squeeze(-1), _of_tensor(amax, spec))
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
         assert codes.tensor_scale is not None
+        block, of_tensor = block_of(spec, BLOCK), codes.tensor_scale
         b = look_up(E4M3.values(codes.elements), codes.block_scales).unsqueeze(-1)
         values = look_up(E2M1.values(codes.elements), codes.elements)
-        blocks = _dequantize(blocked(values, BLOCK), b, codes.tensor_scale, dtype)
-        return unblocked(blocks, values.shape[-1])
+        in_blocks = of_tensor.unsqueeze(-1) if spec.extent == "row" else of_tensor
+        return join(_dequantize(split(values, block).contiguous(), b, in_blocks, spec, dtype), block, values.shape)
 
 
-def _dequantize(elements: Tensor, b: Tensor, decode: Tensor, dtype: torch.dtype) -> Tensor:
-    by, factor = lowering(decode)
-    return lower(elements.mul_(b).mul_(factor), by, dtype)
+def _of_tensor(amax: Tensor, spec: FormatSpec) -> Tensor:
+    """What is kept of a tensor or row beside its blocks: s_dec, or amax where the values are made of that."""
+    return tensor_scales(amax)[1] if spec.scale in (None, "divide") else amax
+
+
+def _factors(b: Tensor, of_tensor: Tensor, spec: FormatSpec) -> Tensor:
+    """What the elements of blocks are multiplied by, fp32."""
+    if spec.scale in (None, "divide"):
+        return b * of_tensor * (1 / headroom(spec))
+    limit = four_over_six.SCALE_LIMIT if spec.scale in four_over_six.ERRORS else E4M3.largest
+    return (b * of_tensor) * (1 / (E2M1.largest * limit)) * (1 / headroom(spec))
+
+
+def _dequantize(elements: Tensor, b: Tensor, of_tensor: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+    if spec.scale in (None, "divide"):
+        elements = elements.mul_(b)
+        b = of_tensor if headroom(spec) == 1.0 else of_tensor * (1 / headroom(spec))
+    else:
+        b = _factors(b, of_tensor, spec)
+    by, factor = lowering(b)
+    return lower(elements.mul_(factor), by, dtype)
 
 
 FORMAT = NVFP4()

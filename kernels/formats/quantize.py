@@ -9,8 +9,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
-from quantctl.kernels.formats import hifp8, mxfp4, mxfp6, mxfp8, nvfp4
+from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
+from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -18,15 +20,35 @@ FORMATS: dict[str, Format] = {
     "mxfp6": mxfp6.FORMAT,
     "mxfp4": mxfp4.FORMAT,
     "nvfp4": nvfp4.FORMAT,
+    "fp8": fp8.FORMAT,
+    "int8": int8.FORMAT,
     "hifp8": hifp8.FORMAT,
+    "hifp4": hifp4.FORMAT,
 }
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def draw_for(spec: FormatSpec, given: philox.Draw | None = None) -> philox.Draw | None:
-    """`given` or a new draw if `spec` rounds stochastically; to be kept where a backward must see the same operand."""
-    return (given or philox.next_draw()) if spec.round == "stochastic" else None
+    """`given` or a new draw if `spec` rounds stochastically or has random signs; to be kept where a backward must see
+    the same operand."""
+    return (given or philox.next_draw()) if spec.is_random else None
+
+
+def noise_for(x: Tensor, spec: FormatSpec, draw: philox.Draw | None) -> Tensor | None:
+    """That of stochastic rounding, fp32 of x's shape; None for other rounding."""
+    if spec.round != "stochastic":
+        return None
+    assert draw is not None
+    return philox.uniform(x.shape, draw, x.device)
+
+
+def is_same_along_all_axes(spec: FormatSpec) -> bool:
+    """Whether a matrix quantized along one of its axes is the same as along the other."""
+    if spec.is_random or is_wanted(spec) or spec.extent == "row":
+        return False
+    format_ = FORMATS[spec.format]
+    return not format_.has_blocks or block_of(spec, format_.block).is_square
 
 
 def operand(x: Tensor, spec: FormatSpec) -> Tensor:
@@ -61,12 +83,26 @@ def axis_of(x: Tensor, axis: int) -> int:
     return axis % x.dim()
 
 
+def axes_of(x: Tensor, axes: tuple[int, ...], spec: FormatSpec) -> tuple[int, ...]:
+    """Each of axes by axis_of. Raises QuantctlError for one that the spec's square blocks do not lie along, too."""
+    found = tuple(axis_of(x, axis) for axis in axes)
+    format_ = FORMATS[spec.format]
+    in_squares = format_.has_blocks and block_of(spec, format_.block).across > 1
+    if in_squares and any(axis < x.dim() - 2 for axis in found):
+        raise QuantctlError(
+            f"block={spec.block} lies in the last two axes of a tensor of shape {list(x.shape)}, not in {min(found)}",
+            "give one of the last two axes, or a tensor of two",
+        )
+    return found
+
+
 def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Tensor:
     """The values of `x` that the format can hold, in x's own dtype.
 
     x: bf16, fp16 or fp32, any shape and strides; it is never written to. spec: a FormatSpec or its literal; `none`
-    returns x itself. axis: the reduction axis of the product, along which MX formats have their blocks of 32 and NVFP4
-    those of 16 (a shorter tail is a block of its own). rng: the draw of stochastic rounding, a new one if not given.
+    returns x itself. axis: the reduction axis of the product, along which blocks lie (a shorter tail is a block of its
+    own). With a Hadamard transform the values are those behind it. rng: the draw of stochastic rounding and random
+    signs, a new one if not given.
 
     Returns a tensor of x's shape and dtype (and strides, where x has no gaps), outside of any autograd graph: gradients
     are the products' business (linear.py, attention.py). Shapes never depend on values, so it runs under torch.compile
@@ -87,13 +123,16 @@ def quantize_dequantize_along(
         return [x for _ in axes]
     x = operand(x, spec)
     format_ = FORMATS[spec.format]
-    axes = tuple(axis_of(x, axis) for axis in axes)
+    axes = axes_of(x, axes, spec)
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
-    if len(axes) == 2 and not format_.has_blocks and spec.round != "stochastic":
-        return quantize_dequantize_along(x, spec, axes[:1]) * 2  # the axis plays no role
-    by = family_of(x)
-    if by != REFERENCE and torch.compiler.is_compiling():
+    if len(axes) == 2 and is_same_along_all_axes(spec):
+        return quantize_dequantize_along(x, spec, axes[:1]) * 2
+    by = family_of(x, spec)
+    if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
+    if is_wanted(spec):
+        each = zip(axes, draws, strict=True)
+        return [_transformed(x, spec, axis, draw) for axis, draw in each]
     if by == TRITON:
         return _triton(x, spec, axes, draws)
     if by == CPU:
@@ -101,9 +140,15 @@ def quantize_dequantize_along(
 
         return qdq.quantize_dequantize(x, spec, axes, draws)
     return [
-        format_.quantize_dequantize(x, spec, axis, None if draw is None else philox.uniform(x.shape, draw, x.device))
+        format_.quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)
     ]
+
+
+def _transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
+    largest = torch.finfo(x.dtype).max
+    values = quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw)
+    return values if values.dtype == x.dtype else values.clamp(-largest, largest).to(x.dtype)
 
 
 def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
@@ -118,7 +163,16 @@ def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[phi
 def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
     """All of it as one node of a torch.compile graph."""
     text = f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
-    words = [word for draw in draws if draw for word in (draw.seed - (draw.seed >> 63 << 64), draw.call, draw.rank)]
+    words = [
+        word
+        for draw in filter(None, draws)
+        for word in (
+            draw.seed - (draw.seed >> 63 << 64),
+            draw.call,
+            draw.rank,
+            -1 if draw.signs is None else draw.signs,
+        )
+    ]
     return list(_operator(x, text, list(axes), words))
 
 
@@ -127,8 +181,11 @@ def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philo
     "quantctl::quantize_dequantize", mutates_args=(), schema="(Tensor x, str spec, int[] axes, int[] draws) -> Tensor[]"
 )
 def _operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
-    """draws: seed (as int64), call, rank of each axis."""
-    given = tuple(philox.Draw(*draws[i : i + 3]) for i in range(0, len(draws), 3)) or (None,) * len(axes)
+    """draws: seed (as int64), call, rank and signs (-1: none) of each axis."""
+    parts = [draws[i : i + 4] for i in range(0, len(draws), 4)]
+    given = tuple(philox.Draw(seed, call, rank, None if signs < 0 else signs) for seed, call, rank, signs in parts) or (
+        None,
+    ) * len(axes)
     return quantize_dequantize_along(x, spec, tuple(axes), given)
 
 

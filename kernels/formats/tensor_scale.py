@@ -12,7 +12,8 @@ SCALED: dict[str, nvfp4.NVFP4 | hifp8.HiFloat8] = {"nvfp4": nvfp4.FORMAT, "hifp8
 
 
 def has_tensor_scale(spec: FormatSpec) -> bool:
-    return spec.format == "nvfp4" or spec.scale == "tensor"
+    """Whether all elements are multiplied by a number that follows from all of them, beside what blocks have."""
+    return spec.format == "nvfp4" or (spec.format == "hifp8" and spec.scale != "none")
 
 
 def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
@@ -22,5 +23,5 @@ def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
     """
     if spec.format == "nvfp4":
         return nvfp4.tensor_scales(amax)
-    scale = hifp8.tensor_scale(amax)
+    scale = hifp8.scale_of(amax, spec)
     return scale.reciprocal(), scale

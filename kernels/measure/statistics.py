@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from quantctl.kernels import philox
-from quantctl.kernels.formats.elements import look_up
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.mxfp8 import E4M3
-from quantctl.kernels.formats.quantize import FORMATS, axis_of, operand
+from quantctl.kernels.formats.hadamard import transformed, without
+from quantctl.kernels.formats.quantize import FORMATS, axes_of, noise_for, operand
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
-from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.spec import FormatSpec, parse
 
 _EXPONENTS = 256
@@ -72,29 +68,9 @@ def for_json(figures: dict[str, float | dict[str, int]]) -> dict[str, float | di
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in figures.items()}
 
 
-@lru_cache(maxsize=32)
-def _largest_code(spec: FormatSpec) -> int:
-    """The code of the largest finite number: whatever the scale, it decodes to the largest value."""
-    format_ = FORMATS[spec.format]
-    count = 1 << format_.bits(spec)
-    blocks = -(-count // format_.block) if format_.block else 0
-    with _disable_current_modes():  # it is looked at here, and kept
-        unit = 0x38 if has_tensor_scale(spec) else BIAS  # 1 in E4M3, which NVFP4's block scales are, and in E8M0
-        scales = torch.full((blocks,), unit, dtype=torch.uint8, device="cpu") if blocks else None
-        one = torch.ones((), dtype=torch.float32, device="cpu")
-        codes = Codes(torch.arange(count, dtype=torch.uint8, device="cpu"), scales, one)
-        values = format_.decode(codes, spec, torch.float32)
-        infinite = values.abs() >= torch.finfo(values.dtype).max  # decoding clamps what lies above
-        return int(values.masked_fill(infinite | values.isnan(), -1.0).argmax())
-
-
-def _scale_exponents(codes: Codes) -> Tensor | None:
+def _scale_exponents(codes: Codes, spec: FormatSpec) -> Tensor | None:
     """Biased exponent of each block's scale, or of the tensor's; None where there is neither."""
-    if codes.block_scales is not None and codes.tensor_scale is None:
-        return codes.block_scales  # E8M0 is one
-    scales = codes.tensor_scale
-    if codes.block_scales is not None and scales is not None:
-        scales = scales * look_up(E4M3.values(codes.block_scales), codes.block_scales)
+    scales = FORMATS[spec.format].factors(codes, spec)
     return None if scales is None else (scales.float().view(torch.int32) >> MANTISSA_BITS) & 0xFF
 
 
@@ -102,16 +78,18 @@ def _scale_exponents(codes: Codes) -> Tensor | None:
 def measure(x: Tensor, spec: FormatSpec | str, axis: int) -> Measured:
     """What quantizing `x` (bf16, fp16 or fp32, any shape) in blocks along `axis` does; x is not written to.
 
-    Stochastic rounding is measured with noise of its own, so a run's draws are what they are without statistics.
-    Raises QuantctlError as quantize_dequantize does.
+    Stochastic rounding and random signs are measured with draws of their own, so a run's are what they are without
+    statistics. With a Hadamard transform the figures are those of its result. Raises QuantctlError as
+    quantize_dequantize does.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     format_ = FORMATS[spec.format]
     rows = operand(x, spec)
-    rows = rows.movedim(axis_of(rows, axis), -1).contiguous()
-    noise = philox.uniform(rows.shape, _DRAW, rows.device) if spec.round == "stochastic" else None
-    codes = format_.encode(rows, spec, noise)
-    largest = Codes(torch.full_like(codes.elements, _largest_code(spec)), codes.block_scales, codes.tensor_scale)
+    (axis,) = axes_of(rows, (axis,), spec)
+    rows, spec = transformed(rows, spec, axis, _DRAW), without(spec)
+    rows = rows.movedim(axis, -1).contiguous()
+    codes = format_.encode(rows, spec, noise_for(rows, spec, _DRAW))
+    largest = Codes(torch.full_like(codes.elements, format_.largest_code(spec)), codes.block_scales, codes.tensor_scale)
     values = format_.decode(codes, spec, torch.float32)
     wide = rows.float()
     magnitude = wide.abs()
@@ -124,7 +102,7 @@ def measure(x: Tensor, spec: FormatSpec | str, axis: int) -> Measured:
         wide.square().sum(),
         (wide - values).square_().sum(),
     )
-    exponents = _scale_exponents(codes)
+    exponents = _scale_exponents(codes, spec)
     if exponents is not None:
         flat = exponents.reshape(-1).long()
         ones = torch.ones_like(flat, dtype=torch.int32)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.quantize import draw_for, quantize_dequantize
+from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import rounding_for, signs_for, with_signs
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.modules import Named, spec_now
 
@@ -38,7 +39,11 @@ class _QuantizedBmm(torch.autograd.Function):
         if ctx.place is not None:
             recorder.observe(ctx.place, "fprop", specs, (a, 2), (b, 1))
         first, second = (own.spec for own in specs.fprop)
-        ctx.draws = a_draw, b_draw = draw_for(first), draw_for(second)
+        rounding = rounding_for(first), rounding_for(second)
+        ctx.signs = signs_for(specs)
+        sizes = (a.shape[2], b.shape[2], a.shape[1])
+        operands.check_sizes(specs, sizes, f"{layer.name if layer else 'attention'} ({site}={text})")
+        a_draw, b_draw = ctx.draws = tuple(with_signs(draw, ctx.signs[0]) for draw in rounding)
         return _product(
             quantize_dequantize(a, first, 2, rng=a_draw), quantize_dequantize(b, second, 1, rng=b_draw), scale
         )
@@ -50,17 +55,19 @@ class _QuantizedBmm(torch.autograd.Function):
         a_draw, b_draw = ctx.draws
         specs, needed = ctx.specs, ctx.needs_input_grad[:2]
         grad_a = grad_b = None
-        for_a, for_b = operands.gradients(grad, specs, (2, 1), needed)  # dC is read once
+        for_a, for_b = operands.gradients(grad, specs, (2, 1), needed, ctx.signs)  # dC is read once
         if ctx.place is not None:
             recorder.observe(ctx.place, "dgrad", specs, (grad, 2), None)
             recorder.observe(ctx.place, "wgrad", specs, (grad, 1), None)
         if needed[0]:  # dA = scale * dC B^T reduces columns
             operands.count(ctx.site, "dgrad", ctx.text, ctx.layer)
-            b_in = operands.forward_operand_in_backward(b, specs.fprop[1], specs.dgrad[1], (1, 2), (b_draw, None))
+            own_b = with_signs(rounding_for(specs.dgrad[1].spec), ctx.signs[1])
+            b_in = operands.forward_operand_in_backward(b, specs.fprop[1], specs.dgrad[1], (1, 2), (b_draw, own_b))
             grad_a = _scaled(torch.bmm(for_a, b_in.transpose(1, 2)), ctx.scale)
         if needed[1]:  # dB = scale * A^T dC reduces rows
             operands.count(ctx.site, "wgrad", ctx.text, ctx.layer)
-            a_in = operands.forward_operand_in_backward(a, specs.fprop[0], specs.wgrad[1], (2, 1), (a_draw, None))
+            own_a = with_signs(rounding_for(specs.wgrad[1].spec), ctx.signs[2])
+            a_in = operands.forward_operand_in_backward(a, specs.fprop[0], specs.wgrad[1], (2, 1), (a_draw, own_a))
             grad_b = _scaled(torch.bmm(a_in.transpose(1, 2), for_b), ctx.scale)
         return grad_a, grad_b, None, None, None, None
 

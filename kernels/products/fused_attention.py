@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantctl.kernels.dispatch import FLASH, supports
+from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import DTYPES, draw_for, quantize_dequantize
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import fused_pv, operands
@@ -119,6 +121,10 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, qk: str, pv: str) -> str | None:
 
     Raises QuantctlError for an unknown spec.
     """
+    for site, text in (("qk", qk), ("pv", pv)):
+        found = (own.spec for _, own in operands.resolve(text, site).items())
+        if not all(spec.is_none or (supports(FLASH, spec) and not is_wanted(spec)) for spec in found):
+            return f"{site}={text} is computed by the unfused flow only"
     if fused_pv.quantizes_gradients(operands.resolve(qk, "qk")):
         return f"qk={qk} quantizes the gradients of the scores, which only the unfused flow has"
     if not by_library(qk=qk, pv=pv):

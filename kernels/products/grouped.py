@@ -20,14 +20,18 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.dispatch import GROUPED, supports
+from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import draw_for
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import NO_SIGNS
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.grouped_gemm import rows_by_matrices, weights_of_groups
 from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_kept
 from quantctl.kernels.products.grouped_quantize import quantize_rows
 from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.linear import quantized_linear
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, is_recorded
 from quantctl.kernels.products.reuse import quantized_stack
@@ -71,7 +75,7 @@ class _GroupedLinear(torch.autograd.Function):
         _observe_backward(ctx, grad, weights, ends)
         groups = Groups(grad.shape[0], ends, ctx.counts)
         needed = _needed(ctx)
-        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, _rows_of(groups))
+        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, NO_SIGNS, _rows_of(groups))
         grad_x = None
         grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
         if needed[0]:
@@ -138,6 +142,17 @@ def one_spec(layers: Sequence[Any], spec: str, site: str = "linear") -> str | No
     return specs.pop() if len(specs) == 1 else None
 
 
+def in_groups(text: str, site: str) -> bool:
+    """Whether all of the spec's operands are quantized for all experts at once; others in a loop over experts."""
+    specs = (own.spec for _, own in operands.resolve(text, site).items())
+    return all(spec.is_none or (supports(GROUPED, spec) and not is_wanted(spec)) for spec in specs)
+
+
+def _alone(x: Tensor, weight: Tensor, text: str, site: str, layer: Any) -> Tensor:
+    named = getattr(layer, "quant_layer", None)
+    return quantized_linear(x, weight, None, text, site, named if isinstance(named, Named) else Named("experts"))
+
+
 def grouped_linear(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -174,6 +189,9 @@ def grouped_linear(
     text = one_spec(layers or (None,), spec, site)
     if text is None:
         raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
+    if not in_groups(text, site):
+        each = zip(x.split(groups.sizes()), weights, layers or (None,) * len(weights), strict=True)
+        return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in each])
     places = recorder.places(site, layers, len(weights)) if recorder.ON else None
     # experts of which one thing is said have one name, under which a call counts once
     given = (getattr(layer, "quant_layer", None) for layer in layers or ())

@@ -33,11 +33,6 @@ def _is_served(groups: Groups, *matrices: Tensor) -> bool:
     return device.type in ("cpu", "cuda")
 
 
-def _counts(groups: Groups) -> list[int]:
-    """Rows of each group; waits for the device where only that knows them."""
-    return list(groups.counts) if groups.counts is not None else (groups.ends - groups.starts()).tolist()
-
-
 def _as_autocast_has_them(*operands: Tensor) -> list[Tensor]:
     """torch's grouped GEMM is none of the products that autocast converts operands for."""
     return [operand.to(product_dtype(operand)) for operand in operands]
@@ -50,7 +45,7 @@ def rows_by_matrices(x: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
     x, matrices = _as_autocast_has_them(x, matrices)
     if _is_served(groups, matrices):
         return torch.nn.functional.grouped_mm(x, matrices, offs=groups.ends)
-    return torch.cat([part.matmul(matrix) for part, matrix in zip(x.split(_counts(groups)), matrices, strict=True)])
+    return torch.cat([part.matmul(matrix) for part, matrix in zip(x.split(groups.sizes()), matrices, strict=True)])
 
 
 def weights_of_groups(grad: Tensor, x: Tensor, groups: Groups) -> Tensor:
@@ -59,7 +54,7 @@ def weights_of_groups(grad: Tensor, x: Tensor, groups: Groups) -> Tensor:
         return _weights_operator(grad, x, groups.ends)
     grad, x = _as_autocast_has_them(grad, x)
     if not _is_served(groups, grad.new_empty(0, grad.shape[1], x.shape[1])):
-        parts = zip(grad.split(_counts(groups)), x.split(_counts(groups)), strict=True)
+        parts = zip(grad.split(groups.sizes()), x.split(groups.sizes()), strict=True)
         return torch.stack([dy.t().matmul(part) for dy, part in parts])
     product = torch.nn.functional.grouped_mm(grad.t(), x, offs=groups.ends)
     # a group without rows is left unwritten on some devices (pytorch issue 172439)

@@ -66,6 +66,10 @@ class Groups:
     def __len__(self) -> int:
         return self.ends.shape[0]
 
+    def sizes(self) -> list[int]:
+        """Rows of each group; waits for the device where only that knows them."""
+        return list(self.counts) if self.counts is not None else (self.ends - self.starts()).tolist()
+
     def starts(self) -> Tensor:
         """int32 [groups]: the first row of each."""
         return torch.nn.functional.pad(self.ends, (1, -1))

@@ -15,30 +15,22 @@ quant_site (linear, lm_head), quant_type, the selector's string, and where the m
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.formats.quantize import draw_for, quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.measure import recorder
-from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import operands
+from quantctl.kernels.products.draws import LinearDraws
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once, refuse_second_gradient
-from quantctl.kernels.products.modules import spec_now
+from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_kept
 from quantctl.kernels.products.reuse import quantized_weight, weight_ahead
+from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
 from quantctl.spec import literal
-
-
-class _Draws(NamedTuple):
-    """What the forward's stochastic quantizations draw from; in this order, whatever is packed or needed later."""
-
-    x: Draw | None
-    weight: Draw | None
-    tokens: Draw | None
-    """That of X along tokens, for wgrad; None if that is not what wgrad wants."""
 
 
 def fprop_operands(
@@ -62,11 +54,12 @@ def fprop_operands(
             "gradient outside of the layer, where it would stay unquantized",
             f"drop --defer-embedding-wgrad-compute, or set {ctx.quant_site} to none",
         )
+    filled = ctx.quant_filled = rows_to_fill(ctx, total_input, weight)
     _count(ctx, "fprop")
-    draws = _Draws(*(draw_for(own.spec) for own in (*specs.fprop, specs.wgrad[1])))
+    draws = LinearDraws.of(specs)
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
-    if save is None or not _packable(ctx, total_input, save[0]):
-        x = quantize_dequantize(total_input, specs.fprop[0].spec, -1, rng=draws.x)
+    if save is None or filled or not _packable(ctx, total_input, save[0]):
+        x = quantized_rows(total_input, specs.fprop[0].spec, draws.x)
         if save is not None:
             ctx.save_for_backward(*save)
     else:
@@ -77,9 +70,9 @@ def fprop_operands(
         ctx.save_for_backward(*packed, save[1])
     ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
     if ctx.quant_place is not None:
-        recorder.observe(ctx.quant_place, "fprop", specs, (total_input, -1), (weight, 1))
+        recorder.observe(ctx.quant_place, "fprop", specs, (tokens_of(total_input), -1), (weight, 1))
         begin = operands.begin(specs.wgrad[1], total_input, x)
-        recorder.observe(ctx.quant_place, "wgrad", specs, None, (begin.flatten(0, -2), 0))
+        recorder.observe(ctx.quant_place, "wgrad", specs, None, (with_rows(tokens_of(begin), filled), 0))
     dgrad_follows = is_recorded(ctx) and any(getattr(ctx, "needs_input_grad", ())[:1])
     w, ctx.quant_weight = weight_ahead(weight, specs, draws.weight, dgrad_follows)
     return x, w
@@ -123,10 +116,12 @@ def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     _begin_backward(ctx, "dgrad")
     if ctx.quant_place is not None:
         begin = operands.begin(specs.dgrad[1], weight, quantized_weight(weight, specs, "fprop", ctx.quant_draws.weight))
-        recorder.observe(ctx.quant_place, "dgrad", specs, (grad_output, -1), (begin, 0))
+        recorder.observe(ctx.quant_place, "dgrad", specs, (tokens_of(grad_output), -1), (begin, 0))
     dy = _gradient_for_dgrad(ctx, grad_output)
     w, ctx.quant_weight = ctx.quant_weight, None  # its memory is free behind this
-    return dy.matmul(quantized_weight(weight, specs, "dgrad", ctx.quant_draws.weight) if w is None else w)
+    if w is None:
+        w = quantized_weight(weight, specs, "dgrad", ctx.quant_draws.weight, ctx.quant_draws.signs[1])
+    return dy.matmul(w)
 
 
 def _begin_backward(ctx: Any, product: str) -> None:
@@ -143,10 +138,13 @@ def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     """dY along out-features. If wgrad is to follow in one format, ctx gets dY along tokens, too: one pass over dY."""
     spec = ctx.quant_products.dgrad[0].spec
     separately = torch.compiler.is_compiling() or not grad_output.is_contiguous()  # a graph knows no addresses
-    separately = separately or spec.is_none or spec != ctx.quant_products.wgrad[0].spec
+    separately = separately or spec.is_none or spec != ctx.quant_products.wgrad[0].spec or ctx.quant_filled
+    draws = ctx.quant_draws
+    draw = draws.gradient(spec, "dgrad")
     if separately or not _wgrad_follows(ctx):
-        return quantize_dequantize(grad_output, spec, -1)
-    dy, by_tokens = quantize_dequantize_along(grad_output.view(-1, grad_output.shape[-1]), spec, (1, 0))
+        return quantized_rows(grad_output, spec, draw)
+    rngs = (draw, draws.gradient(spec, "wgrad"))
+    dy, by_tokens = quantize_dequantize_along(tokens_of(grad_output), spec, (1, 0), rngs)
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
     return dy.view_as(grad_output)
 
@@ -159,12 +157,16 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:
         same_memory = source.data_ptr() == grad_output.data_ptr() and grad_output.is_contiguous()
         if same_memory and by_tokens.shape == grad_output.shape and source._version == version:
             return by_tokens
-    return quantize_dequantize(grad_output, ctx.quant_products.wgrad[0].spec, 0)
+    spec = ctx.quant_products.wgrad[0].spec
+    return quantize_dequantize(
+        with_rows(grad_output, ctx.quant_filled), spec, 0, rng=ctx.quant_draws.gradient(spec, "wgrad")
+    )
 
 
 def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[Tensor, Tensor]:
     """dY [tokens, out] and X [tokens, in] for dY^T X, whichever GEMM then computes it. A packed X is unpacked here.
 
+    Behind an expert's tokens both have as many rows of zeros as a Hadamard transform along them wants.
     The bias gradient is to be taken from the caller's grad_output, not from this one.
     """
     specs = ctx.quant_products
@@ -174,9 +176,10 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
         x = dequantize(packed, ctx.quant_layout)
     else:
         draws = ctx.quant_draws.x, ctx.quant_draws.tokens
-        x = operands.forward_operand_in_backward(total_input, specs.fprop[0], specs.wgrad[1], (-1, 0), draws)
+        x = with_rows(total_input, ctx.quant_filled)
+        x = operands.forward_operand_in_backward(x, specs.fprop[0], specs.wgrad[1], (-1, 0), draws)
     if ctx.quant_place is not None:
-        recorder.observe(ctx.quant_place, "wgrad", specs, (grad_output, 0), None)
+        recorder.observe(ctx.quant_place, "wgrad", specs, (with_rows(grad_output, ctx.quant_filled), 0), None)
     return _gradient_for_wgrad(ctx, grad_output), x
 
 
@@ -193,8 +196,10 @@ def check_head(layer: Any, spec: str) -> None:
 class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
     @keeps_autocast
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str) -> Tensor:
-        ctx.quant_type, ctx.quant_site, ctx.site = spec, site, site
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str, layer: Named | None
+    ) -> Tensor:
+        ctx.quant_type, ctx.quant_site, ctx.site, ctx.quant_layer = spec, site, site, layer
         x_operand, w_operand = fprop_operands(ctx, x, weight, (x, weight))
         output = torch.matmul(x_operand, w_operand.t())
         return output if bias is None else output + bias.to(output.dtype)
@@ -210,10 +215,15 @@ class _QuantizedLinear(torch.autograd.Function):
         if needs_weight:
             dy, x_2d = wgrad_operands(ctx, grad_2d, x.reshape(len(grad_2d), x.shape[-1]))
             grad_weight = dy.t().matmul(x_2d)
-        return grad_x, grad_weight, grad_2d.sum(dim=0) if needs_bias else None, None, None
+        return grad_x, grad_weight, grad_2d.sum(dim=0) if needs_bias else None, None, None, None
 
 
-def quantized_linear(x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str = "linear") -> Tensor:
-    """torch.nn.functional.linear with its three products as `spec` says: x [..., in], weight [out, in], bias [out]."""
-    output: Tensor = _QuantizedLinear.apply(x, weight, bias, spec, site)
+def quantized_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, spec: str, site: str = "linear", layer: Named | None = None
+) -> Tensor:
+    """torch.nn.functional.linear with its three products as `spec` says: x [..., in], weight [out, in], bias [out].
+
+    layer: the module that it belongs to, where the model has named it.
+    """
+    output: Tensor = _QuantizedLinear.apply(x, weight, bias, spec, site, layer)
     return output

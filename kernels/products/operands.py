@@ -14,11 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from quantctl.errors import QuantctlError
+from quantctl.kernels.formats.hadamard import fits
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.measure import coverage, hits
 from quantctl.kernels.philox import Draw
+from quantctl.kernels.products.draws import Signs, rounding_for, with_signs
 from quantctl.kernels.products.modules import Named
-from quantctl.spec import FORWARD, FormatSpec, Operand, ProductSpecs, canonical, products
+from quantctl.spec import FORWARD, PRODUCTS, FormatSpec, Operand, ProductSpecs, canonical, products
 
 Draws = tuple[Draw | None, ...]
 Quantize = Callable[[Tensor, FormatSpec, tuple[int, ...], Draws | None], list[Tensor]]
@@ -70,6 +73,29 @@ if hasattr(_count_operator, "register_effect"):  # torch 2.10; before, a graph l
     _count_operator.register_effect(torch.library.EffectType.ORDERED)
 
 
+def check_sizes(specs: ProductSpecs, sizes: tuple[int, int, int], where: str) -> None:
+    """Raises QuantctlError for a Hadamard transform that does not divide the axis that its product reduces.
+
+    sizes: of those of fprop, dgrad and wgrad. where: the module, for the message.
+    """
+    reduced = _REDUCED[specs.site]
+    for product, size, axis in zip(PRODUCTS, sizes, reduced, strict=True):
+        spec = getattr(specs, product)[0].spec
+        if not fits(size, spec):
+            raise QuantctlError(
+                f"{where}: hadamard={spec.hadamard} does not divide the {size} {axis} that {product} reduces",
+                f"choose a size that does, or {product}.hadamard=none",
+            )
+
+
+_REDUCED = {
+    **dict.fromkeys(("linear", "lm_head"), ("in-features", "out-features", "tokens")),
+    "qk": ("columns of a head", "keys", "queries"),
+    "pv": ("keys", "columns of a head", "queries"),
+}
+"""By site: what fprop, dgrad and wgrad reduce."""
+
+
 def begin(own: Operand, original: Tensor, forward: Tensor) -> Tensor:
     """What a gradient product's operand begins with: the operand as it was, or the values of the forward."""
     return forward if own.source == FORWARD else original
@@ -97,6 +123,7 @@ def gradients(
     specs: ProductSpecs,
     axes: tuple[int, int],
     needed: tuple[bool, bool],
+    signs: Signs,
     quantize: Quantize = quantize_dequantize_along,
 ) -> list[Tensor]:
     """The incoming gradient as dgrad and wgrad take it, each along its one of `axes`; read once for equal formats.
@@ -107,7 +134,8 @@ def gradients(
     numbers = [number for number in (0, 1) if needed[number]]
     parts = [numbers] if slots[0] == slots[1] else [[number] for number in numbers]
     for part in filter(None, parts):
-        results = quantize(grad, slots[part[0]], tuple(axes[number] for number in part), None)
+        draws = tuple(with_signs(rounding_for(slots[number]), signs[1 + number]) for number in part)
+        results = quantize(grad, slots[part[0]], tuple(axes[number] for number in part), draws)
         for number, result in zip(part, results, strict=True):
             found[number] = result
     return found

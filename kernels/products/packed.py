@@ -18,12 +18,15 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
+from quantctl.kernels.formats.blocks import block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
+from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
+    noise_for,
     operand,
     quantize_dequantize,
     quantize_dequantize_along,
@@ -38,6 +41,7 @@ class Layout(NamedTuple):
     """What the bytes of a packed matrix mean."""
 
     spec: FormatSpec
+    """Without the Hadamard transform that it may have had."""
     axis: int
     """0 or 1: the blocks go along the rows' numbers, or along the rows."""
     rows: int
@@ -56,12 +60,13 @@ class Packed(NamedTuple):
     Or the values themselves, in the matrix's dtype and without scales, where keeping them packed is not worth it.
     """
     block_scales: Tensor | None
-    """uint8 [blocks, columns] (axis 0) or [rows, blocks] (axis 1): E8M0 or E4M3 bytes; None for HiFloat8.
+    """[blocks, columns] (axis 0) or [rows, blocks] (axis 1), squares [blocks, blocks]: bytes E8M0 or E4M3, or fp32
+    factors; None for HiFloat8.
 
     Blocks along groups of rows lie in tiles of 32 rows: each group starts one, and there are as many as there can be.
     """
     tensor_scale: Tensor | None
-    """fp32 [], or [groups]: the factor of the whole tensor or group; None where the format or the spec has none."""
+    """fp32 [], [groups] or of rows [rows, 1] or [1, columns]: as codes.Encoded's; None where the spec has none."""
 
 
 class Shapes(NamedTuple):
@@ -75,19 +80,22 @@ class Shapes(NamedTuple):
 def shapes(layout: Layout) -> Shapes:
     spec, axis, rows, columns, _, groups = layout
     count, width = GROUPS[FORMATS[spec.format].bits(spec)]
-    block, scales = FORMATS[spec.format].block, None
-    if block and axis == 0:
-        blocks = -(-rows // block) if groups is None else tiles(rows, groups, BLOCK) * (BLOCK // block)
-        scales = (blocks, columns)
-    elif block:
-        scales = (rows, -(-columns // block))
-    factors = () if groups is None else (groups,)
+    format_, scales = FORMATS[spec.format], None
+    if format_.has_blocks and axis == 0 and groups is not None:
+        scales = (tiles(rows, groups, BLOCK) * (BLOCK // format_.block), columns)
+    elif format_.has_blocks:
+        size = (rows, columns) if axis == 1 else (columns, rows)
+        across, along = scale_shape(size, block_of(spec, format_.block))
+        scales = (across, along) if axis == 1 else (along, across)
+    factors: tuple[int, ...] = () if groups is None else (groups,)
+    if spec.extent == "row":
+        factors = (rows, 1) if axis == 1 else (1, columns)
     return Shapes((rows, -(-columns // count) * width), scales, factors if has_tensor_scale(spec) else None)
 
 
 def nbytes(layout: Layout) -> int:
     """Bytes of the tensors of a packed matrix."""
-    sizes = zip(shapes(layout), (1, 1, 4), strict=True)
+    sizes = zip(shapes(layout), (1, FORMATS[layout.spec.format].scale_bytes, 4), strict=True)
     return sum(math.prod(shape) * size for shape, size in sizes if shape is not None)
 
 
@@ -111,12 +119,13 @@ def quantize_dequantize_packed(
     x = operand(x, spec)
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
-    layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
-    if family_of(x) == TRITON:
+    layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
+    if family_of(x, spec) == TRITON and not is_wanted(spec):
         from quantctl.kernels.triton import packed as triton_packed
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
-    return quantize_dequantize(x, spec, 1, rng=draw), _pack(x, layout, packed_draw), layout
+    values = quantize_dequantize(x, spec, 1, rng=draw)
+    return values, _packed(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
 
 
 def quantize_dequantize_kept(
@@ -155,29 +164,35 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
     """x [rows, columns], contiguous, in codes in blocks along `axis`. Raises as quantize_dequantize does."""
     x = operand(x, spec)
     draw = draw_for(spec, rng)
-    layout = Layout(spec, axis, x.shape[0], x.shape[1], x.dtype)
-    if family_of(x) == TRITON:
+    layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
+    return _packed(transformed(x, spec, axis, draw), layout, draw), layout
+
+
+def _packed(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
+    """x in the codes of its layout, by whoever computes."""
+    if family_of(x, layout.spec) == TRITON and x.dtype == layout.dtype:
         from quantctl.kernels.triton import packed as triton_packed
 
-        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1], layout
-    return _pack(x, layout, draw), layout
+        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1]
+    return _pack(x, layout, draw)
 
 
 def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
     spec, axis = layout.spec, layout.axis
-    noise = None if draw is None else philox.uniform(x.shape, draw, x.device).movedim(axis, -1).contiguous()
-    format_ = FORMATS[spec.format]
+    noise, format_ = noise_for(x, spec, draw), FORMATS[spec.format]
+    noise = None if noise is None else noise.movedim(axis, -1).contiguous()
     codes = format_.encode(x.movedim(axis, -1).contiguous(), spec, noise)
     elements = pack(codes.elements.movedim(-1, axis).contiguous(), format_.bits(spec))
     scales = None if codes.block_scales is None else codes.block_scales.movedim(-1, axis).contiguous()
-    return Packed(elements, scales, codes.tensor_scale)
+    factor = codes.tensor_scale
+    return Packed(elements, scales, factor.movedim(-1, axis) if factor is not None and factor.dim() > 1 else factor)
 
 
 def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
     if packed.elements.dtype == layout.dtype:
         return packed.elements
-    if family_of(packed.elements) == TRITON:
+    if family_of(packed.elements, layout.spec) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.dequantize(packed, layout)
@@ -185,5 +200,7 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
     format_ = FORMATS[spec.format]
     elements = unpack(packed.elements, format_.bits(spec), layout.columns).movedim(axis, -1)
     scales = None if packed.block_scales is None else packed.block_scales.movedim(axis, -1)
-    values = format_.decode(Codes(elements, scales, packed.tensor_scale), spec, layout.dtype)
+    factor = packed.tensor_scale
+    factor = factor.movedim(axis, -1) if factor is not None and factor.dim() > 1 else factor
+    values = format_.decode(Codes(elements, scales, factor), spec, layout.dtype)
     return values.movedim(-1, axis).contiguous()

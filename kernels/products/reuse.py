@@ -11,8 +11,8 @@ its address (`weight.data = ...`; the old storage is held, so no other weight ca
 strides, dtype and both specs, and the number of optimizer steps in this process: Megatron writes its weights through
 buffers that share their memory but not their version, always around a step of a torch optimizer. Whoever writes to a
 weight in such a way outside of an optimizer calls `forget()`.
-Never for stochastic rounding, whose every call is a new draw, for weights that are not trained leaves, under
-torch.compile, or while a CUDA graph is captured, whose replays must quantize the weight of their time.
+Never for stochastic rounding and random signs, whose every call is a new draw, for weights that are not trained
+leaves, under torch.compile, or while a CUDA graph is captured, whose replays must quantize the weight of their time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from quantctl.errors import QuantctlError
 from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
+from quantctl.kernels.products.draws import rounding_for, with_signs
 from quantctl.kernels.products.grouped_quantize import quantize_stack
 from quantctl.spec import FORWARD, NONE, FormatSpec, Operand, ProductSpecs
 
@@ -57,6 +58,13 @@ class _Kept(NamedTuple):
     """Those of fprop and of dgrad."""
     storage: tuple[torch.UntypedStorage, ...]
     results: dict[Steps, Tensor]
+
+
+class _Given(NamedTuple):
+    """What quantizations of one use draw from: the forward's, and the call of dgrad's random signs."""
+
+    rng: Draw | None
+    signs: int | None
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -112,24 +120,25 @@ def _alone(
 
 
 def _through(
-    weights: Sequence[Tensor], steps: Steps, rng: Draw | None, quantize: Quantize, results: dict[Steps, Tensor]
+    weights: Sequence[Tensor], steps: Steps, given: _Given, quantize: Quantize, results: dict[Steps, Tensor]
 ) -> Tensor:
-    """The weights behind all steps, of which `results` has some. rng: the draw of the forward's step."""
+    """The weights behind all steps, of which `results` has some."""
     if steps not in results:
         *before, (spec, axis) = steps or ((FormatSpec(NONE), 1),)
         if before:
-            begin = _through(weights, tuple(before), rng, quantize, results)
+            begin = _through(weights, tuple(before), given, quantize, results)
             weights = begin.unbind(0) if begin.dim() == 3 else (begin,)
-        (results[steps],) = quantize(weights, spec, (axis,), (rng if axis == 1 else None,))
+        draw = given.rng if axis == 1 else with_signs(rounding_for(spec), given.signs)
+        (results[steps],) = quantize(weights, spec, (axis,), (draw,))
     return results[steps]
 
 
 def _quantized(
-    weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None, quantize: Quantize
+    weights: Sequence[Tensor], specs: ProductSpecs, product: str, given: _Given, quantize: Quantize
 ) -> Tensor:
     steps = _steps(specs, product)
-    if not steps or any(spec.round == "stochastic" for spec, _ in steps) or not all(map(_reusable, weights)):
-        return _through(weights, steps, rng, quantize, {})
+    if not steps or any(spec.is_random for spec, _ in steps) or not all(map(_reusable, weights)):
+        return _through(weights, steps, given, quantize, {})
     state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
     of_both = specs.fprop[1], specs.dgrad[1]
     kept = _kept.get(weights[0])
@@ -139,15 +148,17 @@ def _quantized(
     if not kept.results and of_both[0] == of_both[1]:
         both = _steps(specs, "fprop"), _steps(specs, "dgrad")
         kept.results.update(zip(both, quantize(weights, steps[0][0], (1, 0), (None, None)), strict=True))
-    return _through(weights, steps, None, quantize, kept.results)
+    return _through(weights, steps, _Given(None, None), quantize, kept.results)
 
 
-def quantized_weight(weight: Tensor, specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
+def quantized_weight(
+    weight: Tensor, specs: ProductSpecs, product: str, rng: Draw | None = None, signs: int | None = None
+) -> Tensor:
     """Weight [out, in] as product fprop (along in) or dgrad (along out, or as the forward had it) takes it.
 
-    Not to be written to. rng: the draw of the forward's quantization.
+    Not to be written to. rng: the draw of the forward's quantization. signs: the call of dgrad's random signs.
     """
-    return _quantized((weight,), specs, product, rng, _alone)
+    return _quantized((weight,), specs, product, _Given(rng, signs), _alone)
 
 
 def weight_ahead(
@@ -159,7 +170,7 @@ def weight_ahead(
     """
     steps, later = _steps(specs, "fprop"), _steps(specs, "dgrad")
     ahead = dgrad_follows and bool(steps) and not _reusable(weight) and family_of(weight) == CPU
-    if ahead and later == ((steps[0][0], 0),) and steps[0][0].round != "stochastic":
+    if ahead and later == ((steps[0][0], 0),) and not steps[0][0].is_random:
         w, for_dgrad = quantize_dequantize_along(weight, steps[0][0], (1, 0))
         return w, for_dgrad
     w = quantized_weight(weight, specs, "fprop", rng)
@@ -168,4 +179,4 @@ def weight_ahead(
 
 def quantized_stack(weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
     """The same for weights of equal shape, behind each other: [weights, out, in]."""
-    return _quantized(weights, specs, product, rng, quantize_stack)
+    return _quantized(weights, specs, product, _Given(rng, None), quantize_stack)

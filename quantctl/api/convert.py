@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantctl.api.layers import specs_of
-from quantctl.api.tensors import text_of
+from quantctl.api.tensors import literal_of, text_of
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import hits
 from quantctl.kernels.products.linear import quantized_linear
@@ -140,9 +140,9 @@ def convert(
 
     model: any torch.nn.Module; its torch.nn.Linear layers count, those of other classes stay as they are and are named.
     linear, lm_head: the formats of the layers, and of the output layer, which is apart as in Megatron: whole literals,
-    whose rules speak of the model's own names and of the layers of its one nn.ModuleList, but not of phases. only,
-    skip: names of layers as the model has them (named_modules), with * and ?; without `only` the layers that choose
-    experts (called router or gate) stay as they are. "none" turns layers back.
+    or for linear a recipe's name; their rules speak of the model's own names and of the layers of its one
+    nn.ModuleList, but not of phases. only, skip: names of layers as the model has them (named_modules), with * and ?;
+    without `only` the layers that choose experts (called router or gate) stay as they are. "none" turns layers back.
 
     Returns what became of each layer, and counts what they compute. Raises QuantctlError, with nothing changed, for an
     unknown format, a name that no layer has, a rule that fits none, and a model without linear layers.
@@ -151,7 +151,7 @@ def convert(
         raise QuantctlError(
             f"the model is of type {type(model).__name__}, not a torch.nn.Module", "give the module itself"
         )
-    said = {"linear": literal(text_of(linear), "linear"), "lm_head": literal(text_of(lm_head), "lm_head")}
+    said = {"linear": literal(literal_of(linear), "linear"), "lm_head": literal(text_of(lm_head), "lm_head")}
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     if not found:
         raise QuantctlError(f"{type(model).__name__} has no torch.nn.Linear layer", "nothing was converted")

@@ -12,6 +12,7 @@ from quantctl.errors import QuantctlError, quoted
 from quantctl.kernels.formats.quantize import DTYPES, quantize_dequantize
 from quantctl.kernels.products.linear import quantized_linear
 from quantctl.spec import SEPARATOR, parse, products
+from quantctl.spec.recipes import RECIPES
 
 _FLOATS = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
@@ -45,6 +46,12 @@ def text_of(value: Any) -> str:
     return value
 
 
+def literal_of(value: Any) -> str:
+    """A format or a recipe's name, as the literal of linear layers. Raises QuantctlError for what is no text."""
+    text = text_of(value)
+    return RECIPES[text].linear if text in RECIPES else text
+
+
 def _axis(value: Any) -> int:
     """An int of Python's, numpy's or another kind. Raises QuantctlError for what is none."""
     try:
@@ -74,10 +81,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, spec: str = "m
 
     x: [..., in]; weight: [out, in]; bias: [out] or None; all of one dtype (bfloat16, float16 or float32) and device.
     spec: the format, of single operands and products too ("mxfp4:gradient.round=stochastic"); its `bwd` says what the
-    two gradient products see. It has no rules: this product has no layer, and no steps.
+    two gradient products see; or a recipe's name (quantctl list recipes). It has no rules: this product has no layer,
+    and no steps.
     Returns [..., out], differentiable once in x, weight and bias. Raises QuantctlError for other input.
     """
-    if SEPARATOR in text_of(spec):
+    spec = literal_of(spec)
+    if SEPARATOR in spec:
         raise QuantctlError(
             f"{quoted(spec)} holds rules, and one product is in no layer", "give what is to hold for it"
         )

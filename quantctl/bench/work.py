@@ -8,10 +8,10 @@ from quantctl.spec import FormatSpec, parse
 
 
 def directions(spec: FormatSpec, axes: int) -> int:
-    """How many results differ: without blocks and without draws both directions are one."""
-    from quantctl.kernels.formats.quantize import FORMATS
+    """How many results differ: without blocks, or with square ones, and without draws both directions are one."""
+    from quantctl.kernels.formats.quantize import is_same_along_all_axes
 
-    return 1 if not FORMATS[spec.format].has_blocks and spec.round != "stochastic" else axes
+    return 1 if is_same_along_all_axes(spec) else axes
 
 
 def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2) -> tuple[int, int]:

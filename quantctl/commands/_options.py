@@ -13,7 +13,7 @@ from click import shell_completion
 from click.shell_completion import CompletionItem
 
 from quantctl.errors import QuantctlError, quoted, unknown
-from quantctl.modes import MODES, choices, selection
+from quantctl.modes import NAMED, choices, selection
 from quantctl.spec import ALIASES, FORMATS, NONE
 
 _MEGATRON = "Megatron tree: a directory that holds megatron/core.  [default: MEGATRON_LM_PATH, else the nearest parent "
@@ -120,7 +120,7 @@ class Mode(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         front, comma, last = incomplete.rpartition(",") if self.many else ("", "", incomplete)
-        return _items([f"{front}{comma}{mode}" for mode in MODES], f"{front}{comma}{last}")
+        return _items([f"{front}{comma}{mode}" for mode in NAMED], f"{front}{comma}{last}")
 
 
 class Spec(click.ParamType):
@@ -129,8 +129,8 @@ class Spec(click.ParamType):
     name = "spec"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in MODES and value not in (NONE, *ALIASES, *FORMATS):
-            formats = dict.fromkeys(spec for spec in MODES[value].values() if spec != NONE)
+        if value in NAMED and value not in (NONE, *ALIASES, *FORMATS):
+            formats = dict.fromkeys(spec for spec in NAMED[value].values() if spec != NONE)
             takes_modes = ctx is not None and any(isinstance(each.type, Mode) for each in ctx.command.params)
             raise QuantctlError(
                 f"{quoted(value)} is a mode, and {param.opts[0] if param else 'this'} takes a format",

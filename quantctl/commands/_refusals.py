@@ -10,7 +10,7 @@ import click
 
 from quantctl.commands._options import Mode, Spec, TooManyWords
 from quantctl.errors import QuantctlError, near, quoted
-from quantctl.modes import MODES
+from quantctl.modes import NAMED
 
 
 def _is_megatrons(option: str) -> bool:
@@ -48,7 +48,7 @@ def _as_option(words: Sequence[str], command: click.Command) -> str | None:
             following = rest[:1] if not value and not option.is_flag else []
             return shlex.join([option.opts[0], *filter(None, [value]), *following])
         choices = option.type.choices if isinstance(option.type, click.Choice) else ()
-        if first in choices or (isinstance(option.type, Mode) and first in MODES):
+        if first in choices or (isinstance(option.type, Mode) and first in NAMED):
             return f"{option.opts[0]} {first}"
     return f"--megatron {shlex.quote(first)}" if is_tree(Path(first)) else None
 

@@ -10,7 +10,7 @@ import click
 from quantctl import output
 from quantctl.commands._common import describe, given_values, selector_options, tree_in_use
 from quantctl.errors import QuantctlError, quoted
-from quantctl.modes import MODES
+from quantctl.modes import NAMED
 from quantctl.tree.state import read_state
 from quantctl.tree.tree import Tree
 
@@ -55,7 +55,7 @@ def command(
             return
     if not arguments:
         raise QuantctlError("no command was given", "write it behind --: quantctl exec --mode bf16 -- python train.py")
-    if arguments[0] in MODES:
+    if arguments[0] in NAMED:
         raise QuantctlError(f"{quoted(arguments[0])} is a mode, and no command", f"give it as --mode {arguments[0]}")
     if node_rank >= nodes:
         raise QuantctlError(f"--node-rank {node_rank} of --nodes {nodes}", "ranks count from 0")

@@ -1,4 +1,4 @@
-"""`quantctl list`: the registry of models, datasets, modes, formats, training configs and platforms."""
+"""`quantctl list`: the registry of models, datasets, modes, recipes, formats, training configs and platforms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from quantctl import output
 from quantctl.commands._options import Choice
 from quantctl.modes import MODES, SCRIPT_MODES, mode_selectors
 from quantctl.spec import FORMATS, NONE, SITES, names_of
+from quantctl.spec.recipes import RECIPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,12 @@ def _modes() -> Table:
     return Table("mode", ("name", *SITES, "scripts"), rows, note)
 
 
+def _recipes() -> Table:
+    rows = [(name, row.linear, row.source, row.omits) for name, row in RECIPES.items()]
+    note = "--mode takes them as it does modes. The literal is that of --linear; lm_head, qk and pv stay as they are."
+    return Table("recipe", ("name", "linear", "source", "left out, or otherwise here"), rows, note)
+
+
 _GRAMMAR = """\
 A literal: FORMAT[:OPTION,...][; CONDITION ...: SPEC or OPTIONS]...
 An option is KEY=VALUE, the first value the default (bwd of qk and pv:
@@ -108,6 +115,7 @@ KINDS = {
     "models": _models,
     "datasets": _datasets,
     "modes": _modes,
+    "recipes": _recipes,
     "formats": _formats,
     "configs": _configs,
     "platforms": _platforms,
@@ -128,6 +136,7 @@ def _data() -> dict[str, object]:
         "models": {name: dataclasses.asdict(row) for name, row in MODELS.items()},
         "datasets": {name: dataclasses.asdict(row) for name, row in DATASETS.items()},
         "modes": {mode: mode_selectors(mode) for mode in MODES},
+        "recipes": {name: row._asdict() for name, row in RECIPES.items()},
         "formats": FORMATS,
         "training_configs": {name: dataclasses.asdict(row) for name, row in TRAINING_CONFIGS.items()},
         "platforms": {name: dataclasses.asdict(row) for name, row in PLATFORMS.items()},
@@ -162,7 +171,7 @@ def _print_tables(kinds: Sequence[str]) -> None:
 @click.argument("kinds", nargs=-1, type=Choice(list(KINDS), "kind"), metavar=f"[{'|'.join(KINDS)}]...")
 @click.pass_context
 def command(ctx: click.Context, kinds: tuple[str, ...]) -> None:
-    """Show the models, datasets, modes, formats, training configs and platforms, or only some of these.
+    """Show models, datasets, modes, recipes, formats, training configs and platforms, or only some of these.
 
     On a pipe: one row a line, its kind first, separated by tabs.
     """

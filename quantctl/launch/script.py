@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from quantctl.launch.arguments import Called
 from quantctl.launch.flags import Flags
 from quantctl.launch.plan import EMBEDDED, Plan
 from quantctl.launch.settings import choose, plain, positive, shown, words
+from quantctl.modes import file_name, selection
 from quantctl.script.datasets import DATASETS
 from quantctl.script.models import MODELS
 from quantctl.script.platforms import PLATFORMS, Platform
@@ -77,7 +79,12 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
     trainer = _trainer(tree, machine)
     if trainer == EMBEDDED and (lacking := embedded.lack(python, tree, called.trailing)):
         missing(lacking.message, lacking.hint or "")
-    stem = Path(script.name).stem
+    stem, selectors = Path(script.name).stem, script.selectors
+    if mode := called.get("MODE"):
+        selection(mode)
+        stem = f"{stem.removesuffix(script.mode)}{file_name(mode)}"
+        place = selectors.index("--mode") + 1
+        selectors = (*selectors[:place], mode, *selectors[place + 1 :])
     run_dir = plain("RUN_DIR", called.get("RUN_DIR", f"runs/{stem.removeprefix('pretrain_')}_{script.config}"))
     data.add(flags, called, model, dataset, config.smoke, python, dry, missing, say)
     folders.add(flags, called, run_dir, config.smoke)
@@ -88,12 +95,12 @@ def resolve(script: Script, environment: Mapping[str, str], python: str, dry: bo
     variables += [
         f"{name}={value}" for name, value in (("OMP_NUM_THREADS", threads), ("MEGATRON_LM_PATH", tree)) if value
     ]
-    combination = f"--model {script.model} --dataset {script.dataset} --mode {script.mode}"
+    combination = f"--model {script.model} --dataset {script.dataset} --mode {shlex.quote(mode or script.mode)}"
     return Plan(
         run_dir,
         processes,
         script.platform,
-        (*script.selectors, *words("SELECTORS", called.get("SELECTORS"))),
+        (*selectors, *words("SELECTORS", called.get("SELECTORS"))),
         tuple(variables),
         (*trainer, *flags.words(), *called.trailing),
         f"{stem}_{script.config}",

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from quantctl.errors import QuantctlError
 from quantctl.launch.settings import choose
-from quantctl.modes import MODES, SCRIPT_MODES, file_name, selection
+from quantctl.modes import NAMED, SCRIPT_MODES, file_name, selection
 from quantctl.script import models
 from quantctl.script.datasets import DATASETS
 from quantctl.script.training import TRAINING_CONFIGS
@@ -39,7 +39,7 @@ def selector_words(mode: str) -> list[str]:
     """What goes over the mode of the script that runs `mode`: nothing where it has a script of its own."""
     if mode in SCRIPT_MODES:
         return []
-    if mode in MODES:
+    if mode in NAMED:
         return ["--mode", mode]
     return [word for role, value in selection(mode).items() for word in (f"--{role.replace('_', '-')}", value)]
 
@@ -83,6 +83,7 @@ class Run:
 def environment(settings: Mapping[str, str | None]) -> dict[str, str]:
     """This process's environment with the settings that are not None, and with QUANTCTL as the quantctl in use."""
     changed = os.environ | {name: value for name, value in settings.items() if value is not None}
+    changed.pop("MODE", None)  # what is meant stands in the call
     beside = Path(sys.executable).with_name("quantctl")
     if "QUANTCTL" not in changed and beside.is_file():
         changed["QUANTCTL"] = str(beside)

@@ -23,6 +23,7 @@ SETTINGS: dict[str, str] = {
     "RUN_DIR": "manifest, log and proof (runs/<model>_<dataset>_<mode>_<config>)",
     "SEED": "of weights and data order (the script's)",
     "TRAIN_ITERS": "optimizer steps; the warm-up keeps its share (the script's)",
+    "MODE": "a mode or recipe in the place of the script's, e.g. te-nvfp4 (quantctl list modes recipes)",
     "SELECTORS": "selectors over the mode's, in a shell's words, e.g. \"--linear 'mxfp8; layers 1-2: none'\"",
     "STATS": "record what the formats do to the products, e.g. every=100",
     "MEGATRON_LM_PATH": "the tree; with a pretrain_gpt.py in it, that is the trainer",

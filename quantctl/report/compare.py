@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from quantctl.errors import QuantctlError
-from quantctl.modes import MODES
+from quantctl.modes import NAMED
 from quantctl.report import heat
 from quantctl.report.curve import tail_mean
 from quantctl.report.labels import labels, meaning
@@ -229,7 +229,7 @@ def compare(runs: Sequence[Run], reference: str = REFERENCE) -> Comparison:
     for run in runs:
         if run.is_clean:
             by_mode[run.mode].append(run)
-    place = {mode: number for number, mode in enumerate(MODES)}
+    place = {mode: number for number, mode in enumerate(NAMED)}
     order = sorted(by_mode, key=lambda mode: (mode != reference, place.get(mode, len(place))))
     called = labels([*order, *(run.mode for run in runs)])
     rows = [

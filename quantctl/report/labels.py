@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 
 from quantctl.errors import QuantctlError
-from quantctl.modes import MODES, selection
+from quantctl.modes import NAMED, selection
 from quantctl.spec import NONE, SITES, literal
 
 LONGEST = 64
@@ -16,7 +16,7 @@ _CUT = 44
 def mode_of(selectors: Mapping[str, str]) -> str:
     """The mode whose selectors these are, in canonical form, else the selectors that are not none."""
     values = {site: selectors.get(site, NONE) for site in SITES}
-    for mode, wanted in MODES.items():
+    for mode, wanted in NAMED.items():
         if values == wanted:
             return mode
     return " ".join(f"{site}={value}" for site, value in values.items() if value != NONE)

@@ -1,7 +1,7 @@
 """Format specs: `format[:key=value[,key=value...]]`, one format for all operands of a site.
 
-    >>> parse("mxfp8:scale=floor", "linear")
-    FormatSpec(format='mxfp8', scale='floor', elem='e4m3', round='nearest', bwd='quantized')
+    >>> parse("mxfp8:scale=floor", "linear").scale
+    'floor'
 
 The tables below are the only place that knows which formats and options exist.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from quantctl.errors import QuantctlError, near, quoted, suggestion, unknown
+from quantctl.spec.needs import SIZES, fitting
 
 SITES = ("linear", "lm_head", "qk", "pv")
 NONE = "none"
@@ -20,7 +21,7 @@ SEPARATOR = ";"
 """In front of each rule of a literal."""
 LONGEST = 4000
 """Characters of a literal."""
-ALIASES = {"bf16": NONE, "hif8": "hifp8"}
+ALIASES = {"bf16": NONE, "hif8": "hifp8", "hif4": "hifp4"}
 """Other names of formats, which forks and papers use."""
 
 
@@ -36,14 +37,45 @@ _ROUND = ("nearest", "stochastic", "away")
 _BWD = ("quantized", "dequantized", "high_precision")
 _MX_SCALE = ("rceil", "floor", "even", "ceil")
 
+_MX_BLOCK = {"block": ("1x32", "32x32"), "headroom": (NONE, "3/4")}
+_HADAMARD = {
+    "hadamard": (NONE, *SIZES),
+    "signs": (NONE, "fixed", "random"),
+    "hadamard_out": ("operand", "fp32"),
+}
+
 # format -> option -> allowed values, the default first
 FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
-    "mxfp8": {"scale": _MX_SCALE, "elem": ("e4m3", "e5m2"), "round": _ROUND, "bwd": _BWD},
-    "mxfp6": {"scale": _MX_SCALE, "elem": ("e3m2", "e2m3"), "round": _ROUND, "bwd": _BWD},
-    "mxfp4": {"scale": _MX_SCALE, "round": _ROUND, "bwd": _BWD},
-    "nvfp4": {"round": _ROUND, "bwd": _BWD},
-    # HiFloat8's own nearest rule breaks ties away from zero, so `away` would name the same thing twice
-    "hifp8": {"scale": ("none", "tensor"), "round": ("nearest", "stochastic"), "bwd": _BWD},
+    "mxfp8": {"scale": _MX_SCALE, "elem": ("e4m3", "e5m2"), "round": _ROUND, **_MX_BLOCK, **_HADAMARD, "bwd": _BWD},
+    "mxfp6": {"scale": _MX_SCALE, "elem": ("e3m2", "e2m3"), "round": _ROUND, **_MX_BLOCK, **_HADAMARD, "bwd": _BWD},
+    "mxfp4": {"scale": _MX_SCALE, "round": _ROUND, **_MX_BLOCK, **_HADAMARD, "bwd": _BWD},
+    "nvfp4": {
+        "scale": ("divide", "multiply", "4over6", "4over6_mse"),
+        "round": _ROUND,
+        "block": ("1x16", "16x16"),
+        "extent": ("tensor", "row"),
+        "headroom": (NONE, "16/17"),
+        **_HADAMARD,
+        "bwd": _BWD,
+    },
+    "fp8": {
+        "scale": ("fp32", "pow2"),
+        "elem": ("e4m3", "e5m2"),
+        "round": _ROUND,
+        "block": ("tensor", "row", "1x128", "128x128"),
+        **_HADAMARD,
+        "bwd": _BWD,
+    },
+    "int8": {"round": _ROUND, "block": ("row", "tensor", "32x32"), **_HADAMARD, "bwd": _BWD},
+    # HiFloat's own nearest rule breaks ties away from zero, so `away` would name the same thing twice
+    "hifp8": {
+        "scale": (NONE, "tensor", "fp32"),
+        "round": ("nearest", "stochastic"),
+        "target": ("15", "224"),
+        **_HADAMARD,
+        "bwd": _BWD,
+    },
+    "hifp4": {"round": ("nearest", "stochastic"), **_HADAMARD, "bwd": _BWD},
 }
 
 # the attention products keep gradients unquantized unless asked (straight-through)
@@ -59,17 +91,42 @@ class FormatSpec:
 
     format: str
     scale: str | None = None
-    """Scale rule: mx formats rceil, floor, even, ceil; hifp8 none, tensor."""
+    """Scale rule: mx formats rceil, floor, even, ceil; nvfp4 divide, multiply, 4over6, 4over6_mse; fp8 fp32, pow2;
+    hifp8 none, tensor, fp32."""
     elem: str | None = None
-    """Element type: mxfp8 e4m3, e5m2; mxfp6 e3m2, e2m3."""
+    """Element type: mxfp8 and fp8 e4m3, e5m2; mxfp6 e3m2, e2m3."""
     round: str | None = None
-    """nearest is the format's own rule (half away from zero for hifp8, RNE for all others)."""
+    """nearest is the format's own rule (half away from zero for hifp8 and hifp4, RNE for all others)."""
+    block: str | None = None
+    """Elements that share a scale: 1xN along the reduced axis, NxN, a row (all of the reduced axis), the tensor."""
+    extent: str | None = None
+    """What has one second scale, beside the blocks': the tensor, or a row."""
+    target: str | None = None
+    """What the largest magnitude becomes under hifp8's scale=fp32."""
+    headroom: str | None = None
+    """What values are multiplied by before they are rounded stochastically, so that none is clipped."""
+    hadamard: str | None = None
+    """Size of the Hadamard transform along the reduced axis before all else."""
+    signs: str | None = None
+    """What it is randomized by: none, Transformer Engine's fixed signs, or new ones for each product and step."""
+    hadamard_out: str | None = None
+    """What its result is rounded to before it is quantized: the operand's dtype, or fp32."""
     bwd: str | None = None
     """What the gradient products see: quantized, dequantized or high_precision operands."""
 
     @property
     def is_none(self) -> bool:
         return self.format == NONE
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two quantizations of one tensor may differ."""
+        return self.round == "stochastic" or self.signs == "random"
+
+    @property
+    def transform(self) -> tuple[str, str]:
+        """Size and signs of the Hadamard transform, which both operands of a product have to have."""
+        return self.hadamard or NONE, self.signs or NONE
 
     def options(self) -> dict[str, str]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "format"}
@@ -155,7 +212,7 @@ def parse(text: str, site: str = "linear") -> FormatSpec:
                 f"{quoted(text)} speaks of single operands or products ({quoted(item)}), and one format is meant here",
                 f"give the format of the operand that is meant, such as {quoted(name)}",
             )
-    return spec_of(text, name, items, site)
+    return fitting(text, spec_of(text, name, items, site))
 
 
 def written(format_: str, options: Mapping[str, str], scoped: Iterable[str] = ()) -> str:

@@ -33,6 +33,7 @@ from quantctl.spec.formats import (
     spec_of,
     split,
 )
+from quantctl.spec.needs import fitting
 
 PRODUCTS = ("fprop", "dgrad", "wgrad")
 GRADIENT = "gradient"
@@ -230,6 +231,7 @@ class _Reader:
         spec = FormatSpec(chosen.value)
         if chosen.value != NONE:
             spec = FormatSpec(chosen.value, **self._options(slot, items, chosen))
+            fitting(self.text, spec, f", {slot[0]}'s {slot[1]}")
         if slot[0] == "fprop" or slot[1] == GRADIENT:
             return Operand(spec)
         own = self._settings("source", items)
@@ -266,7 +268,30 @@ class _Reader:
         for index, quantized in ((3, second), (5, first)):
             if not quantized:  # what the forward computed with is the original
                 found[index] = Operand(found[index].spec)
+        self._check_transforms(found)
         return ProductSpecs(self.site, (found[0], found[1]), (found[2], found[3]), (found[4], found[5]))
+
+    def _check_transforms(self, found: Sequence[Operand]) -> None:
+        """Raises QuantctlError for a Hadamard transform that its product would not undo."""
+        named = list(zip(slots(self.site), found, strict=True))
+        for ((product, name), one), ((_, other_name), other) in zip(named[::2], named[1::2], strict=True):
+            if one.spec.transform != other.spec.transform:
+                said = [
+                    f"{own}, {spec.format}, has hadamard={spec.transform[0]},signs={spec.transform[1]}"
+                    for own, spec in ((name, one.spec), (other_name, other.spec))
+                ]
+                raise QuantctlError(
+                    f"{quoted(self.text)}: {product} would transform its operands differently: {' and '.join(said)}",
+                    f"say it of both, each in a format: {product}.hadamard=...,{product}.signs=...",
+                )
+        for index, forward in ((3, found[1]), (5, found[0])):
+            if found[index].source == FORWARD and forward.spec.transform[0] != NONE:
+                (product, name), _ = named[index]
+                raise QuantctlError(
+                    f"{quoted(self.text)}: the values of fprop's {name}, which {product} begins with, are those of its "
+                    "Hadamard transform",
+                    f"leave fprop without one, or let {product} begin with the original: {product}.bwd=quantized",
+                )
 
     def _without_effect(self, item: Item) -> QuantctlError:
         if item.key == "bwd":

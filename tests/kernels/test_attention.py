@@ -180,8 +180,8 @@ def test_calls_are_counted_by_operand(site) -> None:
 
 def test_an_unknown_type_is_refused_at_run_time() -> None:
     for call in (
-        lambda: attention.qk(torch.ones(1, 2, 3), torch.ones(1, 3, 2), 1.0, "fp8"),
-        lambda: attention.pv(torch.ones(1, 2, 3), torch.ones(1, 3, 2), "fp8"),
+        lambda: attention.qk(torch.ones(1, 2, 3), torch.ones(1, 3, 2), 1.0, "fp5"),
+        lambda: attention.pv(torch.ones(1, 2, 3), torch.ones(1, 3, 2), "fp5"),
     ):
-        with pytest.raises(QuantctlError, match="fp8"):
+        with pytest.raises(QuantctlError, match="fp5"):
             call()

@@ -397,7 +397,7 @@ def test_products_are_counted_by_what_needs_them(implementation) -> None:
         ({"sk": 70}, "72 queries and 70 keys"),
         ({"heads": 3, "groups": 2}, "3 heads for 2 groups"),
         ({"dtype": torch.float64}, "float64"),
-        ({"pv": "fp8"}, "fp8"),
+        ({"pv": "fp5"}, "fp5"),
     ],
     ids=lambda x: str(x)[:40],
 )
@@ -405,7 +405,7 @@ def test_what_it_does_not_compute_is_refused(change, named) -> None:
     case = Case(**({"pv": "mxfp8"} | change))
     with pytest.raises(QuantctlError, match=named) as refusal:
         fused(case, *case.tensors()[:3])
-    if case.pv != "fp8":
+    if case.pv != "fp5":
         assert "unfused" in refusal.value.hint
 
 

@@ -110,7 +110,7 @@ WRONG = {
         "skip: 0 is no name of a layer",
     ),
     "a lazy layer": (lambda: quantctl.convert(nn.Sequential(nn.LazyLinear(2)), "mxfp8"), "0 has no weights yet"),
-    "a format of a model": (lambda: quantctl.convert(model(), "fp8"), "unknown format 'fp8'"),
+    "a format of a model": (lambda: quantctl.convert(model(), "fp5"), "unknown format 'fp5'"),
 }
 
 

@@ -71,7 +71,7 @@ REFUSALS = {
     "absent": (("absent.pt", "--spec", "mxfp8"), "absent.pt: no such file or directory"),
     "rubbish": (("rubbish.pt", "--spec", "mxfp8"), "rubbish.pt cannot be read"),
     "no tensor": (("words.pt", "--spec", "mxfp8"), "holds no dense floating-point tensor"),
-    "spec": (("state.pt", "--spec", "fp8"), "unknown format 'fp8'"),
+    "spec": (("state.pt", "--spec", "fp5"), "unknown format 'fp5'"),
     "none": (("state.pt", "--spec", "none"), "nothing is quantized"),
     "axis": (("state.pt", "--spec", "mxfp8", "--axis", 5), "has 2 axes, so no axis 5"),
     "key": (("state.pt", "--spec", "mxfp8", "--key", "q"), "there are: layer.weight, bias"),

@@ -12,6 +12,7 @@ from quantctl.cli import cli
 from quantctl.commands.list import KINDS
 from quantctl.modes import MODES
 from quantctl.spec import canonical
+from quantctl.spec.recipes import RECIPES
 
 
 @pytest.fixture
@@ -27,7 +28,8 @@ def lines() -> list[list[str]]:
         ("model", ["llama31-8b", "llama32-1b", "deepseek2_lite"]),
         ("dataset", ["wikipedia", "dolma"]),
         ("mode", list(MODES)),
-        ("format", ["mxfp8", "mxfp6", "mxfp4", "nvfp4", "hifp8 hif8", "none bf16"]),
+        ("recipe", list(RECIPES)),
+        ("format", ["mxfp8", "mxfp6", "mxfp4", "nvfp4", "fp8", "int8", "hifp8 hif8", "hifp4 hif4", "none bf16"]),
         ("training config", ["standard", "fast", "smoke"]),
         ("platform", ["cuda", "npu", "cpu"]),
     ],

@@ -54,8 +54,8 @@ def test_selectors_that_have_no_script_go_through_the_reference_script(mode, wor
 
 
 WRONG = [
-    ({"modes": ("fp8",)}, "unknown mode 'fp8'"),
-    ({"modes": ("linear=fp8",)}, "unknown format 'fp8'"),
+    ({"modes": ("fp5",)}, "unknown mode 'fp5'"),
+    ({"modes": ("linear=fp5",)}, "unknown format 'fp5'"),
     ({"modes": ("head=mxfp8",)}, "unknown selector 'head'"),
     ({"modes": (" ",)}, "an empty mode"),
     ({"modes": ("attention=flash",)}, "attention: 'flash' is unknown"),

@@ -1,0 +1,98 @@
+"""FP8 under fp32 scales: E4M3 or E5M2 elements (OCP OFP8 v1.0), one scale a tensor, row, 1x128 or 128x128 block.
+
+All of it in fp32, each operation rounded, as Transformer Engine's references have it (tensor: transformer_engine/
+pytorch/custom_recipes/reference_current_scaling.py; blocks: tests/pytorch/references/blockwise_quantizer_reference.py):
+
+    s     = largest element / amax(block)    1 where amax is 0; where the quotient is infinite, the largest number of
+                                             the tensor's dtype. scale=pow2: the largest power of two <= s
+    q     = element(x * s)                   rounded by the spec's rule, saturating
+    value = q * (1 / s)
+
+A block with NaN or Inf becomes NaN. DeepSeek-V3 (arXiv 2412.19437, 3.3) has scale=fp32 with 1x128 and 128x128 blocks,
+Transformer Engine's Float8BlockScaling the same with scale=pow2, its Float8CurrentScaling one scale a tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
+from quantctl.kernels.formats.elements import Element, look_up
+from quantctl.kernels.formats.format import Codes
+from quantctl.kernels.formats.mxfp8 import E4M3, E5M2
+from quantctl.kernels.formats.rounding import binade, lower, lowering
+from quantctl.spec import FormatSpec
+
+ELEMENTS: dict[str | None, Element] = {"e4m3": E4M3, "e5m2": E5M2}
+
+
+def scale_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+    """s of blocks with the largest magnitudes `amax`, fp32; NaN where amax is NaN or Inf. dtype: the tensor's."""
+    # a number as a tensor: torch divides a number by a tensor by way of a rounded reciprocal
+    scale = torch.full_like(amax, ELEMENTS[spec.elem].largest) / amax
+    scale = scale.masked_fill(scale == torch.inf, torch.finfo(dtype).max)
+    if spec.scale == "pow2":
+        scale = binade(scale)
+    return scale.masked_fill(amax == 0, 1.0).masked_fill(~amax.isfinite(), torch.nan)
+
+
+@dataclass(frozen=True)
+class FP8:
+    has_blocks: ClassVar[bool] = True
+    block: ClassVar[int] = 0
+    scale_bytes: ClassVar[int] = 4
+
+    def _quantize(
+        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """q and 1 / s of fp32 blocks that fill `axis`."""
+        assert spec.round is not None
+        scale = scale_of(block_amax(values, axis), spec, dtype)
+        return ELEMENTS[spec.elem].round_(values * scale, spec.round, noise), scale.reciprocal()
+
+    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+        """`x` through FP8 in the spec's blocks along `axis` (>= 0). Same shape and dtype.
+
+        Scales are those of the tensor given: under tensor parallelism, of the rank's shard.
+        """
+        if not x.numel():
+            return torch.empty_like(x)
+
+        def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
+            return _dequantize(*self._quantize(part.float(), spec, axis, noise, x.dtype), x.dtype)
+
+        return through(blocks, block_of(spec), x, spec, axis, noise)
+
+    def bits(self, spec: FormatSpec) -> int:
+        return 8
+
+    def largest_code(self, spec: FormatSpec) -> int:
+        return ELEMENTS[spec.elem].largest_code
+
+    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
+        return codes.block_scales
+
+    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+        block = block_of(spec)
+        parts = split(x.float(), block)
+        elements, factor = self._quantize(parts, spec, -1, None if noise is None else split(noise, block), x.dtype)
+        codes = ELEMENTS[spec.elem].codes(elements.where(factor.isfinite(), 0.0))
+        return Codes(join(codes, block, x.shape), factor.squeeze(-1), None)
+
+    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+        assert codes.block_scales is not None
+        block, values = block_of(spec), look_up(ELEMENTS[spec.elem].values(codes.elements), codes.elements)
+        parts = _dequantize(split(values, block).contiguous(), codes.block_scales.unsqueeze(-1), dtype)
+        return join(parts, block, values.shape)
+
+
+def _dequantize(elements: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    by, factor = lowering(factor)
+    return lower(elements.mul_(factor), by, dtype)
+
+
+FORMAT = FP8()

@@ -1,0 +1,84 @@
+"""The Hadamard transform of both operands of a product along the axis that it reduces, before they are quantized.
+
+    y = (x * s) H / sqrt(n)     for each n neighbours x along the axis; H: Sylvester's matrix, s: n signs
+
+H H^T = n, so (A H_s) (B H_s)^T = A B^T but for rounding, while an outlier is spread over n values. One vector s serves
+all rows and blocks: none (all +), Transformer Engine's fixed one for n = 16 (transformer_engine/pytorch/
+custom_recipes/reference_nvfp4.py), or random ones, new for each product and step (arXiv 2502.20586; philox.py).
+Sums are in fp32, as a butterfly: neighbours one apart first, then two, four, ...; then the factor 1 / sqrt(n), and with
+hadamard_out=operand, as Transformer Engine has it, one rounding to x's dtype; with fp32, as AMD's Primus-Turbo, none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from quantctl.errors import QuantctlError
+from quantctl.kernels import philox
+from quantctl.kernels.tables import table
+from quantctl.spec import NONE, FormatSpec
+
+FIXED_SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
+
+
+@table
+def _fixed_signs() -> Tensor:
+    return torch.tensor(FIXED_SIGNS, dtype=torch.float32, device="cpu")
+
+
+def is_wanted(spec: FormatSpec) -> bool:
+    return spec.transform[0] != NONE
+
+
+@lru_cache(maxsize=256)
+def without(spec: FormatSpec) -> FormatSpec:
+    """What is left of a spec behind its transform."""
+    if not is_wanted(spec):
+        return spec
+    return replace(spec, hadamard=NONE, signs=NONE, hadamard_out="operand")
+
+
+def butterfly(y: Tensor) -> Tensor:
+    """y [..., n] times Sylvester's matrix; n: a power of two."""
+    n, apart = y.shape[-1], 1
+    while apart < n:
+        first, second = y.unflatten(-1, (-1, 2, apart)).unbind(-2)
+        y = torch.stack((first + second, first - second), -2).flatten(-3)
+        apart *= 2
+    return y
+
+
+def fits(length: int, spec: FormatSpec) -> bool:
+    """Whether the transform divides an axis of `length`."""
+    return not is_wanted(spec) or length % int(spec.transform[0]) == 0
+
+
+def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
+    """x (bf16, fp16 or fp32) behind the spec's transform along `axis` (>= 0), in its dtype or fp32; itself if there is
+    none.
+
+    draw: whose `signs` random ones are. Raises QuantctlError for a size that does not divide the axis.
+    """
+    if not is_wanted(spec):
+        return x
+    size = int(spec.transform[0])
+    if not fits(x.shape[axis], spec):
+        raise QuantctlError(
+            f"hadamard={size} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of shape "
+            f"{list(x.shape)}",
+            "choose a size that does, or hadamard=none there",
+        )
+    y = x.movedim(axis, -1).float().unflatten(-1, (-1, size))
+    if spec.signs == "fixed":
+        y = y * _fixed_signs(y)
+    elif spec.signs == "random":
+        assert draw is not None
+        y = y * philox.random_signs(size, draw, x.device)
+    y = butterfly(y).mul(size**-0.5).flatten(-2)
+    if spec.hadamard_out != "fp32":
+        y = y.to(x.dtype)
+    return y.movedim(-1, axis).contiguous()
