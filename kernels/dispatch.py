@@ -33,7 +33,11 @@ _FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "hifp8": {"scale": ("none", "tensor")},
 }
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
-    CPU: _FIRST_FORMATS,
+    CPU: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "fp8")},
+        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
+        "hifp8": {"scale": ("none", "tensor")},
+    },
     TRITON: _FIRST_FORMATS,
     FLASH: _FIRST_FORMATS,
     GROUPED: _FIRST_FORMATS,

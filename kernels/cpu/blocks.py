@@ -12,8 +12,8 @@ def block_of(e: Any) -> Any:
     """Elements of a block: a constant where there is one."""
 
 
-def largest(words: Any, start: Any, e: Any) -> Any:
-    """The largest of the words of a whole block from words[start] on, without its sign."""
+def largest(words: Any, start: Any, size: Any, e: Any) -> Any:
+    """The largest of the words of a whole block, of `size`, from words[start] on, without its sign."""
 
 
 def is_plain(amax: Any, e: Any) -> Any:

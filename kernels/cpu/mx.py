@@ -16,7 +16,7 @@ from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 FIRST_PLAIN, LAST_PLAIN = np.int32((BIAS - 60) << 23), np.int32((BIAS + 100) << 23)
 """Bits of the amax of blocks in which no operand of the fp32 arithmetic is subnormal or overflows."""
-_LOWEST_SCALE = np.int32(40)
+LOWEST_SCALE = np.int32(40)
 """Biased: below that of any such block, and high enough for all arithmetic with zeros."""
 FIELD = np.int32(MANTISSA_BITS)
 _BLOCK = np.uint64(mx.BLOCK)
@@ -52,7 +52,7 @@ def _block_of(e: Any) -> Any:
 
 
 @implements(largest, e=MXNumbers)
-def _largest_of_block(words: Any, start: Any, e: Any) -> Any:
+def _largest_of_block(words: Any, start: Any, size: Any, e: Any) -> Any:
     return _largest(words, start)
 
 
@@ -65,7 +65,7 @@ def _is_plain(amax: Any, e: Any) -> Any:
 def _prepare(amax: Any, e: Any) -> Any:
     """The block's smallest normal number, and its largest."""
     scale = np.int32(((amax + e.rule) >> FIELD) - e.max_exponent)  # biased
-    scale = max(scale, _LOWEST_SCALE)
+    scale = max(scale, LOWEST_SCALE)
     lowest = as_float(np.int32((scale + e.min_exponent) << FIELD))
     return lowest, min(e.largest * as_float(np.int32(scale << FIELD)), e.dtype_largest)
 

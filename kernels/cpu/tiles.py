@@ -14,7 +14,7 @@ from quantctl.kernels.cpu.compiled import Kernel, part
 from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
-from quantctl.kernels.cpu.words import infinite, magnitude, unsigned
+from quantctl.kernels.cpu.words import magnitude, unsigned
 
 ROWS, COLUMNS = 32, 1024
 """Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
@@ -37,7 +37,7 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
     """A tile in blocks along n. Whether all of them are plain."""
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))
-    block = block_of(e)
+    block = np.uint64(block_of(e))
     whole = width // block * block
     plain = True
     for i in range(row, min(row + g.rows, g.m)):
@@ -47,7 +47,7 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
         for b in range(whole // block):
             j = b * block
-            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, e), e, words, j, how)
+            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, block, e), e, words, j, how)
         if whole < width:
             raw = unsigned(x[source + whole])
             for j in range(whole, width):
@@ -125,7 +125,7 @@ _place = part(place)
 def quantize_dequantize(
     x: Any, last: Any, first: Any, e: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any, stop: Any
 ) -> int:
-    """Tiles start .. stop of x in blocks along n into `last`, along m into `first`; one of them may be empty.
+    """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be empty.
 
     x, last, first: flat words; first is None for formats without blocks. The keys are those of the two's noise.
     Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
@@ -145,14 +145,17 @@ def quantize_dequantize(
 
 
 @Kernel
-def finite_amax(x: Any, g: Any, start: Any, stop: Any) -> Any:
-    """fp32 bits of the largest finite magnitude in rows start .. stop, counted over all matrices."""
+def amax(x: Any, g: Any, most: Any, start: Any, stop: Any) -> Any:
+    """fp32 bits of the largest magnitude in rows start .. stop, counted over all matrices.
+
+    most: the largest word that counts, without a sign.
+    """
     zero = x.dtype.type(0)
-    amax = zero
+    found = zero
     for row in range(start, stop):
         batch, i = divmod(row, g.m)
         source = np.uint64(batch * g.x_batch + i * g.x_m)
         for j in range(np.uint64(g.n)):
             word = unsigned(x[source + j])
-            amax = max(amax, word if word < infinite(word) else zero)
-    return magnitude(amax)
+            found = max(found, word if word <= most else zero)
+    return magnitude(found)

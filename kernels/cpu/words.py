@@ -18,6 +18,14 @@ from quantctl.kernels.cpu.compiled import as_bits, as_float, implements
 
 BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
 
+FINITE, ALL = "finite", "all"
+MOST = {
+    torch.bfloat16: {FINITE: np.uint16(0x7F7F), ALL: np.uint16(0x7FFF)},
+    torch.float16: {FINITE: np.int16(0x7BFF), ALL: np.int16(0x7FFF)},
+    torch.float32: {FINITE: np.int32(0x7F7FFFFF), ALL: np.int32(0x7FFFFFFF)},
+}
+"""The largest word, without a sign, of finite numbers, and of all."""
+
 INFINITY = 0x7F800000
 """Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
 HALF_BIAS = 112 << 23
@@ -66,25 +74,6 @@ def _fp16_unsigned(word: Any) -> Any:
 @implements(unsigned, word=types.int32)
 def _fp32_unsigned(word: Any) -> Any:
     return np.int32(word & np.int32(0x7FFFFFFF))
-
-
-def infinite(word: Any) -> Any:
-    """The word of Inf in the dtype of `word`."""
-
-
-@implements(infinite, word=types.uint16)
-def _bf16_infinite(word: Any) -> Any:
-    return np.uint16(0x7F80)
-
-
-@implements(infinite, word=types.int16)
-def _fp16_infinite(word: Any) -> Any:
-    return np.int16(0x7C00)
-
-
-@implements(infinite, word=types.int32)
-def _fp32_infinite(word: Any) -> Any:
-    return np.int32(INFINITY)
 
 
 def signed(bits: Any, word: Any) -> Any:
