@@ -20,11 +20,16 @@ from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale
 from quantctl.spec import FormatSpec
 
 
+def flushes() -> bool:
+    """Whether this thread flushes subnormal numbers to zero."""
+    smallest = sys.float_info.min
+    return smallest * 0.5 == 0.0
+
+
 @contextmanager
 def gradual_underflow() -> Iterator[None]:
     """Subnormal numbers stay what they are in this thread."""
-    smallest = sys.float_info.min
-    if smallest * 0.5 > 0.0:
+    if not flushes():
         yield
         return
     torch.set_flush_denormal(False)

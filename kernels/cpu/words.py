@@ -30,6 +30,8 @@ INFINITY = 0x7F800000
 """Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
 HALF_BIAS = 112 << 23
 """What the exponent field of fp32 has more than that of fp16, as bits."""
+HALF_OVERFLOW = 143 << 23
+"""fp32 bits of 2^16, from where on fp16 has Inf."""
 HALF_FIRST = 113 << 23
 """fp32 bits of fp16's smallest normal number, 2^-14."""
 
@@ -98,6 +100,53 @@ def _fp16_signed(bits: Any, word: Any) -> Any:
 @implements(signed, word=types.int32)
 def _fp32_signed(bits: Any, word: Any) -> Any:
     return np.int32(bits | (np.int32(word) & np.int32(-0x80000000)))
+
+
+def number(word: Any) -> Any:
+    """The fp32 number that a word stands for."""
+
+
+@implements(number, word=types.uint16)
+def _bf16_number(word: Any) -> Any:
+    return as_float(np.int32(np.int32(word) << np.int32(16)))
+
+
+@implements(number, word=types.int16)
+def _fp16_number(word: Any) -> Any:
+    size = as_float(magnitude(word))
+    return -size if word < np.int16(0) else size
+
+
+@implements(number, word=types.int32)
+def _fp32_number(word: Any) -> Any:
+    return as_float(word)
+
+
+def narrowed(value: Any, word: Any) -> Any:
+    """The word of an fp32 number in the dtype of `word`, by rounding to the nearest, ties to even."""
+
+
+@implements(narrowed, word=types.uint16)
+def _bf16_narrowed(value: Any, word: Any) -> Any:
+    bits = as_bits(value)
+    size = np.int32(bits & np.int32(0x7FFFFFFF))
+    near = np.int32(0x7FC00000) if size > np.int32(INFINITY) else rounded(size, word)
+    return signed(near, np.uint16(bits >> np.int32(16)))
+
+
+@implements(narrowed, word=types.int16)
+def _fp16_narrowed(value: Any, word: Any) -> Any:
+    bits = as_bits(value)
+    size = np.int32(bits & np.int32(0x7FFFFFFF))
+    near = rounded(min(size, np.int32(INFINITY)), word)
+    near = np.int32(INFINITY) if near >= np.int32(HALF_OVERFLOW) else near
+    near = size if size > np.int32(INFINITY) else near
+    return signed(near, np.int16(bits >> np.int32(16)))
+
+
+@implements(narrowed, word=types.int32)
+def _fp32_narrowed(value: Any, word: Any) -> Any:
+    return as_bits(value)
 
 
 def rounded(bits: Any, word: Any) -> Any:
