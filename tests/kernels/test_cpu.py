@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
+from quantctl.kernels.cpu import hadamard as cpu_hadamard
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
+from quantctl.kernels.dispatch import CPU, supports
+from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
@@ -24,29 +28,51 @@ DTYPES = list(BITS)
 GENERATOR = torch.Generator().manual_seed(11)
 
 
-def _every(name):
-    """All options of a format but rounding, which is compiled apart from them."""
-    texts = [name + ":"]
-    for key, values in FORMATS[name].items():
-        if key not in ("bwd", "round"):
-            texts = [f"{text}{key}={value}," for text in texts for value in values]
-    return [text.rstrip(",:") for text in texts]
-
-
-# what is compiled, once for each dtype: kinds of formats and of rounding
-KINDS = [
+# what is compiled: kinds of formats and of rounding, in each dtype,
+FIRST_KINDS = [
     "mxfp8",
     "mxfp8:scale=ceil,elem=e5m2,round=away",
     "mxfp4:scale=floor,round=stochastic",
     "nvfp4",
-    "nvfp4:round=stochastic",
+    "nvfp4:round=stochastic,headroom=16/17",
     "hifp8",
     "hifp8:scale=tensor,round=stochastic",
     "hifp8:scale=tensor",
 ]
-# and the numbers that it is called with, for one
-OTHERS = [text for name in FORMATS for text in _every(name) if text not in KINDS]
-CASES = [(text, dtype) for text in KINDS for dtype in DTYPES] + [(text, torch.bfloat16) for text in OTHERS]
+# or in two of them,
+MORE_KINDS = [
+    "fp8",
+    "fp8:block=1x128,round=stochastic",
+    "nvfp4:scale=multiply",
+    "mxfp4:scale=floor,round=stochastic,headroom=3/4",
+]
+
+
+def _one_by_one(name):
+    """A format with one of its options, but rounding, for each value that the CPU family has kernels for."""
+    options = ((key, value) for key, values in FORMATS[name].items() for value in values[1:])
+    texts = [f"{name}:{key}={value}" for key, value in options if key not in ("bwd", "round")]
+    return [text for text in texts if _fits(text)]
+
+
+def _fits(text):
+    try:
+        return supports(CPU, parse(text))
+    except QuantctlError:  # an option that says something only beside another one
+        return False
+
+
+# and the numbers that it is called with, in one
+OTHERS = [
+    *(text for name in FORMATS for text in _one_by_one(name) if "hadamard" not in text),
+    *("nvfp4:scale=multiply,block=16x16", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
+    *("mxfp4:block=32x32,round=stochastic", "fp8:block=row,scale=pow2,round=stochastic"),
+]
+CASES = [
+    *((text, dtype) for text in FIRST_KINDS for dtype in DTYPES),
+    *((text, dtype) for text in MORE_KINDS for dtype in (torch.bfloat16, torch.float32)),
+    *((text, torch.bfloat16) for text in OTHERS if text not in FIRST_KINDS),
+]
 
 
 def _random(shape):
@@ -97,6 +123,19 @@ def test_every_pattern(text, dtype):
                 assert same(expected[axis], found), (number, axes)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("text", ["mxfp4:hadamard=32,signs=random", "nvfp4:hadamard=16,signs=fixed,hadamard_out=fp32"])
+def test_hadamard(text, dtype):
+    spec, draw = parse(text), philox.Draw(5, 78, 3)
+    for shape in ((64, 3, 96), (128,)):
+        for size in (1.0, 6e4, 3e37, 1e-41):
+            x = (torch.randn(shape, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
+            x.view(-1)[5:8] = torch.tensor([torch.inf, torch.nan, -torch.inf]) if size == 1.0 else 0.0
+            for axis in (0, x.dim() - 1):
+                found = cpu_hadamard.transformed(x, spec, axis, draw)
+                assert same(hadamard.reference(x, spec, axis, draw), found), (shape, size, axis)
+
+
 SHAPES = {
     "empty": torch.empty(0, 32),
     "no columns": torch.empty(3, 0),
@@ -116,10 +155,14 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic"])
+@pytest.mark.parametrize(
+    "text",
+    ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic", "fp8:block=128x128", "fp8:block=row", "fp8"],
+)
 def test_shapes_and_strides(name, text):
     x = SHAPES[name].to(torch.bfloat16)
-    for axes in [(axis,) for axis in range(x.dim())] + ([(x.dim() - 1, 0)] if x.dim() > 1 else []):
+    first = max(x.dim() - 2, 0) if "128x128" in text else 0
+    for axes in [(axis,) for axis in range(first, x.dim())] + ([(x.dim() - 1, first)] if x.dim() > 1 else []):
         kept_bits = x.clone()
         expected, found = both(x, text, axes)
         assert all(map(same, expected, found)), axes
