@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,20 @@ def stock_copy(tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(_unpacked(version), tmp_path / f"megatron-{version}", ignore=unwanted))
 
     return copy
+
+
+_SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_a_terminal() -> Iterator[None]:
+    """A shell's background jobs ignore interrupts, nohup's hangups, and so would all that a test starts."""
+    ignored = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, _SIGNALS[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,7 +59,7 @@ def quantize(values: Tensor, axis: int, amax: Tensor, spec: FormatSpec) -> tuple
     for factor in (1.0, 1.5):
         b = E4M3.round_(wanted * factor, "nearest", None)
         inverse = (b * decode).reciprocal().clamp_max(_FP32_LARGEST)
-        q = E2M1.round_(values * inverse, spec.round, None)
+        q = E2M1.round_((values * inverse).clamp_(-E2M1.largest, E2M1.largest), spec.round, None)
         error = ERRORS[spec.scale](q * b * amax / limit - values)
         found.append((q, b, _summed(error.movedim(axis, -1)).movedim(-1, axis)))
     (six, b_six, error_six), (four, b_four, error_four) = found

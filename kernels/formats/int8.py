@@ -52,7 +52,8 @@ class Int8:
         assert spec.round is not None
         scale, kept = scales_of(block_amax(values, axis), spec, dtype)
         inverse = scale.reciprocal().masked_fill(scale == 0, 0.0)
-        return round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST), kept
+        elements = round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST)
+        return elements.add_(0.0), kept  # there is one zero
 
     def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
         """`x` through INT8 in the spec's blocks along `axis` (>= 0). Same shape and dtype.

@@ -123,7 +123,8 @@ class NVFP4:
         elements = values * inverse
         if (factor := headroom(spec)) != 1.0:
             elements = elements.mul_(factor)
-        return E2M1.round_(elements, spec.round, noise), b
+        # under a scale that is 0 or nearly so the product may be infinite
+        return E2M1.round_(elements.clamp_(-E2M1.largest, E2M1.largest), spec.round, noise), b
 
     def quantize_dequantize(
         self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, amax: Tensor | None = None

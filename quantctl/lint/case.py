@@ -5,18 +5,15 @@ Three answers to every question: yes, no, and None for what cannot be known. A r
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantctl.errors import QuantctlError
-from quantctl.lint import own_flags
+from quantctl.lint import machine, own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import Command
 from quantctl.lint.megatron_flags import MAIN, Option, releases, table
@@ -62,7 +59,6 @@ class Case:
     """What the script starts behind it and its pipeline."""
     sets_tree: bool = False
     """Whether the script itself changes the tree's selectors: then nobody knows what they say."""
-    _installed: dict[str, bool] = field(default_factory=dict)
 
     @cached_property
     def options(self) -> Mapping[str, Option]:
@@ -233,14 +229,9 @@ class Case:
     def importable(self, module: str) -> bool | None:
         """Whether a top-level module is there, without importing it; None if the command runs on another machine, or
         with another Python than this one."""
-        if not self.setting.here or not _is_this_python(self.command.interpreter):
+        if not self.setting.here or not machine.is_this_python(self.command.interpreter):
             return None
-        if module not in self._installed:
-            try:
-                self._installed[module] = importlib.util.find_spec(module) is not None
-            except (ImportError, ValueError):
-                self._installed[module] = False
-        return self._installed[module]
+        return machine.importable(module)
 
 
 def _is_none(spec: str, role: str) -> bool:
@@ -248,12 +239,6 @@ def _is_none(spec: str, role: str) -> bool:
         return canonical(spec, role) == NONE
     except QuantctlError:
         return False
-
-
-def _is_this_python(interpreter: str | None) -> bool:
-    """Whether a python or torchrun is that of the environment quantctl runs in; one that is not found may be."""
-    found = None if interpreter is None else shutil.which(interpreter)
-    return found is None or Path(found).absolute().parent == Path(sys.executable).absolute().parent
 
 
 def _minor(release: str) -> tuple[int, ...]:

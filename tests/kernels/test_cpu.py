@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from kernel_specs import every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import hadamard as cpu_hadamard
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
-from quantctl.kernels.dispatch import CPU, supports
+from quantctl.kernels.dispatch import CPU
 from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
-from quantctl.spec import FORMATS, parse
+from quantctl.spec import parse
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 DTYPES = list(BITS)
@@ -39,7 +39,7 @@ FIRST_KINDS = [
     "hifp8:scale=tensor,round=stochastic",
     "hifp8:scale=tensor",
 ]
-# or in two of them,
+# or in one, whose arithmetic has what is above around it,
 MORE_KINDS = [
     "fp8",
     "fp8:block=1x128,round=stochastic",
@@ -48,30 +48,24 @@ MORE_KINDS = [
 ]
 
 
-def _one_by_one(name):
-    """A format with one of its options, but rounding, for each value that the CPU family has kernels for."""
-    options = ((key, value) for key, values in FORMATS[name].items() for value in values[1:])
-    texts = [f"{name}:{key}={value}" for key, value in options if key not in ("bwd", "round")]
-    return [text for text in texts if _fits(text)]
-
-
-def _fits(text):
-    try:
-        return supports(CPU, parse(text))
-    except QuantctlError:  # an option that says something only beside another one
-        return False
+def _differs_in_one(text):
+    """Whether a spec is its format with one other option than the default, and that is not rounding."""
+    spec = parse(text)
+    usual = parse(spec.format).options()
+    (*differing,) = (key for key, value in spec.options().items() if value != usual[key])
+    return len(differing) == 1 and differing != ["round"]
 
 
 # and the numbers that it is called with, in one
 OTHERS = [
-    *(text for name in FORMATS for text in _one_by_one(name) if "hadamard" not in text),
+    *filter(_differs_in_one, every(CPU)),
     *("nvfp4:scale=multiply,block=16x16", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
     *("mxfp4:block=32x32,round=stochastic", "fp8:block=row,scale=pow2,round=stochastic"),
 ]
 CASES = [
     *((text, dtype) for text in FIRST_KINDS for dtype in DTYPES),
-    *((text, dtype) for text in MORE_KINDS for dtype in (torch.bfloat16, torch.float32)),
-    *((text, torch.bfloat16) for text in OTHERS if text not in FIRST_KINDS),
+    *((text, torch.float32) for text in MORE_KINDS),
+    *((text, torch.bfloat16) for text in OTHERS),
 ]
 
 
@@ -245,7 +239,7 @@ PROGRAM = """
 import torch
 from quantctl.kernels.cpu import qdq
 from quantctl.spec import parse
-(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("mxfp8"), (1,), (None,))
+(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("hifp8"), (1,), (None,))
 print(y[0, 0].item())
 """
 

@@ -16,6 +16,7 @@ that come before the first product are compared in every bit.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -23,9 +24,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensor_parallel
 import torch
 from torch import Tensor
 
+from quantctl.kernels.formats.quantize import quantize_dequantize
+from quantctl.spec import products
+from quantctl.spec.recipes import RECIPES
 from quantctl.tree.state import plan, read_state
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "tensor_parallel.py"
@@ -99,14 +104,44 @@ def test_where_sums_are_exact_everything_equals_one_rank(ranks, case, world) -> 
         assert equal(joined([results["values"][name] for results in many], axis), one["values"][name]), name
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", ["mxfp8", "hifp8"])
+@pytest.mark.parametrize(
+    ("case", "world"),
+    # deepseek-v3's blocks of 128 fit two shards of 256 features; a shard of 64 has blocks of its own
+    [*itertools.product(["mxfp8", "hifp8", "32x32"], WORLDS), ("deepseek-v3", 2)],
+)
 def test_elsewhere_operands_are_equal_and_results_within_the_error_of_a_sum(ranks, case, world) -> None:
     one, many = ranks[1][0][case], [results[case] for results in ranks[world]]
     for product, axes in SPLIT.items():
         whole = [joined([results[product][i] for results in many], axis) for i, axis in enumerate(axes)]
         for index in BEFORE_ANY_PRODUCT[product]:
             assert equal(whole[index], one[product][index]), product
+    _within_the_error_of_a_sum(many)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("case", ["te-nvfp4", "te-current", "deepseek-v3"])
+def test_a_scale_of_the_tensor_is_that_of_the_shard(ranks, case, world) -> None:
+    """So is that of a block which the shards cut; results are within the error of a sum all the same."""
+    many = [results[case] for results in ranks[world]]
+    spec = products(RECIPES[case].linear).fprop[1].spec
+    weights = tensor_parallel.whole()[1:3]
+    for product, weight, axis in (("fprop 1", weights[0], 0), ("fprop 2", weights[1], 1)):
+        for rank, results in enumerate(many):
+            shard = weight.chunk(world, dim=axis)[rank].contiguous()
+            assert equal(results[product][1], quantize_dequantize(shard, spec, 1).t()), product
+    _within_the_error_of_a_sum(many, rounded=case == "te-nvfp4")
+
+
+def _within_the_error_of_a_sum(many, rounded: bool = False) -> None:
+    """rounded: stochastically, so that what each rank draws for its gradient is its own."""
+    for product, axes in SPLIT.items():
+        if rounded and product in ("dgrad 2", "wgrad 2", "wgrad 1"):
+            for results in many:
+                a, b = (operand.double() for operand in results[product][:2])
+                n = a.shape[1]
+                assert ((results[product][2] - a @ b).abs() <= n * U / (1 - n * U) * (a.abs() @ b.abs())).all()
+            continue
+        whole = [joined([results[product][i] for results in many], axis) for i, axis in enumerate(axes)]
         a, b = (operand.double() for operand in whole)
         if product in REDUCED:
             result = joined([results["values"][REDUCED[product]] for results in many], None).flatten(0, 1)

@@ -5,7 +5,6 @@ Run by Triton's interpreter; with QUANTCTL_TEST_DEVICE=cuda compiled, on tensors
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
@@ -13,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_specs import every
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.dispatch import TRITON
 from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.triton import qdq as triton_qdq
-from quantctl.spec import FORMATS, parse
+from quantctl.spec import parse
 
 # numpy, in which the interpreter computes, reports what IEEE 754 says about Inf and NaN
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -27,12 +28,7 @@ DEVICE = torch.device(os.environ.get("QUANTCTL_TEST_DEVICE", "cpu"))
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 DRAWS = (Draw(seed=2**63 + 5, call=2**33 + 7, rank=3), Draw(seed=2**63 + 5, call=8, rank=3))
 
-SPECS = [
-    f"{name}:" + ",".join(f"{key}={value}" for key, value in zip(options, values, strict=True))
-    for name, table in FORMATS.items()
-    for options in [[key for key in table if key != "bwd"]]
-    for values in itertools.product(*(table[key] for key in options))
-]
+SPECS = every(TRITON)
 """Every format with every combination of scale rule, element type and rounding."""
 FEW = ["mxfp8", "mxfp4:round=stochastic", "nvfp4:round=stochastic", "hifp8:scale=tensor", "hifp8:round=stochastic"]
 

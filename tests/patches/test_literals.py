@@ -1,4 +1,4 @@
-"""The literals of docs/formats.md, trained: modules compute what an outline of the model says and nothing else."""
+"""The literals of docs/formats.md and the recipes, trained: modules compute what an outline of the model says."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from quantctl.lint.outline import outline
 from quantctl.runs import proof
 from quantctl.smoke.flags import words
 from quantctl.spec.outline import resolved
+from quantctl.spec.recipes import RECIPES
 from quantctl.spec.resolution import schedule_of
 from quantctl.tree.state import plan, read_state
 
@@ -27,17 +28,29 @@ STOCK = dict.fromkeys(("linear", "lm_head", "qk", "pv"), "none")
 
 
 @pytest.fixture(scope="module")
-def trained(megatron_tree, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("literals")
-    tree = folder / "tree"
+def tree(megatron_tree, tmp_path_factory):
+    tree = tmp_path_factory.mktemp("literals") / "tree"
     shutil.copytree(megatron_tree("0.16.1"), tree)
     for file, raw in plan(read_state(tree), {}).items():
         (tree / file).write_bytes(raw)
-    rows = [
-        ["deepseek2_lite" if one.wants_experts else "llama32-1b", one.site, one.literal, str(folder / str(number))]
-        for number, one in enumerate(examples())
-    ]
-    (folder / "rows.json").write_text(json.dumps(rows))
+    return tree
+
+
+@pytest.fixture(scope="module")
+def train(tree, tmp_path_factory):
+    """Function: train each of some (model, site, literal); the run directory of each."""
+
+    def run(cases):
+        folder = tmp_path_factory.mktemp("trained")
+        rows = [[*case, str(folder / str(number))] for number, case in enumerate(cases)]
+        (folder / "rows.json").write_text(json.dumps(rows))
+        _trained(tree, folder)
+        return {case: Path(row[-1]) for case, row in zip(cases, rows, strict=True)}
+
+    return run
+
+
+def _trained(tree, folder):
     done = subprocess.run(
         [sys.executable, str(TRAINER), str(folder / "rows.json")],
         env={**os.environ, "PYTHONPATH": str(tree)},
@@ -45,18 +58,46 @@ def trained(megatron_tree, tmp_path_factory):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return tree, rows
 
 
-@pytest.mark.parametrize("number", range(len(examples())), ids=[one.literal for one in examples()])
-def test_trained_and_proven_by_module(trained, number):
-    tree, rows = trained
-    model, site, literal, folder = rows[number]
+DENSE, MIXTURE = "llama32-1b", "deepseek2_lite"
+CASES = {one.literal: (MIXTURE if one.wants_experts else DENSE, one.site, one.literal) for one in examples()}
+
+
+@pytest.fixture(scope="module")
+def trained(train):
+    return train(list(CASES.values()))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_trained_and_proven_by_module(trained, tree, case):
+    _proven(tree, case, trained[case])
+
+
+WITHOUT_EXPERTS = RECIPES.keys() - {"experts-mxfp4"}
+DAILY = ((DENSE, "te-nvfp4"), (DENSE, "mxfp4-sr-rht"), (DENSE, "hif8-ascend"), (MIXTURE, "experts-mxfp4"))
+RECIPE_CASES = {
+    f"{model} {name}": pytest.param(
+        (model, "linear", recipe.linear), marks=[] if (model, name) in DAILY else [pytest.mark.releases]
+    )
+    for name, recipe in RECIPES.items()
+    for model in (DENSE, MIXTURE)
+    if model == MIXTURE or name in WITHOUT_EXPERTS
+}
+
+
+@pytest.mark.parametrize("case", RECIPE_CASES.values(), ids=RECIPE_CASES)
+def test_a_recipe_is_trained_and_proven_by_module(train, tree, case):
+    _proven(tree, case, train([case])[case])
+
+
+def _proven(tree, case, folder):
+    model, site, literal = case
     setting = Setting("0.16.1", tree, read_state(tree))
     case = case_of(["python", "-m", "quantctl.pretrain", *words(model, STEPS)], setting)
     foreseen = resolved({site: literal}, outline(case), STEPS)
     assert any(site in said for said in foreseen.values())
-    found = proof.merge(Path(folder), STOCK | {site: literal}, foreseen=foreseen)
+    found = proof.merge(folder, STOCK | {site: literal}, foreseen=foreseen)
     assert found.problems == []
     for own in found.by_module.values():
         assert own[site]["calls"].keys() == schedule_of(own[site]["says"], site).specs

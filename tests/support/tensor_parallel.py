@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from quantctl.spec.recipes import RECIPES
+
 HIDDEN, FFN, TOKENS = 128, 256, (32, 2)
 CASES = {
     "mxfp4": ("mxfp4", False),
@@ -22,6 +24,10 @@ CASES = {
     "mxfp4 with sequence parallelism": ("mxfp4", True),
     "mxfp8": ("mxfp8", False),
     "hifp8": ("hifp8", False),
+    "32x32": ("mxfp8:weight.block=32x32,wgrad.hadamard=32", False),
+    "deepseek-v3": (RECIPES["deepseek-v3"].linear, False),
+    "te-nvfp4": (RECIPES["te-nvfp4"].linear, False),
+    "te-current": (RECIPES["te-current"].linear, False),
 }
 """Name -> selector, sequence parallelism."""
 PRODUCTS = ("fprop 1", "fprop 2", "dgrad 2", "wgrad 2", "dgrad 1", "wgrad 1")
@@ -104,4 +110,5 @@ def main():
             sys.exit(f"{world} ranks: {[process.exitcode for process in ranks]}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,7 @@ class Program(Methods, Steps):
             return self.build(found, words, named)
         if isinstance(found, Function) and "contextmanager" not in found.decorators:
             return self.run(found, words, named)
+        self.lose_shared()
         return self._unseen([*words, *named.values()])
 
     def _copied(self, value: Any) -> Any:

@@ -26,6 +26,11 @@ def said(value: Any) -> str:
     return "…" if value is UNKNOWN or isinstance(value, Ref) else value.name if isinstance(value, Named) else str(value)
 
 
+def _is_key(value: Any) -> bool:
+    """Whether a value is known well enough to find an element by it."""
+    return all(map(_is_key, value)) if isinstance(value, tuple) else isinstance(value, (str, int, Named))
+
+
 class Expressions(Names):
     """The part of a run that knows values."""
 
@@ -118,7 +123,7 @@ class Expressions(Names):
 
     def _x_dict(self, code: Code, env: Env) -> Any:
         pairs = [(self.value(key, env), self.value(part, env)) for key, part in code[1]]
-        if any(not isinstance(key, (str, int, bool, Named)) for key, _ in pairs):
+        if not all(_is_key(key) for key, _ in pairs):
             return UNKNOWN
         return self.new(dict(pairs))
 
@@ -155,7 +160,7 @@ class Expressions(Names):
     def looked_up(self, owner: Ref, key: Any) -> Any:
         """An element of a dictionary."""
         fields = self.heap[owner.id]
-        if not isinstance(key, (str, int, Named)):
+        if not _is_key(key):
             return UNKNOWN
         if key not in fields and (CLASS in fields or LOST in fields):
             return UNKNOWN

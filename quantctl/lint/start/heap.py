@@ -10,6 +10,8 @@ from quantctl.lint.start.values import UNKNOWN, Lambda, Named, Ref
 
 Env = dict[str, Any]
 """A function's variables; `__module__` is where its text stands, `__of__` the class of a method."""
+SHARED = "__shared__"
+"""In a function's variables: the names that it declares global."""
 ITEMS = "__items__"
 """In the heap: a list's elements, a tuple, or UNKNOWN."""
 CLASS = "__class__"
@@ -21,7 +23,8 @@ LOST = "__lost__"
 class Heap:
     """The part of a run that knows objects."""
 
-    heap: dict[int, dict[Any, Any]]
+    heap: dict[Any, dict[Any, Any]]
+    """By number; of the module whose function is followed the variables that its functions change, by its name."""
     value: Callable[[Code, Env], Any]
 
     def new(self, fields: dict[Any, Any]) -> Ref:
@@ -60,7 +63,9 @@ class Heap:
 
     def store(self, target: Code, value: Any, env: Env) -> None:
         kind = target[0]
-        if kind == "n":
+        if kind == "n" and target[1] in env.get(SHARED, ()):
+            self.heap.get(env["__module__"], {})[target[1]] = value
+        elif kind == "n":
             env[target[1]] = value
         elif kind == "a":
             owner = self.value(target[1], env)
@@ -93,7 +98,13 @@ class Heap:
             lost = [key for key in fields if key != CLASS]
             fields.update(dict.fromkeys(lost if ITEMS in fields else [*lost, LOST], UNKNOWN))
 
-    def join(self, one: dict[int, dict[Any, Any]], other: dict[int, dict[Any, Any]]) -> None:
+    def lose_shared(self) -> None:
+        """A function that is not followed may have changed any module's variables."""
+        for key, fields in self.heap.items():
+            if isinstance(key, str):
+                fields.update(dict.fromkeys(fields, UNKNOWN))
+
+    def join(self, one: dict[Any, dict[Any, Any]], other: dict[Any, dict[Any, Any]]) -> None:
         """Let `one` stand for both heaps: what they differ in is not known."""
         for key, fields in other.items():
             here = one.setdefault(key, fields)

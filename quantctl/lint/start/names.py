@@ -33,7 +33,10 @@ class Names(Heap):
     def name(self, name: str, env: Env) -> Any:
         if name in env:
             return env[name]
-        found = self.tree.find(env.get("__module__", ""), name)
+        module = env.get("__module__", "")
+        if name in self.heap.get(module, ()):
+            return self.heap[module][name]
+        found = self.tree.find(module, name)
         if isinstance(found, Constant):
             return self.value(found.code, {"__module__": found.module})
         if isinstance(found, (Function, Class)):

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quantctl.lint.start.shared import at_first, declared
 from quantctl.lint.start.syntax import Code, call, expression, statements
 
 TRAINER = "megatron.training.arguments"
@@ -36,6 +37,8 @@ class Function:
     decorators: tuple[str, ...] = ()
     of: str = ""
     """The class that a method is of."""
+    shared: frozenset[str] = frozenset()
+    """The module's variables that it changes."""
 
     @property
     def place(self) -> str:
@@ -136,6 +139,10 @@ class Tree:
             self._scopes[module] = found
         return self._scopes[module]
 
+    def at_first(self, function: Function) -> dict[str, Code]:
+        """The variables that `function` shares with its module, with what they hold before anybody called it."""
+        return at_first(self.parsed(function.module), function.name) if function.shared else {}
+
     def types(self) -> dict[str, Code]:
         """The functions by which the trainer's parser reads values, where they are of its own: flag -> function."""
         return {
@@ -209,7 +216,9 @@ def _function(module: str, node: ast.FunctionDef, of: str = "") -> Function:
     }
     named = {name: expression(value) for name, value in defaults.items()}
     names = tuple(one.arg for one in every)
-    return Function(module, node.name, names, named, statements(node.body), _decorators(node), of)
+    return Function(
+        module, node.name, names, named, statements(node.body), _decorators(node), of, frozenset(declared(node))
+    )
 
 
 def _decorators(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from quantctl.lint.start.expressions import MOST_STEPS, Expressions, GaveUp
-from quantctl.lint.start.heap import CLASS, Env, join
+from quantctl.lint.start.heap import CLASS, SHARED, Env, join
 from quantctl.lint.start.shown import shown
 from quantctl.lint.start.source import Function, Tree
 from quantctl.lint.start.syntax import Code
 from quantctl.lint.start.values import EXITS, LONGEST, UNKNOWN, Ref, Stop
 
 _DEEPEST = 12
-Store = dict[int, dict[Any, Any]]
+Store = dict[Any, dict[Any, Any]]
 """A heap at one moment."""
 
 
@@ -42,7 +42,7 @@ class Steps(Expressions):
     def __init__(self, tree: Tree, world_size: int | None) -> None:
         self.tree = tree
         self.world_size = UNKNOWN if world_size is None else world_size
-        self.heap: dict[int, dict[Any, Any]] = {}
+        self.heap: Store = {}
         self.steps = 0
         self.early: list[list[tuple[Any, Store]]] = [[]]
         """For each call that is being followed the ways on which it may have returned: the value and the heap."""
@@ -181,8 +181,12 @@ class Steps(Expressions):
         if len(self.early) > _DEEPEST:
             for word in (*words, *named.values()):
                 self.lose(word)
+            self.lose_shared()
             return UNKNOWN
-        env: Env = {"__module__": function.module}
+        env: Env = {"__module__": function.module, SHARED: function.shared}
+        if len(self.early) == 1:
+            at_first = self.tree.at_first(function)
+            self.heap[function.module] = {name: self.value(code, {}) for name, code in at_first.items()}
         defaults = {name: self.value(default, env) for name, default in function.defaults.items()}
         env |= dict.fromkeys(function.names, UNKNOWN) | defaults
         env |= dict(zip(function.names, words, strict=False)) | named
