@@ -21,8 +21,9 @@ from quantctl.spec import FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
-FLASH, GROUPED = "flash", "grouped"
-"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts."""
+FLASH, GROUPED, PACKED = "flash", "grouped", "packed"
+"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts; codes
+and scales from Triton."""
 CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
@@ -38,7 +39,13 @@ COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
         "hifp8": {"scale": ("none", "tensor")},
     },
-    TRITON: _FIRST_FORMATS,
+    TRITON: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4")},
+        "fp8": {"block": ("tensor", "1x128", "128x128")},
+        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
+        "hifp8": {"scale": ("none", "tensor")},
+    },
+    PACKED: _FIRST_FORMATS,
     FLASH: _FIRST_FORMATS,
     GROUPED: _FIRST_FORMATS,
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import CPU, TRITON, family_of
+from quantctl.kernels.dispatch import CPU, PACKED, TRITON, family_of, supports
 from quantctl.kernels.formats.blocks import block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
@@ -108,6 +108,10 @@ def is_recorded(ctx: Any) -> bool:
     return not torch.compiler.is_compiling() and getattr(ctx, "next_functions", None) != ()
 
 
+def _by_triton(x: Tensor, spec: FormatSpec) -> bool:
+    return family_of(x, spec) == TRITON and supports(PACKED, spec)
+
+
 def quantize_dequantize_packed(
     x: Tensor, spec: FormatSpec, axis: int, rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None)
 ) -> tuple[Tensor, Packed, Layout]:
@@ -120,7 +124,7 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if family_of(x, spec) == TRITON and not is_wanted(spec):
+    if _by_triton(x, spec) and not is_wanted(spec):
         from quantctl.kernels.triton import packed as triton_packed
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
@@ -170,7 +174,7 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
 
 def _packed(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
     """x in the codes of its layout, by whoever computes."""
-    if family_of(x, layout.spec) == TRITON and x.dtype == layout.dtype:
+    if _by_triton(x, layout.spec) and x.dtype == layout.dtype:
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1]
@@ -192,7 +196,7 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
     if packed.elements.dtype == layout.dtype:
         return packed.elements
-    if family_of(packed.elements, layout.spec) == TRITON:
+    if _by_triton(packed.elements, layout.spec):
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.dequantize(packed, layout)
