@@ -21,8 +21,9 @@ from quantctl.spec import FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
-FLASH, GROUPED = "flash", "grouped"
-"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts."""
+FLASH, GROUPED, PACKED = "flash", "grouped", "packed"
+"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts; codes
+and scales from Triton."""
 CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
@@ -33,8 +34,18 @@ _FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "hifp8": {"scale": ("none", "tensor")},
 }
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
-    CPU: _FIRST_FORMATS,
-    TRITON: _FIRST_FORMATS,
+    CPU: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "fp8")},
+        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
+        "hifp8": {"scale": ("none", "tensor")},
+    },
+    TRITON: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4")},
+        "fp8": {"block": ("tensor", "1x128", "128x128")},
+        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
+        "hifp8": {"scale": ("none", "tensor")},
+    },
+    PACKED: _FIRST_FORMATS,
     FLASH: _FIRST_FORMATS,
     GROUPED: _FIRST_FORMATS,
 }

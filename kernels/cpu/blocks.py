@@ -9,15 +9,16 @@ from typing import Any
 
 
 def block_of(e: Any) -> Any:
-    """Elements of a block, a constant."""
+    """Elements of a block: a constant where there is one."""
 
 
-def largest(words: Any, start: Any, e: Any) -> Any:
-    """The largest of the words of a whole block from words[start] on, without its sign."""
+def largest(words: Any, start: Any, size: Any, e: Any) -> Any:
+    """The largest of the words of a whole block, of `size`, from words[start] on, without its sign."""
 
 
 def is_plain(amax: Any, e: Any) -> Any:
-    """Whether `prepare` and `quantize` serve a block of this amax; those at the ends of the range they do not."""
+    """Whether `prepare` and `quantize` serve a block of this amax, in which no operand of theirs is subnormal; those
+    at the ends of the range are left to rest.py."""
 
 
 def prepare(amax: Any, e: Any) -> Any:
@@ -26,10 +27,6 @@ def prepare(amax: Any, e: Any) -> Any:
 
 def quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -> Any:
     """An element of a plain block through the format and back, as fp32 bits. Formats without blocks need no numbers."""
-
-
-def quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    """The same for any block, NaN and Inf included."""
 
 
 def stored(bits: Any, word: Any, e: Any) -> Any:

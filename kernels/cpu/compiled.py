@@ -61,7 +61,8 @@ def as_bits(typing_context: Any, value: Any) -> Any:
 
 
 def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:
-    """Above what `declared` does in kernels where these arguments are of these kinds: numba types or named tuples."""
+    """Above what `declared` does in kernels where these arguments are of these kinds: numba types or named tuples, or
+    one of several."""
     names = list(inspect.signature(declared).parameters)
 
     def register(implementation: Callable[..., Any]) -> None:
@@ -76,6 +77,8 @@ def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable
 
 
 def _is_of(given: Any, kind: Any) -> bool:
+    if isinstance(kind, list):
+        return any(_is_of(given, one) for one in kind)
     return bool(given == kind if isinstance(kind, types.Type) else getattr(given, "instance_class", None) is kind)
 
 

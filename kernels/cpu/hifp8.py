@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantctl.kernels.cpu.blocks import quantize, stored
-from quantctl.kernels.cpu.compiled import as_bits, as_float, implements, part
-from quantctl.kernels.cpu.rounding import ByFraction, Nearest, bits_of, by_fraction
+from quantctl.kernels.cpu.compiled import as_bits, implements, part
+from quantctl.kernels.cpu.rounding import ByFraction, Nearest, by_fraction
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed, unsigned
 from quantctl.kernels.formats import hifp8
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
@@ -24,9 +24,6 @@ _HALF_FULL, _HALF_MIDDLE, _HALF_LAST = (
 )
 _HALF_NONE = np.int32(1 << (MANTISSA_BITS - 1))
 
-_PLAIN_SCALE = -100
-"""From this exponent of the tensor scale on no result is subnormal."""
-
 
 class Scaled(NamedTuple):
     """The tensor scale, 1 where there is none, and the dtype's largest number."""
@@ -37,22 +34,10 @@ class Scaled(NamedTuple):
     """As fp32 bits."""
 
 
-class LowScaled(NamedTuple):
-    """A tensor scale under which results come near fp32's subnormal numbers."""
-
-    exponent: Any
-    subnormal: Any
-    """What 2^-149 is under the scale, fp32."""
-    scale: Any
-    """fp64."""
-
-
-def numbers(scale: float, dtype_largest: float) -> Scaled | LowScaled:
+def numbers(scale: float, dtype_largest: float) -> Scaled:
+    """scale: a power of two."""
     exponent = math.frexp(scale)[1] - 1
-    field = np.int32(exponent * (1 << MANTISSA_BITS))
-    if exponent < _PLAIN_SCALE:
-        return LowScaled(field, np.float32(2.0 ** (-149 - exponent)), np.float64(scale))
-    return Scaled(field, np.float32(dtype_largest).view(np.int32))
+    return Scaled(np.int32(exponent * (1 << MANTISSA_BITS)), np.float32(dtype_largest).view(np.int32))
 
 
 def near(bits: Any, word: Any, how: Any) -> Any:
@@ -104,17 +89,4 @@ def _quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -
 
 @implements(stored, e=Scaled)
 def _stored(bits: Any, word: Any, e: Any) -> Any:
-    return signed(rounded(bits, word), word) if bits != np.int32(0) else signed(bits, unsigned(word))
-
-
-@implements(quantize, e=LowScaled)
-def _low_quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -> Any:
-    under = max(np.int32(bits - e.exponent), np.int32(0))
-    under = as_bits(np.float32(bits) * e.subnormal) if bits < np.int32(1 << 23) else under
-    value = element(bits if bits >= np.int32(INFINITY) else under, word, how)
-    return value if value >= np.int32(INFINITY) else bits_of(np.float64(as_float(value)) * e.scale)
-
-
-@implements(stored, e=LowScaled)
-def _low_stored(bits: Any, word: Any, e: Any) -> Any:
     return signed(rounded(bits, word), word) if bits != np.int32(0) else signed(bits, unsigned(word))

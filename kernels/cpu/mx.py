@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements
-from quantctl.kernels.cpu.rounding import bits_of, rounded_to, wide
-from quantctl.kernels.cpu.words import INFINITY, signed
+from quantctl.kernels.cpu.rounding import rounded_to
+from quantctl.kernels.cpu.words import signed
 from quantctl.kernels.formats import mx
 from quantctl.kernels.formats.elements import Element
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
 FIRST_PLAIN, LAST_PLAIN = np.int32((BIAS - 60) << 23), np.int32((BIAS + 100) << 23)
 """Bits of the amax of blocks in which no operand of the fp32 arithmetic is subnormal or overflows."""
-_LOWEST_SCALE = np.int32(40)
+LOWEST_SCALE = np.int32(40)
 """Biased: below that of any such block, and high enough for all arithmetic with zeros."""
 FIELD = np.int32(MANTISSA_BITS)
 _BLOCK = np.uint64(mx.BLOCK)
@@ -42,7 +42,7 @@ def numbers(element: Element, scale: str, dtype_largest: float) -> MXNumbers:
         min_exponent=np.int32(element.min_exponent),
         mantissa_bits=np.int32(element.mantissa_bits),
         largest=np.float32(element.largest),
-        dtype_largest=np.float64(dtype_largest),
+        dtype_largest=np.float32(dtype_largest),
     )
 
 
@@ -52,7 +52,7 @@ def _block_of(e: Any) -> Any:
 
 
 @implements(largest, e=MXNumbers)
-def _largest_of_block(words: Any, start: Any, e: Any) -> Any:
+def _largest_of_block(words: Any, start: Any, size: Any, e: Any) -> Any:
     return _largest(words, start)
 
 
@@ -65,27 +65,15 @@ def _is_plain(amax: Any, e: Any) -> Any:
 def _prepare(amax: Any, e: Any) -> Any:
     """The block's smallest normal number, and its largest."""
     scale = np.int32(((amax + e.rule) >> FIELD) - e.max_exponent)  # biased
-    scale = max(scale, _LOWEST_SCALE)
+    scale = max(scale, LOWEST_SCALE)
     lowest = as_float(np.int32((scale + e.min_exponent) << FIELD))
-    return lowest, min(e.largest * as_float(np.int32(scale << FIELD)), np.float32(e.dtype_largest))
+    return lowest, min(e.largest * as_float(np.int32(scale << FIELD)), e.dtype_largest)
 
 
 @implements(quantize, e=MXNumbers)
 def _quantize(bits: Any, lowest: Any, limit: Any, e: Any, word: Any, how: Any) -> Any:
     value = rounded_to(bits, as_bits(lowest), np.int32(e.mantissa_bits << FIELD), word, how)
     return min(as_bits(value), as_bits(limit))  # magnitudes are ordered as their bits
-
-
-@implements(quantize_wide, e=MXNumbers)
-def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    if amax >= np.int32(INFINITY):
-        return np.int32(0x7FC00000)
-    if bits == np.int32(0):
-        return bits
-    scale = np.int32(((amax + e.rule) >> FIELD) - np.int32(BIAS) - e.max_exponent)
-    scale = np.int32(min(max(scale, np.int32(-BIAS)), np.int32(BIAS)))
-    value = wide(bits, np.int32(scale + e.min_exponent), e.mantissa_bits, word, how)
-    return bits_of(min(value, np.float64(e.largest) * 2.0 ** np.float64(scale), e.dtype_largest))
 
 
 @implements(stored, e=MXNumbers)

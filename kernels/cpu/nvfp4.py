@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, quantize_wide, stored
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
 from quantctl.kernels.cpu.rounding import nearest, rounded_to
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed
@@ -18,16 +19,49 @@ _LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)
 _SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
 _MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
 _SCALE_MANTISSA = np.int32(mxfp8.E4M3.mantissa_bits << MANTISSA_BITS)
+_FP32_LARGEST = np.finfo(np.float32).max
 _BLOCK = np.uint64(nvfp4.BLOCK)
 _largest = LARGEST[nvfp4.BLOCK]
 
 
 class NVFP4Numbers(NamedTuple):
-    """The tensor scale both ways, and the dtype's largest number, fp32."""
+    """scale=divide: the tensor scale both ways, fp32."""
 
     encode: Any
     decode: Any
+    headroom: Any
+    behind: Any
+    """decode over the headroom."""
     dtype_largest: Any
+
+
+class MultipliedNumbers(NamedTuple):
+    """scale=multiply, fp32."""
+
+    encode: Any
+    """s_enc / 6, by which a block's largest magnitude becomes b."""
+    decode: Any
+    """1 / s_enc."""
+    headroom: Any
+    amax: Any
+    of_amax: Any
+    """What amax is multiplied by for the values, behind b."""
+    inverse_headroom: Any
+    dtype_largest: Any
+
+
+def divided(amax: Tensor, headroom: float, dtype_largest: float) -> NVFP4Numbers:
+    """amax: fp32 [], the largest finite magnitude of the tensor."""
+    encode, decode = nvfp4.tensor_scales(amax)
+    behind = decode * (1 / headroom)
+    return NVFP4Numbers(*map(np.float32, (encode.item(), decode.item(), headroom, behind.item(), dtype_largest)))
+
+
+def multiplied(amax: Tensor, headroom: float, dtype_largest: float) -> MultipliedNumbers:
+    encode, decode = nvfp4.multiplied_scales(amax)
+    factor = 1 / (mxfp4.E2M1.largest * mxfp8.E4M3.largest)
+    numbers = encode.item(), decode.item(), headroom, amax.item(), factor, 1 / headroom, dtype_largest
+    return MultipliedNumbers(*map(np.float32, numbers))
 
 
 @part
@@ -37,17 +71,17 @@ def block_scale(amax: Any, encode: Any) -> Any:
     return nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_MANTISSA)
 
 
-@implements(block_of, e=NVFP4Numbers)
+@implements(block_of, e=[NVFP4Numbers, MultipliedNumbers])
 def _block_of(e: Any) -> Any:
     return _BLOCK
 
 
-@implements(largest, e=NVFP4Numbers)
-def _largest_of_block(words: Any, start: Any, e: Any) -> Any:
+@implements(largest, e=[NVFP4Numbers, MultipliedNumbers])
+def _largest_of_block(words: Any, start: Any, size: Any, e: Any) -> Any:
     return _largest(words, start)
 
 
-@implements(is_plain, e=NVFP4Numbers)
+@implements(is_plain, e=[NVFP4Numbers, MultipliedNumbers])
 def _is_plain(amax: Any, e: Any) -> Any:
     return amax < np.int32(INFINITY)
 
@@ -60,21 +94,32 @@ def _prepare(amax: Any, e: Any) -> Any:
     return inverse, b
 
 
+@part
+def _element(bits: Any, inverse: Any, e: Any, word: Any, how: Any) -> Any:
+    y = as_bits(min((as_float(bits) * inverse) * e.headroom, _LARGEST))
+    return rounded_to(y, _LOWEST, _MANTISSA, word, how)
+
+
 @implements(quantize, e=NVFP4Numbers)
 def _quantize(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> Any:
-    y = as_bits(min(as_float(bits) * inverse, _LARGEST))
-    q = rounded_to(y, _LOWEST, _MANTISSA, word, how)
-    return as_bits(min((min(q, _LARGEST) * b) * e.decode, e.dtype_largest))
+    q = _element(bits, inverse, e, word, how)
+    return as_bits(min((q * b) * e.behind, e.dtype_largest))
 
 
-@implements(quantize_wide, e=NVFP4Numbers)
-def _quantize_wide(bits: Any, amax: Any, e: Any, word: Any, how: Any) -> Any:
-    if amax >= np.int32(INFINITY):
-        return np.int32(0x7FC00000)
-    inverse, b = prepare(amax, e)
-    return quantize(bits, inverse, b, e, word, how)
-
-
-@implements(stored, e=NVFP4Numbers)
+@implements(stored, e=[NVFP4Numbers, MultipliedNumbers])
 def _stored(bits: Any, word: Any, e: Any) -> Any:
     return signed(rounded(bits, word), word)
+
+
+@implements(prepare, e=MultipliedNumbers)
+def _multiplied_prepare(amax: Any, e: Any) -> Any:
+    """What elements are multiplied by before rounding, and behind it."""
+    scaled = min(as_float(amax) * e.encode, _SCALE_LARGEST)
+    b = nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_MANTISSA)
+    inverse = min(np.float32(1.0) / (b * e.decode), _FP32_LARGEST)
+    return inverse, ((b * e.amax) * e.of_amax) * e.inverse_headroom
+
+
+@implements(quantize, e=MultipliedNumbers)
+def _multiplied_quantize(bits: Any, inverse: Any, factor: Any, e: Any, word: Any, how: Any) -> Any:
+    return as_bits(min(_element(bits, inverse, e, word, how) * factor, e.dtype_largest))

@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantctl.kernels.cpu import hifp8 as cpu_hifp8
-from quantctl.kernels.cpu import mx as cpu_mx
-from quantctl.kernels.cpu import nvfp4 as cpu_nvfp4
-from quantctl.kernels.cpu import tiles, wide
+from quantctl.kernels.cpu import rest, tiles
+from quantctl.kernels.cpu.geometry import Geometry, count
 from quantctl.kernels.cpu.noise import NO_KEY, key
+from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
-from quantctl.kernels.cpu.words import flat
-from quantctl.kernels.formats import mx
+from quantctl.kernels.cpu.words import MOST, flat
+from quantctl.kernels.formats.blocks import WHOLE, Block, block_of
 from quantctl.kernels.formats.quantize import FORMATS
-from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
 from quantctl.spec import FormatSpec
@@ -30,12 +28,17 @@ from quantctl.spec import FormatSpec
 class _Plan(NamedTuple):
     """What the kernels are called with beside the tensors: the same for all tensors of one layout."""
 
-    geometry: tiles.Geometry
+    geometry: Geometry
     tiles: int
     spans: tuple[int, int]
     """Elements of memory from the first to the last, of x and of a result."""
     roles: tuple[str, ...]
     """For each axis, which result of the kernel is its."""
+    has_blocks: bool
+    along: int
+    """Elements of a block."""
+    wanted: str | None
+    """See amax_wanted."""
     numbers: Any
     """None where they follow from the values."""
     rule: Nearest | ByFraction
@@ -49,44 +52,47 @@ def _span(sizes: Sizes, strides: Sizes) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def _numbers(spec: FormatSpec, dtype: torch.dtype, scales: tuple[float, float]) -> Any:
-    """scales: of the whole tensor, what elements are multiplied by before rounding and after it."""
-    largest = torch.finfo(dtype).max
-    format_ = FORMATS[spec.format]
-    if isinstance(format_, mx.MX):
-        assert spec.scale is not None
-        return cpu_mx.numbers(format_.elements[spec.elem], spec.scale, largest)
-    if spec.format == "nvfp4":
-        return cpu_nvfp4.NVFP4Numbers(*map(np.float32, (*scales, largest)))
-    return cpu_hifp8.numbers(scales[1], largest)
-
-
 @lru_cache(maxsize=1024)
 def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Sizes, axes: Sizes) -> _Plan | None:
     """For strides `x` of the tensor and `out` of the results. None if one call of the kernels cannot do it."""
+    span = _span(sizes, x), _span(sizes, out)
     format_ = FORMATS[spec.format]
-    if len(axes) != len(set(axes)) or len(axes) > 1 + format_.has_blocks:
+    block = block_of(spec, format_.block) if format_.has_blocks else Block(WHOLE, WHOLE)
+    in_squares = block.across > 1
+    if len(axes) != len(set(axes)) or len(axes) > 1 + block.is_plain:
         return None
-    launch = matrices(sizes, x, out, axes)
+    if in_squares and len(sizes) == 1:
+        sizes, x, out = ((1, *sizes), (sizes[0] * x[0], *x), (sizes[0] * out[0], *out))
+    launch = matrices(sizes, x, out, (len(sizes) - 2, len(sizes) - 1) if in_squares else axes)
     if launch is None or not (launch.n.size == 1 or launch.n.x == launch.n.out == 1):  # rows lie in one piece
         return None
     batch, m, n, roles = launch
-    geometry = tiles.Geometry(
-        batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number
+    # where the axis plays no role, rows serve every one
+    roles = ("last",) if block == Block(WHOLE, WHOLE) else ("first",) if in_squares else roles
+    along = block.along or {"last": n.size, "first": m.size}[roles[0]]
+    geometry = Geometry(
+        *(batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number),
+        max(tiles.ROWS, along if "first" in roles else 0),
+        max(tiles.COLUMNS, along if "last" in roles and block.across else 0),
+        max(block.across, 1),
     )
+    wanted = amax_wanted(spec)
     return _Plan(
         geometry,
-        tiles.count(geometry),
-        (_span(sizes, x), _span(sizes, out)),
-        roles if format_.has_blocks else ("last",),  # where the axis plays no role, rows serve every one
-        None if has_tensor_scale(spec) else _numbers(spec, dtype, (1.0, 1.0)),
+        count(geometry),
+        span,
+        roles,
+        block != Block(WHOLE, WHOLE),
+        along,
+        wanted,
+        None if wanted else numbers_of(spec, dtype, along),
         RULES[str(spec.round)],
     )
 
 
-def _finite_amax(words: np.ndarray, plan: _Plan, elements: int) -> Tensor:
-    """The largest finite magnitude, fp32 []."""
-    work = partial(tiles.finite_amax, words.dtype, words, plan.geometry)
+def _amax(words: np.ndarray, dtype: torch.dtype, plan: _Plan, elements: int) -> Tensor:
+    """The largest magnitude that the plan wants, fp32 []."""
+    work = partial(tiles.amax, words.dtype, words, plan.geometry, MOST[dtype][str(plan.wanted)])
     bits = in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)
     return torch.tensor(max(map(int, bits)), dtype=torch.int32).view(torch.float32)
 
@@ -121,12 +127,15 @@ def into(
         into([result], x.contiguous(), spec, axes, draws, number)
         outs[0].copy_(result)
         return
-    words, numbers = flat(x, plan.spans[0]), plan.numbers
+    words, numbers, amax = flat(x, plan.spans[0]), plan.numbers, None
     if numbers is None:
-        encode, decode = factors(_finite_amax(words, plan, elements), spec)
-        numbers = _numbers(spec, x.dtype, (encode.item(), decode.item()))
+        amax = _amax(words, x.dtype, plan, elements)
+        numbers = numbers_of(spec, x.dtype, plan.along, amax)
+    if numbers is None:
+        _by_reference(outs, x, spec, axes, draws, number, amax)
+        return
     # what is not asked for is empty; formats without blocks have no kernel for it
-    results = {"last": words[:0], "first": words[:0] if FORMATS[spec.format].has_blocks else None}
+    results = {"last": words[:0], "first": words[:0] if plan.has_blocks else None}
     keys = {"last": NO_KEY, "first": NO_KEY}
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
         results[role] = flat(out, plan.spans[1])
@@ -137,7 +146,21 @@ def into(
 
     def work(start: int, stop: int) -> None:
         while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
-            wide.quantize_dequantize(kind, *arguments, done, done + 1)
+            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, amax)
             start = done + 1
 
     in_pieces(work, plan.tiles, elements)
+
+
+def _by_reference(
+    outs: Sequence[Tensor],
+    x: Tensor,
+    spec: FormatSpec,
+    axes: tuple[int, ...],
+    draws: Draws,
+    number: int,
+    amax: Tensor | None,
+) -> None:
+    numbers = torch.arange(number, number + x.numel()).view(x.shape)
+    for out, axis, draw in zip(outs, axes, draws, strict=True):
+        rest.through(out, x, spec, axis, draw, numbers, amax)

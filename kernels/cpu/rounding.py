@@ -7,12 +7,11 @@ that step rounds to the nearest, ties to even, as every fp32 addition does.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from quantctl.kernels.cpu.compiled import as_bits, as_float, implements, part
+from quantctl.kernels.cpu.compiled import as_float, implements, part
 from quantctl.kernels.cpu.words import INFINITY
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
@@ -84,37 +83,3 @@ def _to_nearest(bits: Any, lowest: Any, mantissa: Any, word: Any, how: Any) -> A
 @implements(rounded_to, how=ByFraction)
 def _by_fraction(bits: Any, lowest: Any, mantissa: Any, word: Any, how: Any) -> Any:
     return by_fraction(bits, lowest, mantissa, word, how)
-
-
-def goes_up(fraction: Any, whole: Any, word: Any, how: Any) -> Any:
-    """Whether whole + fraction, fp64, becomes whole + 1."""
-
-
-@implements(goes_up, how=Nearest)
-def _nearest_goes_up(fraction: Any, whole: Any, word: Any, how: Any) -> Any:
-    return fraction > 0.5 or (fraction == 0.5 and whole % 2.0 == 1.0)
-
-
-@implements(goes_up, how=ByFraction)
-def _fraction_goes_up(fraction: Any, whole: Any, word: Any, how: Any) -> Any:
-    return fraction >= ((np.float64(word) + 1.0) * 2.0**-24 if how.stochastic else 0.5)
-
-
-@part
-def wide(bits: Any, lowest: Any, mantissa: Any, word: Any, how: Any) -> Any:
-    """The same in fp64 for magnitudes near the ends of fp32's range: no subnormal number is an operand.
-
-    lowest and mantissa are exponents here, not fields. Returns fp64.
-    """
-    value = np.float64(bits) * 2.0**-149 if bits < np.int32(1 << 23) else np.float64(as_float(bits))
-    exponent = math.frexp(value)[1] - 1
-    step = 2.0 ** np.float64(max(exponent, lowest) - mantissa)
-    y = value / step
-    whole = np.floor(y)
-    return (whole + (1.0 if goes_up(y - whole, whole, word, how) else 0.0)) * step
-
-
-@part
-def bits_of(value: Any) -> Any:
-    """fp32 bits of an fp64 magnitude that fp32 holds, without a subnormal fp32 operation."""
-    return np.int32(value * 2.0**149) if value < 2.0**-126 else as_bits(np.float32(value))

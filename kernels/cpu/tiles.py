@@ -1,42 +1,24 @@
 """A tensor as tiles: blocks along the rows of a tile, along its columns, or both from one reading of it.
 
-Blocks at the ends of the range are left to wide.py, tile by tile.
+Blocks at the ends of the range are left to rest.py, tile by tile.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import Kernel, part
+from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
-from quantctl.kernels.cpu.words import infinite, magnitude, unsigned
+from quantctl.kernels.cpu.words import magnitude, unsigned
 
-ROWS, COLUMNS = 32, 256
-"""Size of a tile: whole blocks of every format either way, and small enough for the first cache."""
-
-
-class Geometry(NamedTuple):
-    """A batch of matrices [m, n] by strides in elements; the stride along n is 1, but for the elements' numbers."""
-
-    batch: Any
-    m: Any
-    n: Any
-    x_batch: Any
-    x_m: Any
-    out_batch: Any
-    out_m: Any
-    number_batch: Any
-    number_m: Any
-    number_n: Any
-
-
-def count(g: Geometry) -> int:
-    """How many tiles there are."""
-    return int(g.batch * -(-g.m // ROWS) * -(-g.n // COLUMNS))
+ROWS, COLUMNS = 32, 1024
+"""Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
+still in the second cache."""
 
 
 @part
@@ -54,18 +36,18 @@ def _block(x: Any, at: Any, out: Any, to: Any, size: Any, raw: Any, e: Any, word
 def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> bool:
     """A tile in blocks along n. Whether all of them are plain."""
     batch, row, column = tile
-    width = np.uint64(min(COLUMNS, g.n - column))
-    block = block_of(e)
+    width = np.uint64(min(g.columns, g.n - column))
+    block = np.uint64(block_of(e))
     whole = width // block * block
     plain = True
-    for i in range(row, min(row + ROWS, g.m)):
+    for i in range(row, min(row + g.rows, g.m)):
         source = np.uint64(batch * g.x_batch + i * g.x_m + column)
         target = np.uint64(batch * g.out_batch + i * g.out_m + column)
         if is_stochastic(how):
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
         for b in range(whole // block):
             j = b * block
-            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, e), e, words, j, how)
+            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, block, e), e, words, j, how)
         if whole < width:
             raw = unsigned(x[source + whole])
             for j in range(whole, width):
@@ -75,14 +57,26 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
 
 
 @part
+def _shared(raw: Any, width: Any, across: Any) -> None:
+    """The largest of each `across` columns, in all of them."""
+    for c in range(0, width, across):
+        stop = min(c + across, width)
+        most = raw[c]
+        for j in range(c, stop):
+            most = max(most, raw[j])
+        for j in range(c, stop):
+            raw[j] = most
+
+
+@part
 def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> bool:
     """A tile in blocks along m, row by row: what a column's block has in common lies in the rows of `kept`."""
     batch, row, column = tile
     raw, firsts, seconds = kept
-    width = np.uint64(min(COLUMNS, g.n - column))
+    width = np.uint64(min(g.columns, g.n - column))
     block = np.int64(block_of(e))
     plain = True
-    for top in range(row, min(row + ROWS, g.m), block):
+    for top in range(row, min(row + g.rows, g.m), block):
         rows = range(top, min(top + block, g.m))
         for c in range(width):
             raw[c] = 0
@@ -90,6 +84,8 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
             source = np.uint64(batch * g.x_batch + i * g.x_m + column)
             for c in range(width):
                 raw[c] = max(raw[c], unsigned(x[source + c]))
+        if g.across > 1:
+            _shared(raw, width, np.uint64(g.across))
         for c in range(width):
             amax = magnitude(raw[c])
             plain &= is_plain(amax, e)
@@ -110,9 +106,9 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
 def _elements(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> None:
     """A tile of a format without blocks."""
     batch, row, column = tile
-    width = np.uint64(min(COLUMNS, g.n - column))
+    width = np.uint64(min(g.columns, g.n - column))
     none = np.float32(0.0)
-    for i in range(row, min(row + ROWS, g.m)):
+    for i in range(row, min(row + g.rows, g.m)):
         source = np.uint64(batch * g.x_batch + i * g.x_m + column)
         target = np.uint64(batch * g.out_batch + i * g.out_m + column)
         if is_stochastic(how):
@@ -122,28 +118,22 @@ def _elements(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, w
             out[target + c] = stored(quantize(magnitude(word), none, none, e, words[c], how), word, e)
 
 
-@part
-def place(number: Any, g: Any) -> Any:
-    """Batch, first row and first column of a tile."""
-    row_tiles, column_tiles = (g.m + ROWS - 1) // ROWS, (g.n + COLUMNS - 1) // COLUMNS
-    batch, rest = divmod(number, row_tiles * column_tiles)
-    row, column = divmod(rest, column_tiles)
-    return batch, row * ROWS, column * COLUMNS
+_place = part(place)
 
 
 @Kernel
 def quantize_dequantize(
     x: Any, last: Any, first: Any, e: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any, stop: Any
 ) -> int:
-    """Tiles start .. stop of x in blocks along n into `last`, along m into `first`; one of them may be empty.
+    """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be empty.
 
     x, last, first: flat words; first is None for formats without blocks. The keys are those of the two's noise.
     Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
     """
-    words = np.zeros(COLUMNS, np.int32)
-    kept = np.zeros(COLUMNS, x.dtype), np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
+    words = np.zeros(g.columns + 4, np.int32)
+    kept = np.zeros(g.columns, x.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
     for number in range(start, stop):
-        tile = place(number, g)
+        tile = _place(number, g)
         if first is None:
             _elements(x, last, e, how, last_key, g, tile, words)
         else:
@@ -155,14 +145,17 @@ def quantize_dequantize(
 
 
 @Kernel
-def finite_amax(x: Any, g: Any, start: Any, stop: Any) -> Any:
-    """fp32 bits of the largest finite magnitude in rows start .. stop, counted over all matrices."""
+def amax(x: Any, g: Any, most: Any, start: Any, stop: Any) -> Any:
+    """fp32 bits of the largest magnitude in rows start .. stop, counted over all matrices.
+
+    most: the largest word that counts, without a sign.
+    """
     zero = x.dtype.type(0)
-    amax = zero
+    found = zero
     for row in range(start, stop):
         batch, i = divmod(row, g.m)
         source = np.uint64(batch * g.x_batch + i * g.x_m)
         for j in range(np.uint64(g.n)):
             word = unsigned(x[source + j])
-            amax = max(amax, word if word < infinite(word) else zero)
-    return magnitude(amax)
+            found = max(found, word if word <= most else zero)
+    return magnitude(found)

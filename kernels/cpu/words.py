@@ -18,10 +18,20 @@ from quantctl.kernels.cpu.compiled import as_bits, as_float, implements
 
 BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
 
+FINITE, ALL = "finite", "all"
+MOST = {
+    torch.bfloat16: {FINITE: np.uint16(0x7F7F), ALL: np.uint16(0x7FFF)},
+    torch.float16: {FINITE: np.int16(0x7BFF), ALL: np.int16(0x7FFF)},
+    torch.float32: {FINITE: np.int32(0x7F7FFFFF), ALL: np.int32(0x7FFFFFFF)},
+}
+"""The largest word, without a sign, of finite numbers, and of all."""
+
 INFINITY = 0x7F800000
 """Bits of fp32 Inf; those of NaN are larger. At the same time the mask of the exponent field."""
 HALF_BIAS = 112 << 23
 """What the exponent field of fp32 has more than that of fp16, as bits."""
+HALF_OVERFLOW = 143 << 23
+"""fp32 bits of 2^16, from where on fp16 has Inf."""
 HALF_FIRST = 113 << 23
 """fp32 bits of fp16's smallest normal number, 2^-14."""
 
@@ -68,25 +78,6 @@ def _fp32_unsigned(word: Any) -> Any:
     return np.int32(word & np.int32(0x7FFFFFFF))
 
 
-def infinite(word: Any) -> Any:
-    """The word of Inf in the dtype of `word`."""
-
-
-@implements(infinite, word=types.uint16)
-def _bf16_infinite(word: Any) -> Any:
-    return np.uint16(0x7F80)
-
-
-@implements(infinite, word=types.int16)
-def _fp16_infinite(word: Any) -> Any:
-    return np.int16(0x7C00)
-
-
-@implements(infinite, word=types.int32)
-def _fp32_infinite(word: Any) -> Any:
-    return np.int32(INFINITY)
-
-
 def signed(bits: Any, word: Any) -> Any:
     """The word of a value with the fp32 magnitude `bits`, which its dtype holds, and the sign of `word`."""
 
@@ -109,6 +100,53 @@ def _fp16_signed(bits: Any, word: Any) -> Any:
 @implements(signed, word=types.int32)
 def _fp32_signed(bits: Any, word: Any) -> Any:
     return np.int32(bits | (np.int32(word) & np.int32(-0x80000000)))
+
+
+def number(word: Any) -> Any:
+    """The fp32 number that a word stands for."""
+
+
+@implements(number, word=types.uint16)
+def _bf16_number(word: Any) -> Any:
+    return as_float(np.int32(np.int32(word) << np.int32(16)))
+
+
+@implements(number, word=types.int16)
+def _fp16_number(word: Any) -> Any:
+    size = as_float(magnitude(word))
+    return -size if word < np.int16(0) else size
+
+
+@implements(number, word=types.int32)
+def _fp32_number(word: Any) -> Any:
+    return as_float(word)
+
+
+def narrowed(value: Any, word: Any) -> Any:
+    """The word of an fp32 number in the dtype of `word`, by rounding to the nearest, ties to even."""
+
+
+@implements(narrowed, word=types.uint16)
+def _bf16_narrowed(value: Any, word: Any) -> Any:
+    bits = as_bits(value)
+    size = np.int32(bits & np.int32(0x7FFFFFFF))
+    near = np.int32(0x7FC00000) if size > np.int32(INFINITY) else rounded(size, word)
+    return signed(near, np.uint16(bits >> np.int32(16)))
+
+
+@implements(narrowed, word=types.int16)
+def _fp16_narrowed(value: Any, word: Any) -> Any:
+    bits = as_bits(value)
+    size = np.int32(bits & np.int32(0x7FFFFFFF))
+    near = rounded(min(size, np.int32(INFINITY)), word)
+    near = np.int32(INFINITY) if near >= np.int32(HALF_OVERFLOW) else near
+    near = size if size > np.int32(INFINITY) else near
+    return signed(near, np.int16(bits >> np.int32(16)))
+
+
+@implements(narrowed, word=types.int32)
+def _fp32_narrowed(value: Any, word: Any) -> Any:
+    return as_bits(value)
 
 
 def rounded(bits: Any, word: Any) -> Any:

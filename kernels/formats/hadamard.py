@@ -19,6 +19,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
+from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.tables import table
 from quantctl.spec import NONE, FormatSpec
 
@@ -57,6 +58,16 @@ def fits(length: int, spec: FormatSpec) -> bool:
     return not is_wanted(spec) or length % int(spec.transform[0]) == 0
 
 
+def signs_of(spec: FormatSpec, draw: philox.Draw | None, like: Tensor) -> Tensor | None:
+    """The signs of a line, fp32 [size] on the device of `like`; None where all are +."""
+    if spec.signs == "fixed":
+        return _fixed_signs(like)
+    if spec.signs != "random":
+        return None
+    assert draw is not None
+    return philox.random_signs(int(spec.transform[0]), draw, like.device)
+
+
 def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
     """x (bf16, fp16 or fp32) behind the spec's transform along `axis` (>= 0), in its dtype or fp32; itself if there is
     none.
@@ -72,12 +83,19 @@ def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None
             f"{list(x.shape)}",
             "choose a size that does, or hadamard=none there",
         )
+    if not torch.compiler.is_compiling() and family_of(x) == CPU:
+        from quantctl.kernels.cpu import hadamard as cpu_hadamard
+
+        return cpu_hadamard.transformed(x, spec, axis, draw)
+    return reference(x, spec, axis, draw)
+
+
+def reference(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
+    """`transformed` for a spec that has a transform, of a size that divides the axis."""
+    size = int(spec.transform[0])
     y = x.movedim(axis, -1).float().unflatten(-1, (-1, size))
-    if spec.signs == "fixed":
-        y = y * _fixed_signs(y)
-    elif spec.signs == "random":
-        assert draw is not None
-        y = y * philox.random_signs(size, draw, x.device)
+    signs = signs_of(spec, draw, y)
+    y = y if signs is None else y * signs
     y = butterfly(y).mul(size**-0.5).flatten(-2)
     if spec.hadamard_out != "fp32":
         y = y.to(x.dtype)

@@ -81,12 +81,17 @@ def block_scale(amax: Tensor, encode: Tensor) -> Tensor:
     return E4M3.round_(scaled.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
 
 
+def multiplied_scales(amax: Tensor) -> tuple[Tensor, Tensor]:
+    """s_enc * (1 / 6) and 1 / s_enc as scale=multiply has them, fp32 of amax's shape."""
+    encode = (torch.full_like(amax, _LARGEST) / amax).clamp_max(_FP32_LARGEST)
+    return encode * torch.full_like(amax, E2M1.largest).reciprocal(), encode.reciprocal()
+
+
 def _multiplied(amax: Tensor, of_tensor: Tensor) -> tuple[Tensor, Tensor]:
     """b of blocks as scale=multiply has it, and what their elements are multiplied by before rounding."""
-    encode = (torch.full_like(of_tensor, _LARGEST) / of_tensor).clamp_max(_FP32_LARGEST)
-    b = amax * (encode * torch.full_like(of_tensor, E2M1.largest).reciprocal())
-    b = E4M3.round_(b.masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
-    return b, (b * encode.reciprocal()).reciprocal().clamp_max(_FP32_LARGEST)
+    encode, decode = multiplied_scales(of_tensor)
+    b = E4M3.round_((amax * encode).masked_fill(~amax.isfinite(), torch.nan), "nearest", None)
+    return b, (b * decode).reciprocal().clamp_max(_FP32_LARGEST)
 
 
 def _amax_of(x: Tensor, spec: FormatSpec, axis: int) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import CPU, GROUPED, family_of, supports
+from quantctl.kernels.dispatch import GROUPED, supports
 from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import draw_for
 from quantctl.kernels.measure import recorder
@@ -119,7 +119,7 @@ def _fprop_operand(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, tuple[T
     ctx.layout, specs = None, ctx.specs
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
-    if _needed(ctx)[1] and recorded and operands.kept(specs) is not None and family_of(x) != CPU:
+    if _needed(ctx)[1] and recorded and operands.kept(specs) is not None:
         values, packed, ctx.layout = quantize_rows_kept(x, groups, specs, ctx.x_draws)
         return values, packed
     (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), ctx.x_draws[:1])

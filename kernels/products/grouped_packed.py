@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import TRITON, family_of
+from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.codes import pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mx import BLOCK
@@ -23,7 +23,14 @@ from quantctl.kernels.formats.tensor_scale import SCALED, factors, has_tensor_sc
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
 from quantctl.kernels.products.groups import Groups
-from quantctl.kernels.products.packed import Layout, Packed, dequantize, packed_matrix, quantize_dequantize_packed
+from quantctl.kernels.products.packed import (
+    Layout,
+    Packed,
+    dequantize,
+    packed_matrix,
+    quantize_dequantize_packed,
+    unpacked,
+)
 from quantctl.spec import FormatSpec, ProductSpecs
 
 
@@ -70,6 +77,8 @@ def quantize_rows_kept(
     """packed.quantize_dequantize_kept for rows in groups."""
     kept = operands.kept(specs)
     assert kept is not None
+    if family_of(x) == CPU:
+        return unpacked(kept, x, specs, rngs, lambda *given: quantize_rows(given[0], groups, *given[1:]))
     if kept.together:
         return quantize_rows_packed(x, groups, kept.spec, kept.axis, rngs)
     (values,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), rngs[:1])
@@ -115,6 +124,8 @@ def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -
 
 def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
+    if packed.elements.dtype == layout.dtype:
+        return packed.elements
     by_triton = family_of(packed.elements) == TRITON
     if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
@@ -29,7 +28,7 @@ from quantctl.kernels.products.draws import LinearDraws
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once, refuse_second_gradient
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_kept
-from quantctl.kernels.products.reuse import quantized_weight
+from quantctl.kernels.products.reuse import quantized_weight, weight_ahead
 from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
 from quantctl.spec import literal
 
@@ -74,7 +73,9 @@ def fprop_operands(
         recorder.observe(ctx.quant_place, "fprop", specs, (tokens_of(total_input), -1), (weight, 1))
         begin = operands.begin(specs.wgrad[1], total_input, x)
         recorder.observe(ctx.quant_place, "wgrad", specs, None, (with_rows(tokens_of(begin), filled), 0))
-    return x, quantized_weight(weight, specs, "fprop", draws.weight)
+    dgrad_follows = is_recorded(ctx) and any(getattr(ctx, "needs_input_grad", ())[:1])
+    w, ctx.quant_weight = weight_ahead(weight, specs, draws.weight, dgrad_follows)
+    return x, w
 
 
 def _count(ctx: Any, product: str) -> None:
@@ -83,8 +84,6 @@ def _count(ctx: Any, product: str) -> None:
 
 def _packable(ctx: Any, total_input: Tensor, own_input: Tensor) -> bool:
     if operands.kept(ctx.quant_products) is None:
-        return False
-    if family_of(total_input) == CPU:  # they quantize X again sooner than the reference packs it
         return False
     fits = total_input is own_input and total_input.is_contiguous()
     return fits and is_recorded(ctx) and _wgrad_follows(ctx)
@@ -119,8 +118,10 @@ def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
         begin = operands.begin(specs.dgrad[1], weight, quantized_weight(weight, specs, "fprop", ctx.quant_draws.weight))
         recorder.observe(ctx.quant_place, "dgrad", specs, (tokens_of(grad_output), -1), (begin, 0))
     dy = _gradient_for_dgrad(ctx, grad_output)
-    draws = ctx.quant_draws
-    return dy.matmul(quantized_weight(weight, specs, "dgrad", draws.weight, draws.signs[1]))
+    w, ctx.quant_weight = ctx.quant_weight, None  # its memory is free behind this
+    if w is None:
+        w = quantized_weight(weight, specs, "dgrad", ctx.quant_draws.weight, ctx.quant_draws.signs[1])
+    return dy.matmul(w)
 
 
 def _begin_backward(ctx: Any, product: str) -> None:

@@ -3,6 +3,7 @@
 This is how a layer keeps an operand of the forward for its weight gradient. `quantize_dequantize_packed` gives the
 operand of the forward product and what is to be kept from one read of the tensor, `dequantize` gives the values back,
 and they are those of quantize_dequantize in every bit.
+On a CPU they are kept as they are, quantized in the same pass: packing takes longer than it saves.
 Unlike codes.Encoded, which has the quantized axis last as the formats' hardware reads it, the codes lie where the
 values lay: packing and unpacking write whole rows, along whichever axis the blocks are.
 """
@@ -16,13 +17,20 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import TRITON, family_of
+from quantctl.kernels.dispatch import CPU, PACKED, TRITON, family_of, supports
 from quantctl.kernels.formats.blocks import block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
 from quantctl.kernels.formats.mx import BLOCK
-from quantctl.kernels.formats.quantize import FORMATS, draw_for, noise_for, operand, quantize_dequantize
+from quantctl.kernels.formats.quantize import (
+    FORMATS,
+    draw_for,
+    noise_for,
+    operand,
+    quantize_dequantize,
+    quantize_dequantize_along,
+)
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.groups import tiles
@@ -47,7 +55,10 @@ class Packed(NamedTuple):
     """The tensors of a packed matrix [rows, columns]."""
 
     elements: Tensor
-    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three."""
+    """uint8 [rows, bytes]: the columns' codes as codes.pack packs them, two 4-bit codes a byte, four 6-bit in three.
+
+    Or the values themselves, in the matrix's dtype and without scales, where keeping them packed is not worth it.
+    """
     block_scales: Tensor | None
     """[blocks, columns] (axis 0) or [rows, blocks] (axis 1), squares [blocks, blocks]: bytes E8M0 or E4M3, or fp32
     factors; None for HiFloat8.
@@ -97,6 +108,10 @@ def is_recorded(ctx: Any) -> bool:
     return not torch.compiler.is_compiling() and getattr(ctx, "next_functions", None) != ()
 
 
+def _by_triton(x: Tensor, spec: FormatSpec) -> bool:
+    return family_of(x, spec) == TRITON and supports(PACKED, spec)
+
+
 def quantize_dequantize_packed(
     x: Tensor, spec: FormatSpec, axis: int, rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None)
 ) -> tuple[Tensor, Packed, Layout]:
@@ -109,7 +124,7 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if family_of(x, spec) == TRITON and not is_wanted(spec):
+    if _by_triton(x, spec) and not is_wanted(spec):
         from quantctl.kernels.triton import packed as triton_packed
 
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
@@ -126,10 +141,27 @@ def quantize_dequantize_kept(
     """
     kept = operands.kept(specs)
     assert kept is not None
+    if family_of(x) == CPU:
+        return unpacked(kept, x, specs, rngs, quantize_dequantize_along)
     if kept.together:
         return quantize_dequantize_packed(x, kept.spec, kept.axis, rngs)
     values = quantize_dequantize(x, specs.fprop[0].spec, 1, rng=rngs[0])
     return values, *packed_matrix(operands.begin(specs.wgrad[1], x, values), kept.spec, kept.axis, rngs[1])
+
+
+def unpacked(
+    kept: operands.Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
+) -> tuple[Tensor, Packed, Layout]:
+    """As quantize_dequantize_kept, but what is kept are the values."""
+    layout = Layout(kept.spec, kept.axis, x.shape[0], x.shape[1], x.dtype)
+    if kept.axis == 1:
+        (values,) = own = quantize(x, kept.spec, (1,), rngs[:1])
+    elif kept.together:
+        values, *own = quantize(x, kept.spec, (1, 0), rngs)
+    else:
+        (values,) = quantize(x, specs.fprop[0].spec, (1,), rngs[:1])
+        own = quantize(operands.begin(specs.wgrad[1], x, values), kept.spec, (0,), rngs[1:])
+    return values, Packed(own[0], None, None), layout
 
 
 def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | None = None) -> tuple[Packed, Layout]:
@@ -142,7 +174,7 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
 
 def _packed(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
     """x in the codes of its layout, by whoever computes."""
-    if family_of(x, layout.spec) == TRITON and x.dtype == layout.dtype:
+    if _by_triton(x, layout.spec) and x.dtype == layout.dtype:
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1]
@@ -162,7 +194,9 @@ def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
 
 def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
-    if family_of(packed.elements, layout.spec) == TRITON:
+    if packed.elements.dtype == layout.dtype:
+        return packed.elements
+    if _by_triton(packed.elements, layout.spec):
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.dequantize(packed, layout)

@@ -27,6 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.draws import rounding_for, with_signs
@@ -158,6 +159,22 @@ def quantized_weight(
     Not to be written to. rng: the draw of the forward's quantization. signs: the call of dgrad's random signs.
     """
     return _quantized((weight,), specs, product, _Given(rng, signs), _alone)
+
+
+def weight_ahead(
+    weight: Tensor, specs: ProductSpecs, rng: Draw | None, dgrad_follows: bool
+) -> tuple[Tensor, Tensor | None]:
+    """quantized_weight for fprop and, where one read of the weight gives both and dgrad is to follow, for dgrad.
+
+    On a CPU only: there a weight's bytes until the backward cost less than a second pass.
+    """
+    steps, later = _steps(specs, "fprop"), _steps(specs, "dgrad")
+    ahead = dgrad_follows and bool(steps) and not _reusable(weight) and family_of(weight) == CPU
+    if ahead and later == ((steps[0][0], 0),) and not steps[0][0].is_random:
+        w, for_dgrad = quantize_dequantize_along(weight, steps[0][0], (1, 0))
+        return w, for_dgrad
+    w = quantized_weight(weight, specs, "fprop", rng)
+    return w, w if ahead and later == steps else None
 
 
 def quantized_stack(weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:

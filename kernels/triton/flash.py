@@ -14,9 +14,10 @@ from quantctl.kernels.formats import hifp8, nvfp4
 from quantctl.kernels.formats.rounding import finite_amax
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.flash_call import Call, Operands
+from quantctl.kernels.triton.constants import constants
 from quantctl.kernels.triton.flash_backward import keys_kernel, queries_kernel
 from quantctl.kernels.triton.flash_forward import output_kernel, softmax_kernel
-from quantctl.kernels.triton.qdq import constants, signed
+from quantctl.kernels.triton.qdq import signed
 from quantctl.spec import FormatSpec
 
 WIDEST = (256, 256)

@@ -22,8 +22,9 @@ from quantctl.kernels.operator import uncaptured
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, store_bits
+from quantctl.kernels.triton.constants import constants
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
-from quantctl.kernels.triton.qdq import COLUMNS, constants, draw_words, raw, tile_noise
+from quantctl.kernels.triton.qdq import COLUMNS, draw_words, raw, tile_noise
 from quantctl.spec import FormatSpec, parse
 
 ALIGNMENT = 16

@@ -24,6 +24,7 @@ from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.products.packed import Layout, Packed
 from quantctl.kernels.triton.bits import load_bits, store_bits
 from quantctl.kernels.triton.codes import decode_tile
+from quantctl.kernels.triton.constants import constants
 from quantctl.kernels.triton.grouped import draws_of, group_factors, group_tile, launch, literal, words_of
 from quantctl.kernels.triton.packed import (
     ENCODE_ONLY,
@@ -34,7 +35,7 @@ from quantctl.kernels.triton.packed import (
     store_codes,
     values_and_codes,
 )
-from quantctl.kernels.triton.qdq import constants, draw_words, raw
+from quantctl.kernels.triton.qdq import draw_words, raw
 from quantctl.spec import FormatSpec, parse
 
 

@@ -24,8 +24,9 @@ from quantctl.kernels.products.packed import Layout, Packed, nbytes, shapes
 from quantctl.kernels.strides import matrices
 from quantctl.kernels.triton.bits import load_bits, store_bits
 from quantctl.kernels.triton.codes import decode_tile, encode_tile
+from quantctl.kernels.triton.constants import constants
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
-from quantctl.kernels.triton.qdq import COLUMNS, ROWS, constants, draw_words, raw, tensor_scales, tile_noise
+from quantctl.kernels.triton.qdq import COLUMNS, ROWS, draw_words, raw, tensor_scales, tile_noise
 from quantctl.spec import FormatSpec
 
 

@@ -8,20 +8,19 @@ Tensors with more dimensions become batches of matrices by strides, without a co
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantctl.kernels.formats import mx, nvfp4
-from quantctl.kernels.formats.quantize import FORMATS
-from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
+from quantctl.kernels.formats import fp8, mx, nvfp4
+from quantctl.kernels.formats.blocks import block_of
+from quantctl.kernels.formats.tensor_scale import factors
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import Matrices, matrices
 from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
+from quantctl.kernels.triton.constants import constants, needs_amax, options_of
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
 from quantctl.spec import FormatSpec
 
@@ -35,8 +34,11 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
                MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
                LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, SCALED: tl.constexpr,
                DTYPE_LARGEST: tl.constexpr, BF16: tl.constexpr, EXACT: tl.constexpr, FOURS: tl.constexpr,
+               SQUARE: tl.constexpr, POWERS: tl.constexpr, HEADROOM: tl.constexpr, BEHIND: tl.constexpr,
                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """x [batch, m_size, n_size] by strides -> its values in blocks along n (LAST), along m (FIRST), or both.
+
+    Squares count as LAST. Where the values are made of the tensor's largest magnitude, it lies behind decode.
 
     Strides are in elements; index_* are those of the elements' numbers in stochastic rounding. FOURS: four neighbours
     along n share a Philox counter.
@@ -56,6 +58,9 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
     encode, decode = 1.0, 1.0
     if SCALED:
         encode, decode = tl.load(encode_ptr), tl.load(decode_ptr)
+    of_tensor = 0.0
+    if FORMAT == "nvfp4_multiply":
+        of_tensor = tl.load(decode_ptr + 1)
     if LAST:
         noise = 0.0
         if ROUND == "stochastic":
@@ -63,7 +68,7 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
                                call_low_last, call_high_last, FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS)  # fmt: skip
+                                          COLUMNS, of_tensor, SQUARE, POWERS, HEADROOM, BEHIND)  # fmt: skip
         store_bits(last_ptr + out, values, mask, BF16, EXACT)
     if FIRST:
         noise = 0.0
@@ -72,7 +77,7 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
                                call_low_first, call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
         values = quantize_dequantize_tile(bits, noise, encode, decode, 0, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
                                           MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS)  # fmt: skip
+                                          COLUMNS, of_tensor, SQUARE, POWERS, HEADROOM, BEHIND)  # fmt: skip
         store_bits(first_ptr + out, values, mask, BF16, EXACT)
 
 
@@ -90,8 +95,11 @@ def tile_noise(base, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
 
 @triton.jit
 def amax_kernel(x_ptr, amax_ptr, m_size, n_size, x_batch, x_m, x_n, BF16: tl.constexpr, ROWS: tl.constexpr,
-                COLUMNS: tl.constexpr):  # fmt: skip
-    """The bits of the largest finite magnitude, into int32 that is 0 before. A maximum has no order: deterministic."""
+                COLUMNS: tl.constexpr, FINITE: tl.constexpr = True):  # fmt: skip
+    """The bits of the largest magnitude, of finite ones or of all, into int32 that is 0 before.
+
+    A maximum has no order: deterministic.
+    """
     m_tiles, n_tiles = tl.cdiv(m_size, ROWS), tl.cdiv(n_size, COLUMNS)
     tile = tl.program_id(0)
     batch = (tile // (m_tiles * n_tiles)).to(tl.int64)
@@ -99,48 +107,13 @@ def amax_kernel(x_ptr, amax_ptr, m_size, n_size, x_batch, x_m, x_n, BF16: tl.con
     n = ((tile % n_tiles).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     mask = (m < m_size) & (n < n_size)
     magnitude = load_bits(x_ptr + (batch * x_batch + m * x_m + n * x_n), mask, BF16) & MAGNITUDE
-    finite = tl.where(magnitude < EXPONENT, magnitude, 0)
-    tl.atomic_max(amax_ptr, tl.max(tl.max(finite, axis=1), axis=0), sem="relaxed")
+    if FINITE:
+        magnitude = tl.where(magnitude < EXPONENT, magnitude, 0)
+    tl.atomic_max(amax_ptr, tl.max(tl.max(magnitude, axis=1), axis=0), sem="relaxed")
 
 
 ROWS, COLUMNS = 32, 128
 """Size of a tile: whole blocks of either direction, 8 KiB of bf16."""
-
-
-POINTERS = {torch.bfloat16: "*i16", torch.float16: "*fp16", torch.float32: "*fp32"}
-"""The kernel's pointer type by dtype: bf16 goes in and out as its bits."""
-
-
-@lru_cache(maxsize=64)
-def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
-    """The kernel's parameters that follow from the spec and the dtype."""
-    format_ = FORMATS[spec.format]
-    element: dict[str, Any] = dict.fromkeys(("MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST", "RULE"), 0)
-    family, block, round_ = spec.format, 1, spec.round
-    if isinstance(format_, mx.MX):
-        e = format_.elements[spec.elem]
-        assert spec.scale is not None
-        family, block = "mx", mx.BLOCK
-        element = {
-            "MANTISSA_BITS": e.mantissa_bits,
-            "MIN_EXPONENT": e.min_exponent,
-            "MAX_EXPONENT": e.max_exponent,
-            "LARGEST": e.largest,
-            "RULE": mx.SCALE_RULES[spec.scale](e),
-        }
-    elif family == "nvfp4":
-        block = nvfp4.BLOCK
-    elif round_ == "nearest":
-        round_ = "away"  # HiFloat8's own rule
-    return element | {
-        "FORMAT": family,
-        "BLOCK": block,
-        "ROUND": round_,
-        "SCALED": has_tensor_scale(spec),
-        "DTYPE_LARGEST": torch.finfo(dtype).max,
-        "BF16": dtype == torch.bfloat16,
-        "EXACT": family != "nvfp4",  # rounding to fewer bits under a power of two stays within the dtype
-    }
 
 
 def raw(x: Tensor) -> Tensor:
@@ -163,12 +136,12 @@ def draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[s
     return words
 
 
-def _tiles(matrices: Matrices) -> tuple[tuple[int], dict[str, int]]:
+def _tiles(matrices: Matrices, rows: int = ROWS, block: int = mx.BLOCK) -> tuple[tuple[int], dict[str, int]]:
     """The grid, and the size of a tile: narrower for a narrow matrix, but never less than a block."""
     batch, m, n, _ = matrices
-    columns = max(min(COLUMNS, triton.next_power_of_2(n.size)), mx.BLOCK)
-    programs = batch.size * triton.cdiv(m.size, ROWS) * triton.cdiv(n.size, columns)
-    return (programs,), {"ROWS": ROWS, "COLUMNS": columns}
+    columns = max(min(COLUMNS, triton.next_power_of_2(n.size)), block)
+    programs = batch.size * triton.cdiv(m.size, rows) * triton.cdiv(n.size, columns)
+    return (programs,), {"ROWS": rows, "COLUMNS": columns}
 
 
 def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor, Tensor]:
@@ -177,8 +150,29 @@ def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor
     bits = torch.zeros((), dtype=torch.int32, device=x.device)
     sizes = (m.size, n.size, batch.x, m.x, n.x)
     grid, tile = _tiles(launch)
-    amax_kernel[grid](raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, **tile)
-    return factors(bits.view(torch.float32), spec)
+    amax_kernel[grid](raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, FINITE=spec.format != "fp8", **tile)
+    amax = bits.view(torch.float32)
+    if spec.format == "fp8":
+        scale = fp8.scale_of(amax, spec, x.dtype)
+        return scale, scale.reciprocal()
+    if spec.scale == "multiply":
+        encode, decode = nvfp4.multiplied_scales(amax)
+        return encode, torch.stack((decode, amax))
+    return factors(amax, spec)
+
+
+def _launch(x: Tensor, out: Tensor, spec: FormatSpec, axes: tuple[int, ...]) -> Matrices | None:
+    """matrices for the axes; squares, which lie in the last two, are one result whatever the axis."""
+    if block_of(spec, 1).across <= 1:
+        return matrices(x.shape, x.stride(), out.stride(), axes)
+    if len(axes) > 1:
+        return None
+    sizes, *strides = x.shape, x.stride(), out.stride()
+    if x.dim() == 1:
+        strides = [(x.shape[0] * stride[0], *stride) for stride in strides]
+        sizes = torch.Size((1, *sizes))
+    found = matrices(sizes, *strides, (len(sizes) - 2, len(sizes) - 1))
+    return found and found._replace(roles=("last",))
 
 
 def quantize_dequantize(
@@ -191,7 +185,7 @@ def quantize_dequantize(
     outs = [torch.empty_like(x) for _ in axes]
     if not x.numel():
         return outs
-    launch = matrices(x.shape, x.stride(), outs[0].stride(), axes)
+    launch = _launch(x, outs[0], spec, axes)
     if launch is None and len(axes) == 2:  # axes with others before, between or behind them
         return [quantize_dequantize(x, spec, (axis,), (draw,))[0] for axis, draw in zip(axes, draws, strict=True)]
     if launch is None:
@@ -200,8 +194,10 @@ def quantize_dequantize(
     batch, m, n, roles = launch
     by_role = dict(zip(roles, outs, strict=True))
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = tensor_scales(x, spec, launch) if has_tensor_scale(spec) else (x, x)
-        grid, tile = _tiles(launch)
+        encode, decode = tensor_scales(x, spec, launch) if needs_amax(spec) else (x, x)
+        fixed, options = constants(spec, x.dtype), options_of(spec)
+        down = options["SQUARE"] or "first" in by_role
+        grid, tile = _tiles(launch, max(ROWS, fixed["BLOCK"] if down else 0), max(mx.BLOCK, fixed["BLOCK"]))
         qdq_kernel[grid](
             *(raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
             *(encode, decode, m.size, n.size),
@@ -210,7 +206,8 @@ def quantize_dequantize(
             LAST="last" in by_role,
             FIRST="first" in by_role,
             FOURS=n.number == 1 and m.number % 4 == 0 and batch.number % 4 == 0,
-            **constants(spec, x.dtype),
+            **fixed,
+            **options,
             **tile,
             enable_fp_fusion=False,
         )
@@ -222,4 +219,4 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
 
     One read and a write a direction; a tensor scale reads everything once more. Block scales are never stored.
     """
-    return (1 + has_tensor_scale(spec) + directions) * x.numel() * x.element_size()
+    return (1 + needs_amax(spec) + directions) * x.numel() * x.element_size()

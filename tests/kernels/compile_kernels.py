@@ -14,6 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton_source import VERSION, source
 
+from quantctl.kernels.triton import constants as triton_constants
 from quantctl.kernels.triton import grouped as triton_grouped
 from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 from quantctl.kernels.triton import packed as triton_packed
@@ -38,6 +39,8 @@ KERNELS = [
     (triton_qdq.qdq_kernel, "hifp8:scale=tensor,round=stochastic", torch.bfloat16, LAST, 90),
     (triton_qdq.qdq_kernel, "nvfp4:round=stochastic", torch.bfloat16, BOTH, 80),
     (triton_qdq.qdq_kernel, "nvfp4:round=stochastic", torch.bfloat16, BOTH, 100),
+    (triton_qdq.qdq_kernel, "fp8:block=1x128", torch.bfloat16, BOTH, 90),
+    (triton_qdq.qdq_kernel, "nvfp4:scale=multiply,block=16x16", torch.bfloat16, LAST, 90),
     (triton_qdq.amax_kernel, "nvfp4", torch.bfloat16, {}, 90),
     (triton_packed.pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
     (triton_packed.pack_kernel, "nvfp4:round=stochastic", torch.bfloat16, COLUMNS, 90),
@@ -53,10 +56,12 @@ KERNELS = [
 
 
 def ptx(kernel: Any, spec: str, dtype: torch.dtype, asked: dict[str, Any], capability: int) -> str:
-    constants = triton_qdq.constants(parse(spec), dtype) | triton_packed.packing(parse(spec)) | asked
-    constants |= {"FOURS": True, "TABLE": True, "GROUPS": 8, "ROWS": triton_qdq.ROWS, "COLUMNS": triton_qdq.COLUMNS}
+    constants = triton_constants.constants(parse(spec), dtype) | triton_packed.packing(parse(spec)) | asked
+    constants |= triton_constants.options_of(parse(spec)) | {"FINITE": True}
+    constants |= {"FOURS": True, "TABLE": True, "GROUPS": 8, "COLUMNS": triton_qdq.COLUMNS}
+    constants |= {"ROWS": max(triton_qdq.ROWS, constants["BLOCK"])}
     constants |= {"x_n": 1, "out_n": 1, "index_n": 1}  # as Triton specializes a stride of 1
-    types = dict.fromkeys(("x_ptr", "values_ptr", "last_ptr", "first_ptr"), triton_qdq.POINTERS[dtype])
+    types = dict.fromkeys(("x_ptr", "values_ptr", "last_ptr", "first_ptr"), triton_constants.POINTERS[dtype])
     types |= dict.fromkeys(("elements_ptr", "scales_ptr"), "*u8") | dict.fromkeys(("encode_ptr", "decode_ptr"), "*fp32")
     types |= dict.fromkeys(("ends_ptr", "tile_ends_ptr", "amax_ptr"), "*i32")
     # of codes, of values, or of addresses

@@ -13,9 +13,11 @@ from kernel_specs import every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
+from quantctl.kernels.cpu import hadamard as cpu_hadamard
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.dispatch import CPU
+from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
@@ -26,7 +28,45 @@ DTYPES = list(BITS)
 GENERATOR = torch.Generator().manual_seed(11)
 
 
-SPECS = every(CPU)
+# what is compiled: kinds of formats and of rounding, in each dtype,
+FIRST_KINDS = [
+    "mxfp8",
+    "mxfp8:scale=ceil,elem=e5m2,round=away",
+    "mxfp4:scale=floor,round=stochastic",
+    "nvfp4",
+    "nvfp4:round=stochastic,headroom=16/17",
+    "hifp8",
+    "hifp8:scale=tensor,round=stochastic",
+    "hifp8:scale=tensor",
+]
+# or in one, whose arithmetic has what is above around it,
+MORE_KINDS = [
+    "fp8",
+    "fp8:block=1x128,round=stochastic",
+    "nvfp4:scale=multiply",
+    "mxfp4:scale=floor,round=stochastic,headroom=3/4",
+]
+
+
+def _differs_in_one(text):
+    """Whether a spec is its format with one other option than the default, and that is not rounding."""
+    spec = parse(text)
+    usual = parse(spec.format).options()
+    (*differing,) = (key for key, value in spec.options().items() if value != usual[key])
+    return len(differing) == 1 and differing != ["round"]
+
+
+# and the numbers that it is called with, in one
+OTHERS = [
+    *filter(_differs_in_one, every(CPU)),
+    *("nvfp4:scale=multiply,block=16x16", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
+    *("mxfp4:block=32x32,round=stochastic", "fp8:block=row,scale=pow2,round=stochastic"),
+]
+CASES = [
+    *((text, dtype) for text in FIRST_KINDS for dtype in DTYPES),
+    *((text, torch.float32) for text in MORE_KINDS),
+    *((text, torch.bfloat16) for text in OTHERS),
+]
 
 
 def _random(shape):
@@ -42,7 +82,7 @@ def _tensors(dtype):
         patterns = patterns[torch.randperm(65536, generator=GENERATOR)].view(256, 256)
     yield patterns
     yield torch.where(patterns.isfinite(), patterns, 0)
-    for size in (1.0, 1e-4, 1e-30, 1e-38, 1e-41, 3e37):
+    for size in (1.0, 1e-30, 1e-41, 3e37):
         yield (torch.randn(70, 300, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
 
 
@@ -68,14 +108,26 @@ def both(x, text, axes):
     return reference(x, text, axes), compiled(x, text, axes)
 
 
-@pytest.mark.parametrize("text", SPECS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize(("text", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
 def test_every_pattern(text, dtype):
     for number, x in enumerate(_tensors(dtype)):
         expected = dict(zip((1, 0), reference(x, text, (1, 0)), strict=True))
         for axes in ((1,), (0,), (1, 0)):
             for axis, found in zip(axes, compiled(x, text, axes), strict=True):
                 assert same(expected[axis], found), (number, axes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("text", ["mxfp4:hadamard=32,signs=random", "nvfp4:hadamard=16,signs=fixed,hadamard_out=fp32"])
+def test_hadamard(text, dtype):
+    spec, draw = parse(text), philox.Draw(5, 78, 3)
+    for shape in ((64, 3, 96), (128,)):
+        for size in (1.0, 6e4, 3e37, 1e-41):
+            x = (torch.randn(shape, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
+            x.view(-1)[5:8] = torch.tensor([torch.inf, torch.nan, -torch.inf]) if size == 1.0 else 0.0
+            for axis in (0, x.dim() - 1):
+                found = cpu_hadamard.transformed(x, spec, axis, draw)
+                assert same(hadamard.reference(x, spec, axis, draw), found), (shape, size, axis)
 
 
 SHAPES = {
@@ -97,10 +149,14 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic"])
+@pytest.mark.parametrize(
+    "text",
+    ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic", "fp8:block=128x128", "fp8:block=row", "fp8"],
+)
 def test_shapes_and_strides(name, text):
     x = SHAPES[name].to(torch.bfloat16)
-    for axes in [(axis,) for axis in range(x.dim())] + ([(x.dim() - 1, 0)] if x.dim() > 1 else []):
+    first = max(x.dim() - 2, 0) if "128x128" in text else 0
+    for axes in [(axis,) for axis in range(first, x.dim())] + ([(x.dim() - 1, first)] if x.dim() > 1 else []):
         kept_bits = x.clone()
         expected, found = both(x, text, axes)
         assert all(map(same, expected, found)), axes
@@ -163,16 +219,19 @@ def test_a_fake_tensor_goes_through_the_reference(monkeypatch):
         assert quantize_dequantize_along(torch.empty(4, 32), "mxfp8", (1,))[0].shape == (4, 32)
 
 
-@pytest.mark.parametrize("text", ["mxfp8", "mxfp4", "nvfp4"])
-def test_subnormal_numbers_flushed(text):
-    """With torch.set_flush_denormal(True) normal numbers give the same bits as without."""
-    x = torch.randn(64, 64) * 2.0**-20
-    expected = quantize_dequantize_along(x, text, (1, 0))
+@pytest.mark.parametrize("size", [1e-6, 1e-38, 1e-41])
+@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "mxfp4:scale=floor,round=stochastic", "hifp8:scale=tensor"])
+def test_subnormal_numbers_flushed(text, size):
+    """With torch.set_flush_denormal(True) the bits are the same as without."""
+    x = (torch.randn(64, 64, dtype=torch.float64) * size).float()
+    expected = reference(x, text, (1, 0))
     torch.set_flush_denormal(True)
     try:
-        _, found = both(x, text, (1, 0))
+        found = compiled(x, text, (1, 0))
+        still = torch.tensor(1e-40) * 1 == 0
     finally:
         torch.set_flush_denormal(False)
+    assert still
     assert all(map(same, expected, found))
 
 
@@ -180,7 +239,7 @@ PROGRAM = """
 import torch
 from quantctl.kernels.cpu import qdq
 from quantctl.spec import parse
-(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("mxfp8"), (1,), (None,))
+(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("hifp8"), (1,), (None,))
 print(y[0, 0].item())
 """
 
