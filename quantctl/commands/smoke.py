@@ -27,8 +27,9 @@ from quantctl.script.training import TRAINING_CONFIGS
 from quantctl.spec import NONE, SITES, canonical
 from quantctl.spec.literals import SEPARATOR
 from quantctl.spec.names import fold, unfold
+from quantctl.tree.fit import IN_TE_LAYERS, asks
 from quantctl.tree.selectors import SELECTORS
-from quantctl.tree.state import TreeState, read_state
+from quantctl.tree.state import PatchState, TreeState, read_state
 from quantctl.tree.tree import Tree
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 MEGABYTE = 2**20
 _MODEL = "llama32-1b"
+_LACKING = (PatchState.AVAILABLE, PatchState.LEFT_TO_FORK)
+_TE_PATCHES = {name for names in IN_TE_LAYERS.values() for name in names}
 
 
 @contextlib.contextmanager
@@ -220,7 +223,8 @@ def command(
         result = _start([*child, *(["--device", device] if device else [])], root, device)
         if isinstance(result, str):
             # a copy has all that fit
-            missing = [] if values else [patch for patch in state.available() if not patch.required]
+            of_local = (patch for patch in state.available() if not patch.required and patch.name not in _TE_PATCHES)
+            missing = [] if values else [*of_local]
             # the user's tree, not the copy of it
             raise _refusal(model, tree.root, missing, result.replace(str(root), str(tree.root)), traceback)
     selectors = {role: value for role, value in state.values().items() if role in SELECTORS}
@@ -233,6 +237,9 @@ def command(
         _print(result, selectors, [] if isinstance(table, Unknown) else table.lines())
     if isinstance(table, Unknown):
         output.say(f"note: no table of the modules: {table.reason}")
+    others = {role for role in ("linear", "qk", "pv") if any(state.patches[p] in _LACKING for p in IN_TE_LAYERS[role])}
+    if unread := [role for role, value in selectors.items() if role in others and asks(role, value)]:
+        output.say(f"note: these were local layers; Transformer Engine's of this tree do not read {', '.join(unread)}")
     for problem in problems:
         output.say(f"problem: {problem}")
     if problems:

@@ -5,9 +5,9 @@
 Consecutive models of one TREE are trained in one fork, which imports Megatron from there. A CASE is a model of two
 layers, see CASES; with `layers` local the local layers' model of the same weights is trained, `config` changes its
 configuration, and `call` gives its first core attention an argument that only Transformer Engine takes, or names a
-module that is to bypass what quantctl inserts. A line holds the losses in hexadecimal, a digest of the trained
-parameters in an order that both kinds of layers share, the names of the state, and what quantctl counted since the
-model before.
+module that is to bypass what quantctl inserts; `load` and `save` name checkpoints. A line holds the losses in
+hexadecimal, a digest of the trained parameters in an order that both kinds of layers share, the names of the state, and
+what quantctl counted since the model before.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ if DEVICE == "cpu":
     bed.install()
 
 SEQUENCE, VOCABULARY, STEPS = 32, 96, 2
+SETTINGS = ("case", "layers", "config", "call", "load", "save")
 COMMON = {
     "num_layers": 2,
     "hidden_size": 64,
@@ -255,7 +256,7 @@ def bypass(model, name):
         module.forward = lambda x, own=module: (Linear.forward(own, x), None)
 
 
-def run(case, layers="transformer_engine", config=None, call=None):
+def run(case, layers="transformer_engine", config=None, call=None, load=None, save=None):
     try:
         model = build(case, layers, **(config or {}))
         if call and "linear" in call:
@@ -264,7 +265,12 @@ def run(case, layers="transformer_engine", config=None, call=None):
             return attend(model, call)
         if layers == "local":
             copy_into_local(build(case, **(config or {})), model)
-        return train(model)
+        if load:
+            model.load_state_dict(torch.load(load, weights_only=False))
+        found = train(model)
+        if save:
+            torch.save(model.state_dict(), save)
+        return found
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
@@ -309,7 +315,7 @@ def on_tree(tree, models):
     sys.path.insert(0, tree)
     start()
     for model in models:
-        settings = {name: model[name] for name in ("case", "layers", "config", "call") if name in model}
+        settings = {name: model[name] for name in SETTINGS if name in model}
         select({name: value for name, value in model.items() if name not in ("tree", *settings)})
         print(json.dumps({**model, **(run(**settings) or {}), **counted()}), flush=True)
         gc.collect()  # a model that is alive is looked at when the next one computes

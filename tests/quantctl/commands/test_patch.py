@@ -7,12 +7,14 @@ import re
 
 import pytest
 
+from quantctl.patches import transformer_engine
 from quantctl.patches.registry import PATCHES
 from quantctl.tree.edit.insert import insert
 from quantctl.tree.selectors import ATTENTION
 from quantctl.tree.state import plan, read_state
 
 REQUIRED = {"linear", "lm_head", "attention", "fused_attention"}
+TE = {patch.name for patch in transformer_engine.PATCHES}
 
 
 def listed(quantctl, tree) -> dict[str, dict]:
@@ -37,7 +39,7 @@ def test_a_stock_tree(quantctl, megatron_tree, documented):
     assert {name for name, entry in entries.items() if entry["required"]} == REQUIRED
     found = {name: entry["state"] for name, entry in entries.items()}
     optional = {"names", "mla", "mla_tensor_parallel", "rmsnorm_sp", "grouped_experts"}
-    assert {name for name, state in found.items() if state == "available"} == REQUIRED | optional
+    assert {name for name, state in found.items() if state == "available"} == REQUIRED | TE | optional
     assert found["moe_without_te"] == "not needed"
     assert found["rope_scaling_factor:pretrain_gpt"] == "not applicable"
     assert checked(quantctl, tree) == found
@@ -48,7 +50,7 @@ def test_a_patched_tree(quantctl, stock_copy):
     quantctl("--megatron", tree, "patch")
     found = states(quantctl, tree)
     assert "available" not in found.values()
-    assert {name for name, state in found.items() if state == "applied"} == REQUIRED | {
+    assert {name for name, state in found.items() if state == "applied"} == REQUIRED | TE | {
         *("names", "mla", "mla_without_te", "mla_tensor_parallel", "rmsnorm_sp", "moe_without_te", "grouped_experts")
     }
     done = quantctl("--megatron", tree, "check")

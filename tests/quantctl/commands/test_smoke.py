@@ -77,9 +77,11 @@ def test_a_tree_that_lacks_patches_is_told_which(stock_copy, quantctl):
     assert digest(tree) == before
 
 
-def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
-    tree = stock_copy("0.16.1")
+def test_the_tree_in_use_as_it_is(stock_copy, megatron_tree, quantctl):
+    tree, layers = stock_copy("0.16.1"), "megatron/core/extensions/transformer_engine.py"
     assert quantctl("--megatron", tree, "set", "--linear", "mxfp8", "--qk", "mxfp8").status == 0
+    # as an earlier quantctl left it
+    (tree / layers).write_bytes((megatron_tree("0.16.1") / layers).read_bytes())
     # what a wrong merge leaves: the selector is there, and its product is not
     attention = tree / "megatron/core/transformer/dot_product_attention.py"
     text = attention.read_text()
@@ -91,6 +93,7 @@ def test_the_tree_in_use_as_it_is(stock_copy, quantctl):
     assert "MLP        layer 1-4  dense: width 448\n" in done.out
     assert "linear   mxfp8     mxfp8   16     16     16\n" in done.out
     assert "qk       mxfp8     -       0      0      0\n" in done.out
+    assert "Transformer Engine's of this tree do not read linear, qk\n" in done.err
     assert done.err.endswith("problem: qk says mxfp8, and no such product ran\n")
     assert done.status == 1
     assert digest(tree) == before

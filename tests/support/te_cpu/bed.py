@@ -72,6 +72,8 @@ def _device_of_one_gpu():
     cuda.get_device_properties = lambda *_: types.SimpleNamespace(
         name="cpu", major=8, minor=0, total_memory=1 << 34, multi_processor_count=2
     )
+    # recomputation puts the device's generator back to where it was; nothing draws from it here
+    cuda.random.get_rng_state = cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
     cuda.is_current_stream_capturing = lambda: False
     cuda.Stream = cuda.Event = _Idle
     cuda.synchronize = cuda.nvtx.range_push = cuda.nvtx.range_pop = _nothing
