@@ -16,6 +16,11 @@ def has_tensor_scale(spec: FormatSpec) -> bool:
     return spec.format == "nvfp4" or (spec.format == "hifp8" and spec.scale != "none")
 
 
+def needs_amax(spec: FormatSpec) -> bool:
+    """Whether the largest magnitude of the whole tensor has to be known before the first element can be quantized."""
+    return has_tensor_scale(spec) or spec.block == "tensor"
+
+
 def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
     """What elements are multiplied by before rounding and after it, fp32 of amax's shape.
 

@@ -11,7 +11,7 @@ from quantctl.kernels.formats import fp8, mx, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.mx import headroom
 from quantctl.kernels.formats.quantize import FORMATS
-from quantctl.kernels.formats.tensor_scale import has_tensor_scale
+from quantctl.kernels.formats.tensor_scale import needs_amax
 from quantctl.spec import FormatSpec
 
 POINTERS = {torch.bfloat16: "*i16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -54,11 +54,6 @@ def constants(spec: FormatSpec, dtype: torch.dtype) -> dict[str, Any]:
         "EXACT": family in ("mx", "hifp8")
         and headroom(spec) == 1.0,  # rounding to fewer bits under a power of two stays within the dtype
     }
-
-
-def needs_amax(spec: FormatSpec) -> bool:
-    """Whether the largest magnitude of the whole tensor has to be known first."""
-    return has_tensor_scale(spec) or spec.block == "tensor"
 
 
 def options_of(spec: FormatSpec) -> dict[str, Any]:

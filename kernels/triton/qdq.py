@@ -16,11 +16,11 @@ from torch import Tensor
 
 from quantctl.kernels.formats import fp8, mx, nvfp4
 from quantctl.kernels.formats.blocks import block_of
-from quantctl.kernels.formats.tensor_scale import factors
+from quantctl.kernels.formats.tensor_scale import factors, needs_amax
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import Matrices, matrices
 from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
-from quantctl.kernels.triton.constants import constants, needs_amax, options_of
+from quantctl.kernels.triton.constants import constants, options_of
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
 from quantctl.spec import FormatSpec
 

@@ -21,7 +21,17 @@ from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.spec import parse
 
 SIZE, REDUCED = 8192, 2048
-SPECS = ("mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "nvfp4", "hifp8")
+SPECS = (
+    "mxfp8",
+    "mxfp8:elem=e5m2",
+    "mxfp6",
+    "mxfp4",
+    "nvfp4",
+    "hifp8",
+    "fp8",
+    "fp8:block=1x128",
+    "nvfp4:scale=multiply,block=16x16",
+)
 QUICK = ("mxfp8", "hifp8")
 AXES = {"last axis": (1,), "first axis": (0,), "both in one pass": (1, 0)}
 LIMITS = {1: 0.95, 2: 0.93}

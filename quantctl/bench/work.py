@@ -19,9 +19,9 @@ def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2) -> tupl
 
     The sum is kernels/triton_qdq.bytes_moved. size: bytes an element, in and out. A tensor scale is one more read.
     """
-    from quantctl.kernels.formats.tensor_scale import has_tensor_scale
+    from quantctl.kernels.formats.tensor_scale import needs_amax
 
-    reads = 1 + has_tensor_scale(spec)
+    reads = 1 + needs_amax(spec)
     return reads * elements * size, directions(spec, axes) * elements * size
 
 

@@ -26,7 +26,10 @@ from quantctl.spec import parse
 # numpy, in which the interpreter computes, reports what IEEE 754 says about Inf and NaN
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-SPECS = ["mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "mxfp4:round=stochastic", "nvfp4", "hifp8", "hifp8:scale=tensor"]
+SPECS = [
+    *("mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "mxfp4:round=stochastic", "nvfp4", "hifp8", "hifp8:scale=tensor"),
+    *("fp8", "fp8:block=1x128", "fp8:block=128x128", "nvfp4:scale=multiply,block=16x16"),
+]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from kernel_specs import every
+from kernel_specs import differing, every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
@@ -48,17 +48,9 @@ MORE_KINDS = [
 ]
 
 
-def _differs_in_one(text):
-    """Whether a spec is its format with one other option than the default, and that is not rounding."""
-    spec = parse(text)
-    usual = parse(spec.format).options()
-    (*differing,) = (key for key, value in spec.options().items() if value != usual[key])
-    return len(differing) == 1 and differing != ["round"]
-
-
 # and the numbers that it is called with, in one
 OTHERS = [
-    *filter(_differs_in_one, every(CPU)),
+    *(text for text in every(CPU) if len(differing(text)) == 1 and "round" not in differing(text)),
     *("nvfp4:scale=multiply,block=16x16", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
     *("mxfp4:block=32x32,round=stochastic", "fp8:block=row,scale=pow2,round=stochastic"),
 ]

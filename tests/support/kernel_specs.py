@@ -6,7 +6,7 @@ import itertools
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.dispatch import COMPUTES
-from quantctl.spec import FORMATS, canonical
+from quantctl.spec import FORMATS, canonical, parse
 
 _IN_FRONT = ("hadamard", "signs", "hadamard_out", "bwd")
 """Options that are no matter of a kernel."""
@@ -18,6 +18,13 @@ def _is_spec(text: str) -> bool:
     except QuantctlError:
         return False
     return True
+
+
+def differing(text: str) -> set[str]:
+    """The options of a spec that are not its format's defaults."""
+    spec = parse(text)
+    usual = parse(spec.format).options()
+    return {key for key, value in spec.options().items() if value != usual[key]}
 
 
 def every(family: str) -> list[str]:
