@@ -17,7 +17,7 @@ from quantctl.errors import QuantctlError
 from quantctl.lint import machine, own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import Command
-from quantctl.lint.megatron_flags import MAIN, Option, releases, table
+from quantctl.lint.megatron_flags import Option, at_least, table
 from quantctl.lint.other_parsers import LEGACY, LOCAL, TE, dashed, embedded_options, of_spec, swift_options
 from quantctl.lint.program import EMBEDDED, GPT, OTHER, SWIFT
 from quantctl.lint.world import Invocation
@@ -169,10 +169,7 @@ class Case:
 
     def at_least(self, release: str) -> bool:
         """Whether the release is that one or later."""
-        order = releases()
-        return order.index(self.setting.release) >= next(
-            (i for i, name in enumerate(order) if name == MAIN or _minor(name) >= _minor(release)), len(order)
-        )
+        return at_least(self.setting.release, release)
 
     # ---- formats ----
 
@@ -249,7 +246,3 @@ def _is_none(spec: str, role: str) -> bool:
         return canonical(spec, role) == NONE
     except QuantctlError:
         return False
-
-
-def _minor(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])

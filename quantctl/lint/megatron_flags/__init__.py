@@ -97,6 +97,11 @@ def nearest(version: str) -> str:
     return next((release for release in reversed(numbered) if series[release] <= wanted), numbered[0])
 
 
+def at_least(release: str, other: str) -> bool:
+    """Whether a release's minor series is that of another, or a later one."""
+    return _order(release)[:2] >= _order(other)[:2]
+
+
 def holders(option: str) -> tuple[str, ...]:
     """The releases that know an option string, oldest first; empty if none does."""
     return tuple(release for release in releases() if option in table(release))
