@@ -65,7 +65,7 @@ def _reads_none(module: Any) -> Reason | None:
     codes = (getattr(inspect.unwrap(forward), "__code__", None) for forward in forwards if forward is not None)
     if any(code is not None and _MARK in code.co_varnames for code in codes):
         return None
-    return Reason("its forward reads no selector", "quantctl check says which patch does not fit this tree")
+    return Reason("its forward reads no selector", "quantctl patch --list says which patch does not fit this tree")
 
 
 def _option(name: str, flag: str, why: str) -> Callable[[Any], Reason | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from quantctl.lint.megatron_flags import releases, table
 from quantctl.modes import SCRIPT_MODES, file_name, mode_selectors
 from quantctl.pretrain.arguments import parse
 from quantctl.script import flags
@@ -299,6 +300,13 @@ def test_transformer_engines_layers_take_the_place_of_the_local_ones(model, bash
     for flag, *_ in flags.LOCAL_LAYERS:
         del expected[flag]
     assert given == expected | {flag: values for flag, *values in (*flags.TE_LAYERS, *experts)}
+
+
+@pytest.mark.parametrize("release", releases())
+def test_every_release_knows_the_flags_of_transformer_engines_layers(release):
+    options = table(release)
+    for flag, *values in (*flags.TE_LAYERS, flags.TE_EXPERTS):
+        assert all(options[flag].choices is None or value in options[flag].choices for value in values), flag
 
 
 REFUSALS = [
