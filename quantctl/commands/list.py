@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -87,13 +87,18 @@ What the options mean: docs/numerics.md."""
 
 
 def _formats() -> Table:
-    keys = list(dict.fromkeys(key for options in FORMATS.values() for key in options))
+    shared = {key: values for key, values in FORMATS["mxfp8"].items() if all(key in own for own in FORMATS.values())}
+    shared.pop("round")  # of which not all have the same values
     rows = [
-        (" ".join(names_of(name)), *("|".join(options.get(key, ("-",))) for key in keys))
+        (" ".join(names_of(name)), _options({key: values for key, values in options.items() if key not in shared}))
         for name, options in FORMATS.items()
     ]
-    rows.append((" ".join(names_of(NONE)), *("-" for _ in keys)))
-    return Table("format", ("name", *keys), rows, _GRAMMAR)
+    rows += [("all of these", _options(shared)), (" ".join(names_of(NONE)), "-")]
+    return Table("format", ("name", "options"), rows, _GRAMMAR)
+
+
+def _options(options: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{key}: {'|'.join(values)}" for key, values in options.items())
 
 
 def _configs() -> Table:

@@ -5,6 +5,7 @@ Three answers to every question: yes, no, and None for what cannot be known. A r
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from quantctl.lint.other_parsers import LEGACY, LOCAL, TE, dashed, embedded_opti
 from quantctl.lint.program import EMBEDDED, GPT, OTHER, SWIFT
 from quantctl.lint.world import Invocation
 from quantctl.outside.numbers import real
-from quantctl.spec import NONE, SITES, canonical, literal
+from quantctl.spec import NONE, SITES, ProductSpecs, canonical, literal
 
 if TYPE_CHECKING:
     from quantctl.lint.shell import Script
@@ -201,6 +202,15 @@ class Case:
                 found[role] = literal(spec, role).formats
             except QuantctlError:  # rules/format_unknown.py says it
                 found[role] = frozenset({re.split("[:;]", spec)[0].strip()})
+        return found
+
+    @cached_property
+    def products(self) -> dict[str, frozenset[ProductSpecs]]:
+        """Role -> what its selector says of operands somewhere, sometime; without what is no literal."""
+        found = {}
+        for role, spec in self.quantized.items():
+            with contextlib.suppress(QuantctlError):
+                found[role] = literal(spec, role).products
         return found
 
     @property

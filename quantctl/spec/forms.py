@@ -26,7 +26,7 @@ def _uniform(specs: ProductSpecs) -> str | None:
     first = specs.fprop[0].spec
     for bwd in FORMATS[first.format]["bwd"] if not first.is_none else ():
         text = text_of(FormatSpec(first.format, **first.options(), bwd=bwd), specs.site)
-        if products(text, specs.site) == specs:
+        if _means(text, specs.site, specs):
             return text
     return None
 

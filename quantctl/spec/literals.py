@@ -11,6 +11,7 @@ that was said before, or options, which are laid over it: `from 80%: fprop.forma
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from quantctl.errors import QuantctlError, quoted
 from quantctl.spec.conditions import Condition, Phase, conditions_of
 from quantctl.spec.formats import NONE, SEPARATOR, check
 from quantctl.spec.forms import amended, canonical_spec, order
-from quantctl.spec.operands import KEYS, products, split_items
+from quantctl.spec.operands import KEYS, ProductSpecs, products, split_items
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,15 @@ class Literal:
             else:
                 found |= {operand.spec.format for _, operand in products(value, self.site).items()}
         return frozenset(found - {NONE})
+
+    @property
+    def products(self) -> frozenset[ProductSpecs]:
+        """What it says somewhere, sometime: by its base, and by each rule over that."""
+        found = {self.base}
+        for rule in self.rules:
+            with contextlib.suppress(QuantctlError):  # options that want another rule's spec under them
+                found.add(rule.over(self.base, self.site))
+        return frozenset(products(text, self.site) for text in found)
 
     def __str__(self) -> str:
         return f"{SEPARATOR} ".join([self.base, *map(str, self.rules)])

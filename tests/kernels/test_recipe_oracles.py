@@ -7,6 +7,8 @@ because no reference has it.
 
 from __future__ import annotations
 
+import en_dtypes
+import numpy
 import pytest
 import te_references
 import torch
@@ -16,11 +18,17 @@ from torchao.prototype.blockwise_fp8_training.kernels import (
     torch_blockwise_scale_act_quant_rhs,
     torch_blockwise_scale_weight_quant,
 )
+from torchao.prototype.mx_formats.config import ScaleCalculationMode
+from torchao.prototype.mx_formats.mx_tensor import to_mx
+from torchao.prototype.quantized_training.int8 import quantize_int8_rowwise
+from torchao.prototype.spinquant.hadamard_utils import matmul_hadU_slow
 
 from quantctl.kernels import philox
 from quantctl.kernels.formats.codes import decode, encode
+from quantctl.kernels.formats.hadamard import transformed
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.products.linear import quantized_linear
+from quantctl.spec import parse
 from quantctl.spec.recipes import RECIPES
 
 ROWS, COLUMNS = 128, 256
@@ -148,6 +156,49 @@ def test_fp8_in_blocks(case, x, dtype, same) -> None:
     x = x.to(dtype)
     ours = quantize_dequantize(x, f"fp8:{case.partition(',')[0]}", FP8[case][0])
     same(ours.float(), _torchao(x.float(), case).to(dtype).float())
+
+
+def _hadamard(x: Tensor, size: int) -> Tensor:
+    """torchao's transform of each `size` neighbours along the last axis."""
+    return matmul_hadU_slow(x.unflatten(-1, (-1, size)).contiguous(), torch.ones(1, 1), 1).flatten(-2)
+
+
+@tensors
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_transform_in_fp32(size, x, same) -> None:
+    """torchao divides by sqrt(n), which is exact for these sizes."""
+    same(transformed(x, parse(f"mxfp4:hadamard={size}"), 1, None), _hadamard(x, size))
+
+
+@tensors
+@dtypes
+def test_the_operands_of_amds_wgrad(x, dtype) -> None:
+    x = x.to(dtype)
+    scales, codes = to_mx(_hadamard(x.float(), 16), torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.EVEN)
+    ours = encode(x, "mxfp4:scale=even,hadamard=16,hadamard_out=fp32")
+    assert torch.equal(ours.elements, codes.view(torch.uint8))
+    assert torch.equal(ours.block_scales, scales.view(torch.uint8))
+
+
+@tensors
+@dtypes
+def test_int8_of_rows(x, dtype) -> None:
+    x = x.to(dtype)
+    codes, scales = quantize_int8_rowwise(x)
+    rows = scales.float() >= 1e-12  # below that torchao's are not
+    ours = encode(x, "int8")
+    assert torch.equal(ours.elements.view(torch.int8)[rows], codes[rows])
+    assert torch.equal(ours.block_scales.flatten(), scales.float())
+
+
+@tensors
+@pytest.mark.parametrize("target", ["15", "224"])
+def test_hifloat8_under_a_scale(target, x) -> None:
+    ours = encode(x, f"hifp8:scale=fp32,target={target}")
+    scaled = (x / (x.abs().max() / torch.tensor(float(target)))).numpy()
+    # their -0 is a code of its own; the format has one zero
+    theirs = torch.from_numpy((scaled + 0.0).astype(en_dtypes.hifloat8).view(numpy.uint8))
+    assert torch.equal(ours.elements, theirs)
 
 
 def _layer(spec: str, seed: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

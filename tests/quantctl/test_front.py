@@ -64,7 +64,7 @@ def test_the_format_syntax_is_explained_once(called):
         text = " ".join(called(command, "--help").out.split())
         assert text.count("quantctl list formats") == 1
         assert "Format spec" not in text
-    assert "mxfp8\trceil|floor|even|ceil\te4m3|e5m2" in called("list", "formats").out
+    assert "mxfp8\tscale: rceil|floor|even|ceil; elem: e4m3|e5m2" in called("list", "formats").out
 
 
 def test_the_installed_package_is_not_changed_unsaid(called, megatron_tree, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def changed_tree(megatron_tree, tmp_path_factory):
 
 COMPLETED = {
     "rep": ["report"],
-    "set --linear hi": ["hifp8"],
+    "set --linear hi": ["hifp8", "hifp4"],
     "set --linear mxfp8:scale=f": ["mxfp8:scale=floor"],
     "set --linear mxfp8:scale=floor,elem=e5": ["mxfp8:scale=floor,elem=e5m2"],
     "set --linear mxfp4:gr": ["mxfp4:gradient."],
@@ -115,7 +115,7 @@ COMPLETED = {
     "set --linear mxfp4;mlp:mxfp8:el": ["mxfp4;mlp:mxfp8:elem=e4m3", "mxfp4;mlp:mxfp8:elem=e5m2"],
     "set --attention f": ["fused"],
     "run --model ll": ["llama31-8b", "llama32-1b"],
-    "run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8"],
+    "run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8", "bf16,FA_linear_hifp4"],
     "sweep --training-config sm": ["smoke"],
     "inspect x.pt --spec nv": ["nvfp4"],
     "list fo": ["formats"],
@@ -138,9 +138,9 @@ def test_completion(line, changed_tree):
 PIECES = {
     "quantctl set --linear mxfp8:scale=f": ["floor"],
     "quantctl set --linear=mxfp8:scale=floor,elem=e5": ["e5m2"],
-    "quantctl set --linear=hi": ["hifp8"],
+    "quantctl set --linear=hi": ["hifp8", "hifp4"],
     "quantctl set --attention ": ["unfused", "fused", "auto"],
-    "quantctl run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8"],
+    "quantctl run --mode bf16,FA_linear_h": ["bf16,FA_linear_hifp8", "bf16,FA_linear_hifp4"],
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quantctl.modes import SCRIPT_MODES, mode_selectors
+from quantctl.modes import SCRIPT_MODES, file_name, mode_selectors
 from quantctl.pretrain.arguments import parse
 from quantctl.script import flags
 from quantctl.script.datasets import DATASETS
@@ -266,6 +266,14 @@ def test_launcher(environment, launcher, bash):
     assert command.launcher[1:] == launcher.split()
 
 
+@pytest.mark.parametrize("mode", ["te-nvfp4", "FA_mxfp4", "linear=mxfp8 qk=mxfp4"])
+def test_another_mode_in_the_place_of_the_scripts(mode, bash):
+    given = words(bash(SCRIPT, DRY_RUN="1", TRAINING_CONFIG="smoke", MODE=mode).stdout)
+    assert [given[place + 1] for place, word in enumerate(given) if word == "--mode"] == [mode]
+    name = "llama32-1b_wikipedia"
+    assert given[given.index("--run-dir") + 1] == f"runs/{name}_{file_name(mode)}_smoke"
+
+
 def test_a_checkout_brings_its_own_trainer(bash, tmp_path):
     tree = tmp_path / "Megatron LM"
     (tree / "megatron" / "core").mkdir(parents=True)
@@ -292,6 +300,7 @@ REFUSALS = [
     ("iterations", [], {"TRAIN_ITERS": "a[$(touch x)]"}, "TRAIN_ITERS=a[$(touch x)] is not a positive number"),
     ("gpus", [], {"GPUS_PER_NODE": "0"}, "GPUS_PER_NODE=0 is not a positive number"),
     ("platform", ["", "", "t", "DATA"], {"PLATFORM": "tpu"}, "unknown PLATFORM 'tpu'"),
+    ("mode", [], {"MODE": "te-nvpf4"}, "unknown mode 'te-nvpf4'"),
     ("cann", ["", "", "t", "DATA"], {"PLATFORM": "npu", "SET_ENV": "/nowhere/set_env.sh"}, "SET_ENV=/nowhere"),
     ("dry_run", [], {"DRY_RUN": "yes"}, "DRY_RUN=yes"),
     ("tree", [], {"MEGATRON_LM_PATH": "/nowhere"}, "/nowhere holds no megatron/core"),

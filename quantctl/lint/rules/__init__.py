@@ -26,6 +26,7 @@ _ORDER = {
         "format-unknown",
         "name-says-otherwise",
         "block-tail",
+        "hadamard-size",
         "ms-swift-te",
     ),
     "layers": (

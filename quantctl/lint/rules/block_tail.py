@@ -4,7 +4,7 @@ Severity: warning
 
 Why: the last block of every row is short: hardware pads it, and may not take the shape at all
 
-Fix: choose a multiple of 32 (nvfp4: 16) after the split over tensor-parallel ranks
+Fix: choose a multiple of the block (MX 32, nvfp4 16, hifp4 64, fp8 128) after the split over tensor-parallel ranks
 
 Releases: all
 
@@ -17,12 +17,19 @@ from collections.abc import Iterator
 
 from quantctl.lint.case import Case
 from quantctl.lint.rule import Hit
+from quantctl.spec import FormatSpec
 
-# format -> values in a block; hifp8 has no blocks
-BLOCKS = {"mxfp8": 32, "mxfp6": 32, "mxfp4": 32, "nvfp4": 16}
+BLOCKS = {"hifp4": 64}
+"""Values in a block of a format whose specs do not say it."""
 
 
-def _reduced(case: Case) -> dict[str, list[tuple[str, int | None, str]]]:
+def _block(spec: FormatSpec) -> int:
+    """Values along the reduced axis that share a scale; 0 where all do, or none."""
+    along = (spec.block or "").partition("x")[2]
+    return int(along) if along.isdecimal() else BLOCKS.get(spec.format, 0)
+
+
+def reduced(case: Case) -> dict[str, list[tuple[str, int | None, str]]]:
     """Role -> the lengths along which its operands are quantized on one rank, with their flags."""
     heads, hidden = case.size("--num-attention-heads"), case.size("--hidden-size")
     width = case.size("--kv-channels")
@@ -51,9 +58,9 @@ def _reduced(case: Case) -> dict[str, list[tuple[str, int | None, str]]]:
 def check(case: Case) -> Iterator[Hit]:
     if not case.local:
         return
-    for role, sizes in _reduced(case).items():
-        for format_ in sorted(case.formats.get(role, ())):
-            block = BLOCKS.get(format_)
+    for role, sizes in reduced(case).items():
+        said = (own.spec for specs in case.products.get(role, ()) for _, own in specs.items())
+        for format_, block in sorted({(spec.format, _block(spec)) for spec in said}):
             for what, size, flag in sizes:
                 if block and size is not None and size % block:
                     yield Hit(f"{what} {size} is no multiple of {format_}'s block of {block} ({role})", (flag,))

@@ -15,6 +15,7 @@ from torch import nn
 import quantctl
 from quantctl.kernels import quantize_dequantize
 from quantctl.kernels.products.linear import quantized_linear
+from quantctl.spec.recipes import RECIPES
 
 X = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
 WEIGHT, BIAS = X.repeat(8, 1), X[0, :32].clone()
@@ -119,6 +120,15 @@ def test_what_is_refused(case):
     call, message = WRONG[case]
     with pytest.raises(quantctl.QuantctlError, match=re.escape(message)):
         call()
+
+
+def test_a_recipe_stands_for_its_literal():
+    literal = RECIPES["deepseek-v3"].linear
+    assert torch.equal(quantctl.linear(X, WEIGHT, spec="deepseek-v3"), quantctl.linear(X, WEIGHT, spec=literal))
+    done = quantctl.convert(model(), "te-nvfp4")
+    assert {layer.spec for layer in done.layers if layer.site == "linear" and not layer.reason} == {
+        RECIPES["te-nvfp4"].linear
+    }
 
 
 def blocks() -> nn.Module:

@@ -9,7 +9,8 @@ import pytest
 from quantctl.outside import packages
 
 # TREE is a stock tree, NO_TREE a folder that holds none
-LISTED = "quantctl list modes shows all; selectors are written 'linear=mxfp8:scale=floor qk=mxfp4'"
+FORMATS = "none, bf16, hif8, hif4, mxfp8, mxfp6, mxfp4, nvfp4, fp8, int8, hifp8, hifp4; quantctl list formats"
+LISTED = "quantctl list modes recipes shows all; selectors are written 'linear=mxfp8:scale=floor qk=mxfp4'"
 MISTAKES = {
     "a misspelt command": (
         "chekc",
@@ -57,9 +58,14 @@ MISTAKES = {
         LISTED,
     ),
     "a mode of another format": (
-        "run --model llama32-1b --dataset wikipedia --mode FA_fp8",
-        "unknown mode 'FA_fp8'",
-        f"did you mean FA_mxfp8 or FA_hifp8? {LISTED}",
+        "run --model llama32-1b --dataset wikipedia --mode FA_fp5",
+        "unknown mode 'FA_fp5'",
+        f"did you mean FA_fp8? {LISTED}",
+    ),
+    "a misspelt recipe": (
+        "--megatron TREE set --mode te-nvpf4",
+        "unknown mode 'te-nvpf4'",
+        f"did you mean te-nvfp4? {LISTED}",
     ),
     "a misspelt model": (
         "run --model llama3.2-1b --dataset wikipedia --mode bf16",
@@ -74,12 +80,13 @@ MISTAKES = {
     "a misspelt format": (
         "--megatron TREE set --linear mxpf8",
         "'mxpf8' is not a format spec: unknown format 'mxpf8'",
-        "did you mean mxfp8? choose from: none, bf16, hif8, mxfp8, mxfp6, mxfp4, nvfp4, hifp8; quantctl list formats",
+        f"did you mean mxfp8? choose from: {FORMATS}",
     ),
     "an option that the format lacks": (
         "--megatron TREE set --linear mxfp4:elem=e5m2",
         "'mxfp4:elem=e5m2' is not a format spec: 'elem=e5m2' is no option of mxfp4",
-        "choose from: scale=..., round=..., bwd=...; quantctl list formats",
+        "choose from: scale=..., round=..., block=..., headroom=..., hadamard=..., signs=..., hadamard_out=..., "
+        "bwd=...; quantctl list formats",
     ),
     "a value that the option lacks": (
         "--megatron TREE set --linear mxfp8:scale=flor",
@@ -204,7 +211,7 @@ MISTAKES = {
     "arguments the other way round": (
         "inspect mxfp8 --spec x.pt",
         "'x.pt' is not a format spec: unknown format 'x.pt'",
-        "choose from: none, bf16, hif8, mxfp8, mxfp6, mxfp4, nvfp4, hifp8; quantctl list formats",
+        f"choose from: {FORMATS}",
     ),
     "a report on nothing": (
         "report nowhere",
@@ -259,7 +266,7 @@ MISTAKES = {
     "a kind that is not there": (
         "list mode",
         "unknown kind 'mode'",
-        "did you mean modes? choose from: models, datasets, modes, formats, configs, platforms",
+        "did you mean modes? choose from: models, datasets, modes, recipes, formats, configs, platforms",
     ),
 }
 

@@ -135,7 +135,7 @@ def test_json_is_the_same_command(quantctl_):
     [
         (["--model", "gpt"], "unknown model 'gpt'", "llama31-8b, llama32-1b, deepseek2_lite"),
         (["--dataset", "c4"], "unknown dataset 'c4'", "wikipedia, dolma"),
-        (["--mode", "FA_fp8"], "unknown mode 'FA_fp8'", "FA_mxfp8"),
+        (["--mode", "FA_mx8"], "unknown mode 'FA_mx8'", "FA_mxfp8"),
         (["--training-config", "quick"], "unknown training config 'quick'", "standard, fast, smoke"),
         (["--data", "no/such/data"], "there is no no/such/data.bin", "without their ending"),
     ],

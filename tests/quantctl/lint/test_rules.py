@@ -33,6 +33,8 @@ BARE = f"{GPT} --transformer-impl local --attention-backend unfused"
 EXEC = f"quantctl exec --mode linear_mxfp8 -- {GPT} {LOCAL}"
 BOTH = EXEC.replace("linear_mxfp8", "FA_linear_mxfp8")
 RECIPE = EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp8:dgrad.format=nvfp4; layers 1: wgrad.format=hifp8'")
+RHT = EXEC.replace("--mode linear_mxfp8", "--linear 'mxfp4:hadamard=16,wgrad.hadamard=none'")
+NVFP4, BLOCKS = (EXEC.replace("linear_mxfp8", recipe) for recipe in ("te-nvfp4", "deepseek-v3"))
 TE = f"{GPT} --attention-backend fused"
 FSDP = f"env CUDA_DEVICE_MAX_CONNECTIONS=1 {TE} --ckpt-format fsdp_dtensor"
 SWIFT = "quantctl exec --mode linear_mxfp8 -- megatron pt --transformer_impl local"
@@ -158,6 +160,11 @@ CASES = {
         (f"{EXEC} --hidden-size 240", f"{EXEC} --hidden-size 288", "0.16.1", {}),
         (f"{RECIPE} --hidden-size 272", f"{RECIPE} --hidden-size 288", "0.16.1", {}),
         (f"{EXEC} --tensor-model-parallel-size 8 --ffn-hidden-size 384", f"{EXEC} --ffn-hidden-size 384", "0.16.1", {}),
+        (f"{BLOCKS} --hidden-size 320", f"{BLOCKS} --hidden-size 384", "0.16.1", {}),
+    ],
+    "hadamard-size": [
+        (f"{RHT} --hidden-size 264", f"{RHT} --hidden-size 272", "0.16.1", {}),
+        (f"{NVFP4} --seq-length 504", f"{NVFP4} --seq-length 504 --micro-batch-size 2", "0.16.1", {}),
     ],
     "ms-swift-te": [(SWIFT, EXEC, "0.16.1", {})],
     "persist-layer-norm": [(f"{BARE} --normalization RMSNorm", f"{BARE} --no-persist-layer-norm", "0.16.1", {})],
