@@ -37,6 +37,7 @@ def numbers_of(spec: FormatSpec, dtype: torch.dtype, block: int, amax: Tensor | 
     largest = torch.finfo(dtype).max
     room = mx_format.headroom(spec)
     if spec.format == "nvfp4":
+        assert amax is not None
         return (nvfp4.multiplied if spec.scale == "multiply" else nvfp4.divided)(amax, room, largest)
     if spec.format == "fp8":
         element = fp8_format.ELEMENTS[spec.elem]

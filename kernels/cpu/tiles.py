@@ -37,7 +37,7 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
     """A tile in blocks along n. Whether all of them are plain."""
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))
-    block = np.uint64(block_of(e))
+    block: Any = np.uint64(block_of(e))
     whole = width // block * block
     plain = True
     for i in range(row, min(row + g.rows, g.m)):

@@ -19,7 +19,7 @@ from quantctl.kernels.cpu.compiled import as_bits, as_float, implements
 BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
 
 FINITE, ALL = "finite", "all"
-MOST = {
+MOST: dict[torch.dtype, dict[str, Any]] = {
     torch.bfloat16: {FINITE: np.uint16(0x7F7F), ALL: np.uint16(0x7FFF)},
     torch.float16: {FINITE: np.int16(0x7BFF), ALL: np.int16(0x7FFF)},
     torch.float32: {FINITE: np.int32(0x7F7FFFFF), ALL: np.int32(0x7FFFFFFF)},

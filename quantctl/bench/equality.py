@@ -41,6 +41,16 @@ SPECS = (
     "hifp8:round=stochastic",
 )
 QUICK = SPECS[:6]
+ALONE = (
+    "fp8:block=1x128",
+    "fp8",
+    "nvfp4:scale=multiply,block=16x16",
+    "nvfp4:scale=multiply,round=stochastic,headroom=16/17",
+    "fp8:block=128x128,scale=pow2",
+    "mxfp8:block=32x32",
+    "mxfp4:scale=floor,round=stochastic,headroom=3/4",
+)
+"""What is quantized tensor by tensor only."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FAR = 0.03
 """Relative error of an attention's result or gradient, bf16, that is no matter of rounding."""
@@ -98,8 +108,9 @@ def _attention(text: str, device: torch.device) -> Results:
 
 
 def _cases(part: str, quick: bool) -> Iterator[Case]:
-    specs = QUICK if quick else SPECS
+    specs: tuple[str, ...] = QUICK if quick else SPECS
     if part == "qdq":
+        specs += ALONE[:3] if quick else ALONE
         for dtype in DTYPES:
             kind = str(dtype).removeprefix("torch.")
             for text in specs if dtype == torch.bfloat16 or not quick else specs[:3]:
