@@ -55,7 +55,6 @@ What is not here the reference computes. A Hadamard transform stands in front of
 """
 
 
-@lru_cache(maxsize=1024)
 def supports(by: str, spec: FormatSpec) -> bool:
     """Whether a family has kernels for `spec`."""
     if by == REFERENCE:

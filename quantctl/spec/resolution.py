@@ -127,7 +127,7 @@ def unmatched(rule: Rule, names: Iterable[str]) -> QuantctlError:
     """The error for a rule that fits no module of a whole model, whose modules' names within their layers are given."""
     wanted = next((one.pattern for one in rule.conditions if isinstance(one, Named)), "")
     parts = {*names} | {part for name in names for part in name.split(".")} | {*WORDS}
-    meant = near(wanted, sorted(parts)) if wanted else []
+    meant = near(wanted, sorted(parts - {wanted})) if wanted else []
     some = sorted({name.rpartition(".")[2] for name in names})[:8]
     hint = f"did you mean {', '.join(meant)}? " if meant else ""
     return QuantctlError(

@@ -64,9 +64,23 @@ DENSE, MIXTURE = "llama32-1b", "deepseek2_lite"
 CASES = {one.literal: (MIXTURE if one.wants_experts else DENSE, one.site, one.literal) for one in examples()}
 
 
+DAILY = ((DENSE, "te-nvfp4"), (DENSE, "mxfp4-sr-rht"), (DENSE, "hif8-ascend"), (MIXTURE, "experts-mxfp4"))
+RECIPE_CASES = {
+    (model, name): (model, "linear", recipe.linear)
+    for name, recipe in RECIPES.items()
+    for model in (DENSE, MIXTURE)
+    if model == MIXTURE or "experts" not in recipe.linear
+}
+
+
 @pytest.fixture(scope="module")
 def trained(train):
-    return train(list(CASES.values()))
+    return train([*CASES.values(), *(RECIPE_CASES[key] for key in DAILY)])
+
+
+@pytest.fixture(scope="module")
+def trained_others(train):
+    return train([case for key, case in RECIPE_CASES.items() if key not in DAILY])
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -74,21 +88,15 @@ def test_trained_and_proven_by_module(trained, tree, case):
     _proven(tree, case, trained[case])
 
 
-WITHOUT_EXPERTS = RECIPES.keys() - {"experts-mxfp4"}
-DAILY = ((DENSE, "te-nvfp4"), (DENSE, "mxfp4-sr-rht"), (DENSE, "hif8-ascend"), (MIXTURE, "experts-mxfp4"))
-RECIPE_CASES = {
-    f"{model} {name}": pytest.param(
-        (model, "linear", recipe.linear), marks=[] if (model, name) in DAILY else [pytest.mark.releases]
-    )
-    for name, recipe in RECIPES.items()
-    for model in (DENSE, MIXTURE)
-    if model == MIXTURE or name in WITHOUT_EXPERTS
-}
+@pytest.mark.parametrize("key", DAILY, ids=" ".join)
+def test_a_recipe_is_trained_and_proven_by_module(trained, tree, key):
+    _proven(tree, RECIPE_CASES[key], trained[RECIPE_CASES[key]])
 
 
-@pytest.mark.parametrize("case", RECIPE_CASES.values(), ids=RECIPE_CASES)
-def test_a_recipe_is_trained_and_proven_by_module(train, tree, case):
-    _proven(tree, case, train([case])[case])
+@pytest.mark.releases
+@pytest.mark.parametrize("key", [key for key in RECIPE_CASES if key not in DAILY], ids=" ".join)
+def test_every_other_recipe(trained_others, tree, key):
+    _proven(tree, RECIPE_CASES[key], trained_others[RECIPE_CASES[key]])
 
 
 def _proven(tree, case, folder):
