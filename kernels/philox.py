@@ -71,12 +71,13 @@ def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # the product may wrap around int64: its two words stay right (arithmetic modulo 2^64)
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = (p1 >> 32 & _WORD).bitwise_xor_(c1).bitwise_xor_(k0), p1.bitwise_and_(_WORD)
-        c2, c3 = (p0 >> 32 & _WORD).bitwise_xor_(c3).bitwise_xor_(k1), p0.bitwise_and_(_WORD)
+        # the product may wrap around int64: its two words stay right (arithmetic modulo 2^64); what lies above a word
+        # counts in no product
+        p0, p1 = (c0 & _WORD).mul_(_MULTIPLIERS[0]), (c2 & _WORD).mul_(_MULTIPLIERS[1])
+        c0, c1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0), p1
+        c2, c3 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1), p0
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return [c0, c1, c2, c3]
+    return [word.bitwise_and_(_WORD) for word in (c0, c1, c2, c3)]
 
 
 def _words(draw: Draw, counters: Tensor) -> Tensor:

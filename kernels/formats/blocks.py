@@ -120,7 +120,9 @@ def _along(quantize: Quantize, size: int, x: Tensor, spec: FormatSpec, axis: int
 
 
 def block_amax(values: Tensor, axis: int) -> Tensor:
-    """max |values| along `axis`, which stays with length 1; NaN if there is a NaN."""
+    """max |values| along `axis`, which stays with length 1; NaN if there is a NaN, 0 of nothing."""
+    if not values.shape[axis]:
+        return values.sum(axis, keepdim=True)
     # two reductions that write nothing are faster than |values| and one
     amax = torch.maximum(values.amax(axis, keepdim=True), -values.amin(axis, keepdim=True))
     return amax.abs_()  # of zeros it may be -0

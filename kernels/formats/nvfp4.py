@@ -98,7 +98,7 @@ def _amax_of(x: Tensor, spec: FormatSpec, axis: int) -> Tensor:
     """The largest finite magnitude, fp32, of the tensor [] or of each row: x's shape, the axis of length 1."""
     if spec.extent != "row":
         return finite_amax(x)
-    return x.float().nan_to_num(0.0, 0.0, 0.0).abs_().amax(axis, keepdim=True)
+    return block_amax(x.float().nan_to_num(0.0, 0.0, 0.0), axis)
 
 
 @dataclass(frozen=True)

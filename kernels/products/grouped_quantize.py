@@ -14,9 +14,16 @@ from torch import Tensor
 
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.mx import BLOCK
-from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand, quantize_dequantize_along
-from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale
+from quantctl.kernels.formats.quantize import (
+    FORMATS,
+    draw_for,
+    is_same_along_all_axes,
+    operand,
+    quantize_dequantize_along,
+)
+from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale, needs_amax
 from quantctl.kernels.products.groups import Groups
 from quantctl.spec import FormatSpec
 
@@ -35,11 +42,10 @@ def quantize_rows(
         return [x for _ in axes]
     x = operand(x, spec).contiguous()
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
-    has_blocks = FORMATS[spec.format].has_blocks
     if not any(groups_matter(spec, axis) for axis in axes):
         return quantize_dequantize_along(x, spec, axes, draws)
-    if len(axes) == 2 and not has_blocks and spec.round != "stochastic":
-        return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2  # nor does the axis
+    if len(axes) == 2 and is_same_along_all_axes(spec):
+        return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2
     by = family_of(x)
     if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
@@ -54,7 +60,9 @@ def quantize_rows(
 
 def groups_matter(spec: FormatSpec, axis: int) -> bool:
     """Whether the rows' groups say anything about x along `axis`: where blocks start, or what a tensor is."""
-    return has_tensor_scale(spec) or (axis == 0 and FORMATS[spec.format].has_blocks)
+    format_ = FORMATS[spec.format]
+    in_squares = format_.has_blocks and block_of(spec, format_.block).across > 1
+    return needs_amax(spec) or in_squares or (axis == 0 and format_.has_blocks)
 
 
 def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
@@ -110,7 +118,7 @@ def quantize_stack(
         return [torch.stack([weight.detach() for weight in weights])] * len(axes)
     weights = [operand(weight, spec) for weight in weights]
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
-    if len(axes) == 2 and not FORMATS[spec.format].has_blocks and spec.round != "stochastic":
+    if len(axes) == 2 and is_same_along_all_axes(spec):
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
     by = family_of(weights[0])
     if by == TRITON:
@@ -118,7 +126,7 @@ def quantize_stack(
 
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
     stack = torch.stack(list(weights))
-    if not has_tensor_scale(spec):
+    if not needs_amax(spec):
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
     if by == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped

@@ -166,3 +166,14 @@ def test_hifp8_codes_of_special_values(x, code) -> None:
 def test_what_has_no_codes_is_refused(spec, dtype) -> None:
     with pytest.raises(QuantctlError, match="cannot quantize"):
         encode(torch.zeros(32, dtype=dtype), spec)
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (32, 0), (0,)], ids=str)
+@pytest.mark.parametrize(
+    "text",
+    ["fp8", "fp8:block=row", "fp8:block=128x128", "int8:block=tensor", "nvfp4:extent=row", "hifp4", "hifp8:scale=fp32"],
+)
+def test_nothing_to_encode(text, shape) -> None:
+    """As an expert without tokens has it."""
+    for axis in range(len(shape)):
+        assert decode(encode(torch.empty(shape), text, axis)).shape == shape

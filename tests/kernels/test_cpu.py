@@ -197,7 +197,13 @@ def _step(text, experts):
 
 
 @pytest.mark.parametrize("experts", [False, True], ids=["linear", "experts"])
-@pytest.mark.parametrize("text", ["mxfp8", "hifp8:scale=tensor", "mxfp4:round=stochastic", "mxfp8:bwd=dequantized"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("mxfp8", "hifp8:scale=tensor", "mxfp4:round=stochastic", "mxfp8:bwd=dequantized"),
+        *("fp8:block=1x128,weight.block=128x128", "fp8", "nvfp4:scale=multiply,weight.block=16x16"),
+    ],
+)
 def test_products_are_those_of_the_reference(text, experts, monkeypatch):
     monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
     expected = _step(text, experts)
