@@ -107,13 +107,36 @@ class Backup:
     def hold(self, operation: Operation) -> None:
         """Keep an operation that the history does not name yet, and what an earlier one may have left here."""
         left = self.repository.ref(self.pending)
-        kept = [f"update {self.kept(left)} {left}"] if left else []
-        self.repository.update_refs(*kept, f"update {self.pending} {operation.id}")
+        if left:
+            put = (f"update {self.kept(left)} {left}", f"update {self.pending} {operation.id} {left}")
+        else:
+            put = (f"create {self.pending} {operation.id}",)
+        self.repository.update_refs(*put)
 
     def publish(self, operation: Operation, previous: str | None) -> None:
         """Put a held operation on top of the history, which must still end in `previous`."""
         move = f"update {self.ref} {operation.id} {previous}" if previous else f"create {self.ref} {operation.id}"
-        self.repository.update_refs(move, f"delete {self.pending}")
+        self.repository.update_refs(move, f"delete {self.pending} {operation.id}")
+
+    def withdraw(self, operation: str) -> None:
+        """Put a held operation out of reach of a `publish` that has outlived its process: git does not end with it.
+
+        Either that moved both refs, or it can move none any more; nothing of the operation gets lost meanwhile.
+        """
+        if self.repository.ref(self.pending) != operation:
+            return
+        try:
+            self.repository.update_refs(
+                f"update {self.kept(operation)} {operation}", f"delete {self.pending} {operation}"
+            )
+        except git.GitError:
+            if self.repository.ref(self.pending) == operation:
+                raise
+
+    def let_go(self, operation: str) -> None:
+        """Forget an operation that was withdrawn."""
+        if self.repository.ref(self.kept(operation)) == operation:
+            self.repository.update_refs(f"delete {self.kept(operation)} {operation}")
 
     def drop(self, operation: str, *, keep: bool) -> None:
         """Let a held operation go, or keep it where `git gc` leaves it."""

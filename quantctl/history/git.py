@@ -25,6 +25,7 @@ _OPTIONS = (
     *("-c", "core.fsmonitor=false"),
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "gc.auto=0"),
+    *("-c", "core.filesRefLockTimeout=5000"),
     *("-c", "maintenance.auto=false"),
     *("-c", "log.showSignature=false"),
     *("-c", "i18n.commitEncoding=utf-8"),

@@ -80,7 +80,9 @@ def recover(tree: Tree, backup: Backup) -> str | None:
         journal.end(tree, backup)
         return None
     killed = _killed(tree, backup, found)
-    if killed.published:
+    owner = _owner_of(found, backup)
+    owner.withdraw(found.operation)
+    if killed.published or owner.head() == found.operation:
         for item in killed.items:
             clear(item)
     else:
@@ -89,8 +91,9 @@ def recover(tree: Tree, backup: Backup) -> str | None:
             for item in killed.items:
                 clear(item)
         results = [take_back(item) for item in killed.items]
-        with suppress(GitError):
-            _owner_of(found, backup).drop(found.operation, keep=not all(results))
+        if all(results):
+            with suppress(GitError):
+                owner.let_go(found.operation)
     journal.end(tree, backup)
     return found.operation
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from faults import run_in_child
 from remembered import remember_insertion
 from scenes import STRIDE
 
+from quantctl import cli
 from quantctl.history import journal
+from quantctl.history.backup import Backup
 from quantctl.history.recovery import read_consistent
 from quantctl.history.transaction import Change, open_tree
 from quantctl.spec import SITES
@@ -121,6 +124,53 @@ def test_random_kills(tree):
     print(f"\n{KILLS} random kills: " + ", ".join(f"{count} {where}" for where, count in counts.items()))
     assert run_in_child(["--megatron", str(tree.root), "restore"])[0] == 0
     assert read_state(tree.root).values() == {}
+
+
+SLOW_GIT = """#!/bin/sh
+case " $* " in *" update-ref --stdin "*)
+    if [ -e {folder}/slow ]; then
+        echo $$ > {folder}/waits
+        while [ -e {folder}/slow ]; do sleep 0.01; done
+    fi ;;
+esac
+exec {git} "$@"
+"""
+
+
+@pytest.mark.parametrize(("step", "qk"), [("hold", "hifp8"), ("publish", "hifp8"), ("publish", "none")])
+def test_git_that_outlives_its_process(tree, monkeypatch, step, qk):
+    """A killed process leaves its last git at work: what that does later changes nothing that was decided meanwhile."""
+    assert run_in_child(["--megatron", str(tree.root), "set", "--linear", "mxfp8"])[0] == 0
+    folder = tree.root.with_name("slow-git")
+    folder.mkdir()
+    (folder / "git").write_text(SLOW_GIT.format(folder=folder, git=shutil.which("git")))
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    victim = os.fork()
+    if not victim:
+        try:
+            original = getattr(Backup, step)
+            setattr(Backup, step, lambda *words: ((folder / "slow").touch(), original(*words)))
+            cli.cli.main(["--megatron", str(tree.root), "set", "--linear", "mxfp4"])
+        finally:
+            os._exit(1)
+    while not (folder / "waits").exists():
+        time.sleep(0.01)
+    os.kill(victim, signal.SIGKILL)
+    os.waitpid(victim, 0)
+    orphan = int((folder / "waits").read_text())
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[2])
+    assert run_in_child(["--megatron", str(tree.root), "set", "--qk", qk])[0] == 0  # none: it only takes back
+    (folder / "slow").unlink()
+    while os.path.exists(f"/proc/{orphan}"):
+        time.sleep(0.01)
+    with open_tree(tree) as session:
+        commands = [operation.command.rpartition(" set ")[2] for operation in session.backup.operations()]
+        session.backup.repository.run("fsck", "--no-dangling")
+    values = read_state(tree.root).values()
+    assert (values["linear"], values["qk"]) == ("mxfp8", qk)
+    assert commands[:2] == (["--qk hifp8"] if qk != "none" else []) + ["--linear mxfp8"]
+    assert run_in_child(["--megatron", str(tree.root), "set", "--linear", "none"])[0] == 0
 
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK"])
