@@ -86,7 +86,9 @@ def fitted(rows: Sequence[Sequence[object]], together: int) -> str:
     indent = " " * 4
     folded = [
         "".join(
-            f"\n{textwrap.fill(str(cell), width, initial_indent=indent, subsequent_indent=indent)}" for cell in cells
+            "\n"
+            + textwrap.fill(str(cell), width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+            for cell in cells
         )
         for cells in (row[together:] for row in rows)
     ]

@@ -129,7 +129,9 @@ def explain(rule: Rule) -> str:
     }
     lines = [f"{rule.id} ({rule.family}, {rule.severity.value})"]
     for name, text in rows.items():
-        lines += textwrap.wrap(text, _WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
+        lines += textwrap.wrap(
+            text, _WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12, break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
