@@ -107,10 +107,9 @@ class Backup:
     def hold(self, operation: Operation) -> None:
         """Keep an operation that the history does not name yet, and what an earlier one may have left here."""
         left = self.repository.ref(self.pending)
+        put = [f"create {self.pending} {operation.id}"]
         if left:
-            put = (f"update {self.kept(left)} {left}", f"update {self.pending} {operation.id} {left}")
-        else:
-            put = (f"create {self.pending} {operation.id}",)
+            put = [f"update {self.kept(left)} {left}", f"update {self.pending} {operation.id} {left}"]
         self.repository.update_refs(*put)
 
     def publish(self, operation: Operation, previous: str | None) -> None:

@@ -19,6 +19,7 @@ from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import find
 from quantctl.lint.outline import outline
 from quantctl.lint.rules.te_not_ruled import ATTENTION, LINEAR
+from quantctl.spec.recipes import RECIPES
 from quantctl.tree.state import plan, read_state
 
 SUPPORT = Path(te_wheels.__file__).parent
@@ -128,6 +129,7 @@ RECOMPUTED = {"recompute_granularity": "full", "recompute_method": "uniform", "r
 def singles(tree: Path) -> list[dict]:
     model = {"tree": str(tree), "case": "dense"}
     return [
+        *({**model, "linear": RECIPES["te-nvfp4"].linear, "layers": kind} for kind in KINDS),
         *({**model, "linear": "mxfp8", "config": config} for config, _ in REFUSED.values()),
         *({**model, "qk": "mxfp8", "config": config, "call": call} for config, call, *_ in NOT_ATTENDED.values()),
         *({**model, **values, "config": {"quant_recipe": PRECISION}} for values in SERVED),
@@ -193,7 +195,7 @@ def test_models_of_each_release(megatron_tree, tmp_path, release, version):
 
 
 def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(daily_models):
-    found = daily_models[1]
+    found = daily_models[1][len(KINDS) :]
     wanted = [words for _, words in REFUSED.values()] + [words for _, _, words, _ in NOT_ATTENDED.values()]
     for name, model, words in zip((*REFUSED, *NOT_ATTENDED), found, wanted, strict=False):
         assert words in model["error"], name
@@ -202,6 +204,13 @@ def test_what_both_ask_for_is_refused_and_what_one_asks_for_is_not(daily_models)
     assert not both["modules"][FC2]["linear"]["calls"].keys() - {"none"}
     assert both["modules"][FC2.replace("fc2", "fc1")]["linear"]["calls"]["mxfp8"]
     assert attention["hits"].keys() == {"qk"}
+
+
+def test_a_recipe_computes_what_it_does_in_local_layers(daily_models):
+    """Squares, a transform, and noise that both kinds of layers draw in one order."""
+    te, local = daily_models[1][: len(KINDS)]
+    assert te["losses"] == local["losses"]
+    assert te["hits"] == local["hits"]
 
 
 def test_recomputed_activations_change_nothing(daily_models):
