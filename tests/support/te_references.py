@@ -7,34 +7,13 @@ that name is left behind, because Megatron imports Transformer Engine wherever i
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from types import ModuleType
 
-import filelock
+import te_wheels
 
-VERSION = "2.20.2"
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
-TARGET = CACHE / "transformer_engine" / VERSION
 NAME = "transformer_engine"
-
-
-def _unpacked() -> Path:
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(TARGET.parent / "lock"):
-        if not TARGET.exists():
-            wheels = CACHE / "wheels" / f"transformer-engine-{VERSION}"
-            pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps")
-            options = ("--only-binary=:all:", "-d", str(wheels), f"transformer-engine=={VERSION}")
-            subprocess.run([*pip, *options], check=True)
-            (wheel,) = wheels.glob("*.whl")
-            draft = TARGET.with_name(f".{TARGET.name}")
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(draft)
-            draft.rename(TARGET)
-    return TARGET
 
 
 def _package(name: str, folder: Path) -> ModuleType:
@@ -45,7 +24,7 @@ def _package(name: str, folder: Path) -> ModuleType:
 
 def load() -> dict[str, ModuleType]:
     """The modules of `custom_recipes` by their names."""
-    folder = _unpacked()
+    folder = te_wheels.unpacked(te_wheels.NEWEST)
     tensors = ModuleType(f"{NAME}.pytorch.quantized_tensor")
     tensors.QuantizedTensorStorage = type("QuantizedTensorStorage", (), {})
     tensors.Quantizer = type("Quantizer", (), {"__init__": _keep_usages})

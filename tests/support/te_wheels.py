@@ -37,6 +37,7 @@ def _packages() -> Path:
 
 
 def _wheel(version: str) -> Path:
+    """The folder of Transformer Engine's wheel; for who holds the lock."""
     target = CACHE / version
     if not target.exists():
         wheels = ROOT / ".cache" / "wheels" / f"transformer-engine-{version}"
@@ -49,9 +50,19 @@ def _wheel(version: str) -> Path:
     return target
 
 
+def _alone() -> filelock.FileLock:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(CACHE / "lock")
+
+
+def unpacked(version: str) -> Path:
+    """The folder of Transformer Engine's wheel."""
+    with _alone():
+        return _wheel(version)
+
+
 def environment(version: str) -> dict[str, str]:
     """That of a process which stands on the bed, with Transformer Engine `version`."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(CACHE / "lock"):
+    with _alone():
         path = (Path(__file__).parent, _wheel(version), _packages())
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
