@@ -14,17 +14,14 @@ Transformer Engine's Float8BlockScaling the same with scale=pow2, its Float8Curr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
+from quantctl.kernels.formats.blocks import block_amax
 from quantctl.kernels.formats.elements import Element, look_up
-from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.mxfp8 import E4M3, E5M2
-from quantctl.kernels.formats.rounding import binade, lower, lowering
+from quantctl.kernels.formats.rounding import binade
+from quantctl.kernels.formats.scaled import Scaled
 from quantctl.spec import FormatSpec
 
 ELEMENTS: dict[str | None, Element] = {"e4m3": E4M3, "e5m2": E5M2}
@@ -40,59 +37,23 @@ def scale_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
     return scale.masked_fill(amax == 0, 1.0).masked_fill(~amax.isfinite(), torch.nan)
 
 
-@dataclass(frozen=True)
-class FP8:
-    has_blocks: ClassVar[bool] = True
-    block: ClassVar[int] = 0
-    scale_bytes: ClassVar[int] = 4
-
-    def _quantize(
+class FP8(Scaled):
+    def quantized(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """q and 1 / s of fp32 blocks that fill `axis`."""
+        """q and 1 / s."""
         assert spec.round is not None
         scale = scale_of(block_amax(values, axis), spec, dtype)
         return ELEMENTS[spec.elem].round_(values * scale, spec.round, noise), scale.reciprocal()
 
-    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-        """`x` through FP8 in the spec's blocks along `axis` (>= 0). Same shape and dtype.
+    def codes_of(self, elements: Tensor, spec: FormatSpec) -> Tensor:
+        return ELEMENTS[spec.elem].codes(elements)
 
-        Scales are those of the tensor given: under tensor parallelism, of the rank's shard.
-        """
-        if not x.numel():
-            return torch.empty_like(x)
-
-        def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-            return _dequantize(*self._quantize(part.float(), spec, axis, noise, x.dtype), x.dtype)
-
-        return through(blocks, block_of(spec), x, spec, axis, noise)
-
-    def bits(self, spec: FormatSpec) -> int:
-        return 8
+    def elements_of(self, codes: Tensor, spec: FormatSpec) -> Tensor:
+        return look_up(ELEMENTS[spec.elem].values(codes), codes)
 
     def largest_code(self, spec: FormatSpec) -> int:
         return ELEMENTS[spec.elem].largest_code
-
-    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
-        return codes.block_scales
-
-    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
-        block = block_of(spec)
-        parts = split(x.float(), block)
-        elements, factor = self._quantize(parts, spec, -1, None if noise is None else split(noise, block), x.dtype)
-        codes = ELEMENTS[spec.elem].codes(elements.where(factor.isfinite(), 0.0))
-        return Codes(join(codes, block, x.shape), factor.squeeze(-1), None)
-
-    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
-        assert codes.block_scales is not None
-        block, values = block_of(spec), look_up(ELEMENTS[spec.elem].values(codes.elements), codes.elements)
-        parts = _dequantize(split(values, block).contiguous(), codes.block_scales.unsqueeze(-1), dtype)
-        return join(parts, block, values.shape)
-
-
-def _dequantize(elements: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    by, factor = lowering(factor)
-    return lower(elements.mul_(factor), by, dtype)
 
 
 FORMAT = FP8()

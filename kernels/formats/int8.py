@@ -12,15 +12,12 @@ lose digits there. A block with NaN or Inf becomes NaN; one whose s is 0 is 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
-from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.rounding import lower, lowering, round_integers_
+from quantctl.kernels.formats.blocks import block_amax, block_of
+from quantctl.kernels.formats.rounding import round_integers_
+from quantctl.kernels.formats.scaled import Scaled
 from quantctl.spec import FormatSpec
 
 LARGEST = 127.0
@@ -39,63 +36,26 @@ def scales_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> tuple[Tenso
     return scale if in_squares else rounded, rounded
 
 
-@dataclass(frozen=True)
-class Int8:
-    has_blocks: ClassVar[bool] = True
-    block: ClassVar[int] = 0
-    scale_bytes: ClassVar[int] = 4
-
-    def _quantize(
+class Int8(Scaled):
+    def quantized(
         self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """q, and s behind the rounding, of fp32 blocks that fill `axis`."""
+        """q, and s behind the rounding."""
         assert spec.round is not None
         scale, kept = scales_of(block_amax(values, axis), spec, dtype)
         inverse = scale.reciprocal().masked_fill(scale == 0, 0.0)
         elements = round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST)
         return elements.add_(0.0), kept  # there is one zero
 
-    def quantize_dequantize(self, x: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-        """`x` through INT8 in the spec's blocks along `axis` (>= 0). Same shape and dtype.
+    def codes_of(self, elements: Tensor, spec: FormatSpec) -> Tensor:
+        """In two's complement."""
+        return elements.to(torch.int8).view(torch.uint8)
 
-        Scales are those of the tensor given: under tensor parallelism, of the rank's shard.
-        """
-        if not x.numel():
-            return torch.empty_like(x)
-
-        def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-            return _dequantize(*self._quantize(part.float(), spec, axis, noise, x.dtype), x.dtype)
-
-        return through(blocks, block_of(spec), x, spec, axis, noise)
-
-    def bits(self, spec: FormatSpec) -> int:
-        return 8
+    def elements_of(self, codes: Tensor, spec: FormatSpec) -> Tensor:
+        return codes.contiguous().view(torch.int8).float()
 
     def largest_code(self, spec: FormatSpec) -> int:
         return int(LARGEST)
-
-    def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
-        return codes.block_scales
-
-    def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
-        """Elements are in two's complement."""
-        block = block_of(spec)
-        values, scale = self._quantize(
-            split(x.float(), block), spec, -1, None if noise is None else split(noise, block), x.dtype
-        )
-        codes = values.where(scale.isfinite(), 0.0).to(torch.int8).view(torch.uint8)
-        return Codes(join(codes, block, x.shape), scale.squeeze(-1), None)
-
-    def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
-        assert codes.block_scales is not None
-        block, values = block_of(spec), codes.elements.contiguous().view(torch.int8).float()
-        parts = _dequantize(split(values, block).contiguous(), codes.block_scales.unsqueeze(-1), dtype)
-        return join(parts, block, values.shape)
-
-
-def _dequantize(elements: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    by, factor = lowering(scale)
-    return lower(elements.mul_(factor), by, dtype)
 
 
 FORMAT = Int8()
