@@ -118,9 +118,9 @@ class Backup:
         self.repository.update_refs(move, f"delete {self.pending} {operation.id}")
 
     def withdraw(self, operation: str) -> None:
-        """Put a held operation out of reach of a `publish` that has outlived its process: git does not end with it.
+        """Keep a held operation where `git gc` leaves it and no `publish` finds it: git may outlive the killed process.
 
-        Either that moved both refs, or it can move none any more; nothing of the operation gets lost meanwhile.
+        Either that has moved both refs, or it can move none any more.
         """
         if self.repository.ref(self.pending) != operation:
             return
@@ -136,13 +136,6 @@ class Backup:
         """Forget an operation that was withdrawn."""
         if self.repository.ref(self.kept(operation)) == operation:
             self.repository.update_refs(f"delete {self.kept(operation)} {operation}")
-
-    def drop(self, operation: str, *, keep: bool) -> None:
-        """Let a held operation go, or keep it where `git gc` leaves it."""
-        if self.repository.ref(self.pending) != operation:
-            return
-        kept = [f"update {self.kept(operation)} {operation}"] if keep else []
-        self.repository.update_refs(*kept, f"delete {self.pending} {operation}")
 
 
 def _make_bare(directory: Path) -> None:

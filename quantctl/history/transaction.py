@@ -130,7 +130,9 @@ class Session:
         with suppress(OSError):  # one that stays does no harm: there is nothing left to take back
             journal.end(self.tree, self.backup)
         with suppress(GitError):
-            self.backup.drop(operation.id, keep=bool(theirs))
+            self.backup.withdraw(operation.id)
+            if not theirs:
+                self.backup.let_go(operation.id)
         if not isinstance(error, (OSError, QuantctlError)):
             raise error
         raise QuantctlError(reason, hint) from error
