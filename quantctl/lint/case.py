@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantctl.errors import QuantctlError
-from quantctl.lint import machine, own_flags
+from quantctl.lint import own_flags
 from quantctl.lint.arguments import Arguments, is_unknown, parse
 from quantctl.lint.command import Command
+from quantctl.lint.machine import is_this_python
 from quantctl.lint.megatron_flags import Option, at_least, table
 from quantctl.lint.other_parsers import LEGACY, LOCAL, TE, dashed, embedded_options, of_spec, swift_options
 from quantctl.lint.program import EMBEDDED, GPT, OTHER, SWIFT
 from quantctl.lint.world import Invocation
 from quantctl.outside.numbers import real
+from quantctl.outside.packages import is_there
 from quantctl.spec import NONE, SITES, ProductSpecs, canonical, literal
 
 if TYPE_CHECKING:
@@ -236,9 +238,9 @@ class Case:
     def importable(self, module: str) -> bool | None:
         """Whether a top-level module is there, without importing it; None if the command runs on another machine, or
         with another Python than this one."""
-        if not self.setting.here or not machine.is_this_python(self.command.interpreter):
+        if not self.setting.here or not is_this_python(self.command.interpreter):
             return None
-        return machine.importable(module)
+        return is_there(module)
 
 
 def _is_none(spec: str, role: str) -> bool:

@@ -1,19 +1,10 @@
-"""What the Python that a command names can import, where that is the one which quantctl runs in."""
+"""Whether a command runs with the Python that quantctl runs in."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
-
-
-def importable(module: str) -> bool:
-    """Whether a top-level module is there, without importing it."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def is_this_python(interpreter: str | None) -> bool:

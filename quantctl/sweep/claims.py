@@ -143,12 +143,18 @@ def losses(report: Mapping[str, Any]) -> dict[tuple[str, int], float]:
     return {(run["mode"], run["seed"]): run["final_loss"] for run in report["runs"] if not run["marks"]}
 
 
+def reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the folder holds, by size. Raises QuantctlError where there is nothing."""
+    paths = {name: folder / f"{name}.json" for name in SIZES}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    if not found:
+        raise QuantctlError(f"{folder} holds none of {', '.join(f'{name}.json' for name in SIZES)}", "make evidence")
+    return found
+
+
 def verdicts(folder: Path) -> list[Verdict]:
     """Of all claims, on each size whose report the folder holds. Raises QuantctlError where there is none."""
-    reports = {name: folder / f"{name}.json" for name in SIZES if (folder / f"{name}.json").exists()}
-    if not reports:
-        raise QuantctlError(f"{folder} holds none of {', '.join(f'{name}.json' for name in SIZES)}", "make evidence")
-    by_size = {name: losses(json.loads(path.read_text())) for name, path in reports.items()}
+    by_size = {name: losses(report) for name, report in reports(folder).items()}
     found = (judge(claim, name, by_size[name]) for claim in CLAIMS for name in by_size)
     return [one for one in found if one is not None]
 

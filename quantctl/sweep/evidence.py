@@ -31,7 +31,7 @@ from quantctl.report.write import write
 from quantctl.sweep import publish
 from quantctl.sweep.plan import Task, tasks
 from quantctl.sweep.publish import PUBLISHED
-from quantctl.sweep.runner import Job, Slot, State, run
+from quantctl.sweep.runner import Slot, State, run
 from quantctl.sweep.show import watching
 from quantctl.sweep.sizes import FOLDER, SIZES, SMALL, Size
 
@@ -92,12 +92,11 @@ def missing(new: dict[str, Any], published: dict[str, Any]) -> list[str]:
     ]
 
 
-def _trained(todo: Sequence[Task], jobs: int) -> list[Job]:
+def _train(todo: Sequence[Task], jobs: int) -> None:
     with watching(Console(stderr=True)) as watch:
         found = run(todo, [Slot()] * jobs, watch)
     if failed := [job.task.name for job in found if job.state is State.FAILED]:
         raise QuantctlError(f"{len(failed)} runs failed: {', '.join(failed)}", "the same command runs them again")
-    return found
 
 
 def _report(size: Size, todo: Sequence[Task]) -> Path:
@@ -129,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     differing: list[str] = []
     for size in sizes:
         todo = planned(size, sample)
-        _trained(todo, options.jobs)
+        _train(todo, options.jobs)
         report = _report(size, todo)
         if options.publish:
             _publish(size, report, todo)

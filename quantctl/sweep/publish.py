@@ -59,7 +59,7 @@ def operands(report: dict[str, Any]) -> list[str]:
 
 def tables(folder: Path = PUBLISHED) -> Tables:
     """The rows of every table, by name, of the reports that the folder holds."""
-    reports = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path.stem in claims.SIZES}
+    reports = claims.reports(folder)
     found = {name: rows(report) for name, report in reports.items()}
     if SMALL.name in reports:
         found |= {"shown": rows(reports[SMALL.name], SHOWN), "operands": operands(reports[SMALL.name])}
