@@ -33,18 +33,14 @@ _FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "nvfp4": {"scale": ("divide",), "block": ("1x16",), "extent": ("tensor",), "headroom": ("none",)},
     "hifp8": {"scale": ("none", "tensor")},
 }
+_FORMATS = ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "fp8", "int8", "hifp8", "hifp4")
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     CPU: {
         **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "fp8")},
         "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
         "hifp8": {"scale": ("none", "tensor")},
     },
-    TRITON: {
-        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4")},
-        "fp8": {"block": ("tensor", "1x128", "128x128")},
-        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
-        "hifp8": {"scale": ("none", "tensor")},
-    },
+    TRITON: {name: {} for name in _FORMATS},
     PACKED: _FIRST_FORMATS,
     FLASH: _FIRST_FORMATS,
     GROUPED: _FIRST_FORMATS,

@@ -58,6 +58,16 @@ def fits(length: int, spec: FormatSpec) -> bool:
     return not is_wanted(spec) or length % int(spec.transform[0]) == 0
 
 
+def check_size(x: Tensor, spec: FormatSpec, axis: int) -> None:
+    """Raises QuantctlError for a transform that does not divide the axis."""
+    if not fits(x.shape[axis], spec):
+        raise QuantctlError(
+            f"hadamard={spec.hadamard} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of shape "
+            f"{list(x.shape)}",
+            "choose a size that does, or hadamard=none there",
+        )
+
+
 def signs_of(spec: FormatSpec, draw: philox.Draw | None, like: Tensor) -> Tensor | None:
     """The signs of a line, fp32 [size] on the device of `like`; None where all are +."""
     if spec.signs == "fixed":
@@ -76,13 +86,7 @@ def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None
     """
     if not is_wanted(spec):
         return x
-    size = int(spec.transform[0])
-    if not fits(x.shape[axis], spec):
-        raise QuantctlError(
-            f"hadamard={size} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of shape "
-            f"{list(x.shape)}",
-            "choose a size that does, or hadamard=none there",
-        )
+    check_size(x, spec, axis)
     if not torch.compiler.is_compiling() and family_of(x) == CPU:
         from quantctl.kernels.cpu import hadamard as cpu_hadamard
 

@@ -21,6 +21,7 @@ from quantctl.kernels.formats.scaled import Scaled
 from quantctl.spec import FormatSpec
 
 LARGEST = 127.0
+_FP32_LARGEST = torch.finfo(torch.float32).max
 
 
 def scales_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,7 @@ class Int8(Scaled):
         """q, and s behind the rounding."""
         assert spec.round is not None
         scale, kept = scales_of(block_amax(values, axis), spec, dtype)
-        inverse = scale.reciprocal().masked_fill(scale == 0, 0.0)
+        inverse = scale.reciprocal().clamp_max_(_FP32_LARGEST).masked_fill(scale == 0, 0.0)
         elements = round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST)
         return elements.add_(0.0), kept  # there is one zero
 

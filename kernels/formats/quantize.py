@@ -12,7 +12,7 @@ from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
-from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
+from quantctl.kernels.formats.hadamard import check_size, is_wanted, transformed, without
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -130,11 +130,13 @@ def quantize_dequantize_along(
     by = family_of(x, spec)
     if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
+    if by == TRITON:
+        for axis in axes:
+            check_size(x, spec, axis)
+        return _triton(x, spec, axes, draws)
     if is_wanted(spec):
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
-    if by == TRITON:
-        return _triton(x, spec, axes, draws)
     if by == CPU:
         from quantctl.kernels.cpu import qdq
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from quantctl.kernels.formats import hifp8, nvfp4
-from quantctl.spec import FormatSpec
+from quantctl.spec import NONE, FormatSpec
 
 SCALED: dict[str, nvfp4.NVFP4 | hifp8.HiFloat8] = {"nvfp4": nvfp4.FORMAT, "hifp8": hifp8.FORMAT}
 """The formats that can have one: their functions take the largest magnitudes from outside, too."""
@@ -16,8 +16,16 @@ def has_tensor_scale(spec: FormatSpec) -> bool:
     return spec.format == "nvfp4" or (spec.format == "hifp8" and spec.scale != "none")
 
 
+def extent_of(spec: FormatSpec) -> str:
+    """What has to be read to its end before its first element can be quantized: none, row or tensor."""
+    if "row" in (spec.extent, spec.block):
+        return "row"
+    return "tensor" if has_tensor_scale(spec) or spec.block == "tensor" else NONE
+
+
 def needs_amax(spec: FormatSpec) -> bool:
-    """Whether the largest magnitude of the whole tensor has to be known before the first element can be quantized."""
+    """Whether the largest magnitude of a whole tensor or row has to be known before the first element can be
+    quantized."""
     return has_tensor_scale(spec) or spec.block == "tensor"
 
 
