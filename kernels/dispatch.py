@@ -41,7 +41,7 @@ COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         "hifp8": {"scale": ("none", "tensor")},
     },
     TRITON: {name: {} for name in _FORMATS},
-    PACKED: _FIRST_FORMATS,
+    PACKED: {name: {} for name in _FORMATS},
     FLASH: _FIRST_FORMATS,
     GROUPED: _FIRST_FORMATS,
 }

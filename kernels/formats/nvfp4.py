@@ -142,7 +142,7 @@ class NVFP4:
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
             elements, b = self._quantize(part.float(), spec, axis, noise, amax)
-            return _dequantize(elements, b, _of_tensor(amax, spec), spec, x.dtype)
+            return _dequantize(elements, b, kept_of_tensor(amax, spec), spec, x.dtype)
 
         return through(blocks, block_of(spec, BLOCK), x, spec, axis, noise)
 
@@ -169,7 +169,7 @@ class NVFP4:
         finite = b.isfinite()
         codes = E2M1.codes(elements.where(finite, 0.0))
         scale_codes = E4M3.codes(b.where(finite, 0.0)).masked_fill(~finite, 0x7F)
-        return Codes(join(codes, block, x.shape), scale_codes.squeeze(-1), _of_tensor(amax, spec))
+        return Codes(join(codes, block, x.shape), scale_codes.squeeze(-1), kept_of_tensor(amax, spec))
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
@@ -181,7 +181,7 @@ class NVFP4:
         return join(_dequantize(split(values, block).contiguous(), b, in_blocks, spec, dtype), block, values.shape)
 
 
-def _of_tensor(amax: Tensor, spec: FormatSpec) -> Tensor:
+def kept_of_tensor(amax: Tensor, spec: FormatSpec) -> Tensor:
     """What is kept of a tensor or row beside its blocks: s_dec, or amax where the values are made of that."""
     return tensor_scales(amax)[1] if spec.scale in (None, "divide") else amax
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from quantctl.kernels.formats import hifp8, nvfp4
+from quantctl.kernels.formats import fp8, hifp8, int8, nvfp4
 from quantctl.spec import NONE, FormatSpec
 
 SCALED: dict[str, nvfp4.NVFP4 | hifp8.HiFloat8] = {"nvfp4": nvfp4.FORMAT, "hifp8": hifp8.FORMAT}
@@ -38,3 +39,16 @@ def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
         return nvfp4.tensor_scales(amax)
     scale = hifp8.scale_of(amax, spec)
     return scale.reciprocal(), scale
+
+
+def kept_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+    """What is kept of tensors or rows beside the codes, fp32 of amax's shape.
+
+    amax: fp32, the largest magnitude of each, of finite ones where the format is one of SCALED. dtype: what is
+    quantized.
+    """
+    if spec.format == "nvfp4":
+        return nvfp4.kept_of_tensor(amax, spec)
+    if spec.format == "hifp8":
+        return hifp8.scale_of(amax, spec)
+    return fp8.scale_of(amax, spec, dtype).reciprocal() if spec.format == "fp8" else int8.scales_of(amax, spec, dtype)[1]

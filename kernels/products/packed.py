@@ -21,7 +21,7 @@ from quantctl.kernels.dispatch import CPU, PACKED, TRITON, family_of, supports
 from quantctl.kernels.formats.blocks import block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
+from quantctl.kernels.formats.hadamard import check_size, transformed, without
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import (
     FORMATS,
@@ -124,12 +124,14 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if _by_triton(x, spec) and not is_wanted(spec):
+    if _by_triton(x, spec):
         from quantctl.kernels.triton import packed as triton_packed
 
-        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
+        for along in {1, axis}:
+            check_size(x, spec, along)
+        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw), spec), layout
     values = quantize_dequantize(x, spec, 1, rng=draw)
-    return values, _packed(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
+    return values, _pack(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
 
 
 def quantize_dequantize_kept(
@@ -169,16 +171,12 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
     x = operand(x, spec)
     draw = draw_for(spec, rng)
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    return _packed(transformed(x, spec, axis, draw), layout, draw), layout
-
-
-def _packed(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
-    """x in the codes of its layout, by whoever computes."""
-    if _by_triton(x, layout.spec) and x.dtype == layout.dtype:
+    if _by_triton(x, spec):
         from quantctl.kernels.triton import packed as triton_packed
 
-        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1]
-    return _pack(x, layout, draw)
+        check_size(x, spec, axis)
+        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw), spec, values=False)[1], layout
+    return _pack(transformed(x, spec, axis, draw), layout, draw), layout
 
 
 def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from quantctl.kernels.formats import fp8, hifp4, int8, mx, nvfp4
-from quantctl.kernels.formats.blocks import WHOLE, block_of
+from quantctl.kernels.formats import fp8, hifp4, int8, mx
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.mx import headroom
 from quantctl.kernels.formats.quantize import FORMATS
@@ -19,6 +19,9 @@ from quantctl.spec import NONE, FormatSpec
 POINTERS = {torch.bfloat16: "*i16", torch.float16: "*fp16", torch.float32: "*fp32"}
 """The kernel's pointer type by dtype: bf16 goes in and out as its bits."""
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+SCALE_DTYPES = {"fp8": torch.float32, "int8": torch.float32, "hifp4": torch.int32}
+"""Of block scales, where they are no bytes."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,3 @@ def quantizer(spec: FormatSpec, dtype: torch.dtype) -> Quantizer:
         HADAMARD=int(spec.transform[0]) if is_wanted(spec) else 0,
         SIGNS=spec.transform[1],
     )
-
-
-def down(spec: FormatSpec) -> int:
-    """Rows that a tile has to have so that blocks along the rows lie within; 0 where any will do."""
-    q = quantizer(spec, torch.float32)
-    return max(q.BLOCK, q.HADAMARD)
-
-
-assert WHOLE == 0
-assert nvfp4.BLOCK == 16
