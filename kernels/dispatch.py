@@ -21,9 +21,8 @@ from quantctl.spec import FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
-FLASH, GROUPED, PACKED = "flash", "grouped", "packed"
-"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts; codes
-and scales from Triton."""
+FLASH = "flash"
+"""What is computed beside single tensors: probabilities while attention makes them."""
 CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
@@ -41,9 +40,7 @@ COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         "hifp8": {"scale": ("none", "tensor")},
     },
     TRITON: {name: {} for name in _FORMATS},
-    PACKED: {name: {} for name in _FORMATS},
     FLASH: _FIRST_FORMATS,
-    GROUPED: _FIRST_FORMATS,
 }
 """Family -> format -> option -> the values that it has kernels for; of an option that is not named, all.
 

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import CPU, PACKED, TRITON, family_of, supports
-from quantctl.kernels.formats.blocks import block_of, scale_shape
+from quantctl.kernels.dispatch import CPU, TRITON, family_of
+from quantctl.kernels.formats.blocks import WHOLE, block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.hadamard import check_size, transformed, without
-from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
@@ -33,7 +32,7 @@ from quantctl.kernels.formats.quantize import (
 )
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
-from quantctl.kernels.products.groups import tiles
+from quantctl.kernels.products.groups import in_tiles, tile_rows, tiles
 from quantctl.spec import FormatSpec, ProductSpecs
 
 
@@ -63,10 +62,11 @@ class Packed(NamedTuple):
     """[blocks, columns] (axis 0) or [rows, blocks] (axis 1), squares [blocks, blocks]: bytes E8M0 or E4M3, or fp32
     factors; None for HiFloat8.
 
-    Blocks along groups of rows lie in tiles of 32 rows: each group starts one, and there are as many as there can be.
+    Blocks along groups of rows lie in tiles (groups.tile_rows): each group starts one, and there are as many as there
+    can be. What is one block a group is [groups, columns] or [groups, 1].
     """
     tensor_scale: Tensor | None
-    """fp32 [], [groups] or of rows [rows, 1] or [1, columns]: as codes.Encoded's; None where the spec has none."""
+    """fp32 [], [groups] or of rows [rows, 1], [1, columns] or [groups, columns]: as codes.Encoded's; None where the spec has none."""
 
 
 class Shapes(NamedTuple):
@@ -79,17 +79,21 @@ class Shapes(NamedTuple):
 
 def shapes(layout: Layout) -> Shapes:
     spec, axis, rows, columns, _, groups = layout
-    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
-    format_, scales = FORMATS[spec.format], None
-    if format_.has_blocks and axis == 0 and groups is not None:
-        scales = (tiles(rows, groups, BLOCK) * (BLOCK // format_.block), columns)
+    format_ = FORMATS[spec.format]
+    count, width = GROUPS[format_.bits(spec)]
+    block, scales = block_of(spec, format_.block), None
+    if format_.has_blocks and groups is not None and block.along == WHOLE:
+        scales = (groups, columns if block.across else 1)
+    elif format_.has_blocks and groups is not None and in_tiles(spec, axis):
+        size = tile_rows(spec, (axis,))
+        scales = (tiles(rows, groups, size) * (size // block.along), -(-columns // block.across))
     elif format_.has_blocks:
-        size = (rows, columns) if axis == 1 else (columns, rows)
-        across, along = scale_shape(size, block_of(spec, format_.block))
+        size_of = (rows, columns) if axis == 1 else (columns, rows)
+        across, along = scale_shape(size_of, block)
         scales = (across, along) if axis == 1 else (along, across)
     factors: tuple[int, ...] = () if groups is None else (groups,)
     if spec.extent == "row":
-        factors = (rows, 1) if axis == 1 else (1, columns)
+        factors = (rows, 1) if axis == 1 else (1 if groups is None else groups, columns)
     return Shapes((rows, -(-columns // count) * width), scales, factors if has_tensor_scale(spec) else None)
 
 
@@ -109,7 +113,7 @@ def is_recorded(ctx: Any) -> bool:
 
 
 def _by_triton(x: Tensor, spec: FormatSpec) -> bool:
-    return family_of(x, spec) == TRITON and supports(PACKED, spec)
+    return family_of(x, spec) == TRITON
 
 
 def quantize_dequantize_packed(
