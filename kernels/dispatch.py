@@ -27,11 +27,6 @@ CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
 
-_FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
-    **{name: {"block": ("1x32",), "headroom": ("none",)} for name in ("mxfp8", "mxfp6", "mxfp4")},
-    "nvfp4": {"scale": ("divide",), "block": ("1x16",), "extent": ("tensor",), "headroom": ("none",)},
-    "hifp8": {"scale": ("none", "tensor")},
-}
 _FORMATS = ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "fp8", "int8", "hifp8", "hifp4")
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     CPU: {
@@ -40,11 +35,16 @@ COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         "hifp8": {"scale": ("none", "tensor")},
     },
     TRITON: {name: {} for name in _FORMATS},
-    FLASH: _FIRST_FORMATS,
+    # of blocks that no tile of 32 keys holds, fp8's of 128 and hifp4's of 64, the unfused flow makes all first
+    FLASH: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "int8", "hifp8")},
+        "fp8": {"block": ("tensor", "row")},
+    },
 }
 """Family -> format -> option -> the values that it has kernels for; of an option that is not named, all.
 
-What is not here the reference computes. A Hadamard transform stands in front of all kernels and is none of theirs.
+What is not here the reference computes. Triton's kernels have Hadamard transforms in their pass; in front of the
+others they stand as kernels of their own, and none is in fused attention or in products of groups.
 """
 
 
