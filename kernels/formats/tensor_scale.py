@@ -24,12 +24,6 @@ def extent_of(spec: FormatSpec) -> str:
     return "tensor" if has_tensor_scale(spec) or spec.block == "tensor" else NONE
 
 
-def needs_amax(spec: FormatSpec) -> bool:
-    """Whether the largest magnitude of a whole tensor or row has to be known before the first element can be
-    quantized."""
-    return has_tensor_scale(spec) or spec.block == "tensor"
-
-
 def factors(amax: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
     """What elements are multiplied by before rounding and after it, fp32 of amax's shape.
 
