@@ -25,8 +25,8 @@ class Scaled(ABC):
     def quantized(
         self, values: Tensor, amax: Tensor, spec: FormatSpec, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Elements, and what they are multiplied by, of fp32 blocks with the largest magnitudes `amax`, which broadcasts
-        against them. dtype: the tensor's."""
+        """Elements, and what they are multiplied by, of fp32 values. amax: the largest magnitudes of their blocks,
+        which broadcast. dtype: the tensor's."""
 
     @abstractmethod
     def codes_of(self, elements: Tensor, spec: FormatSpec) -> Tensor:

@@ -45,4 +45,6 @@ def kept_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         return nvfp4.kept_of_tensor(amax, spec)
     if spec.format == "hifp8":
         return hifp8.scale_of(amax, spec)
-    return fp8.scale_of(amax, spec, dtype).reciprocal() if spec.format == "fp8" else int8.scales_of(amax, spec, dtype)[1]
+    return (
+        fp8.scale_of(amax, spec, dtype).reciprocal() if spec.format == "fp8" else int8.scales_of(amax, spec, dtype)[1]
+    )

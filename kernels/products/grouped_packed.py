@@ -91,12 +91,18 @@ def packed_rows(
     x: Tensor, groups: Groups, spec: FormatSpec, axis: int, rng: philox.Draw | None = None
 ) -> tuple[Packed, Layout]:
     """packed.packed_matrix for rows in groups."""
-    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
-    if family_of(x) == TRITON:
+    by_triton = family_of(x) == TRITON
+    if by_triton and torch.compiler.is_compiling():
         return quantize_rows_packed(x, groups, spec, axis, (rng, rng))[1:]
+    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
     if layout.groups is None:
-        return packed_matrix(x, spec, axis, rng)
-    return _pack(operand(x, spec).contiguous(), groups, layout, draw_for(spec, rng)), layout
+        return packed_matrix(x.contiguous(), spec, axis, rng)
+    x, draw = operand(x, spec).contiguous(), draw_for(spec, rng)
+    if by_triton:
+        from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
+
+        return triton_grouped_packed.quantize_rows_packed(x, groups, layout, (draw, draw), values=False)[1], layout
+    return _pack(x, groups, layout, draw), layout
 
 
 def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -> Packed:

@@ -66,7 +66,8 @@ class Packed(NamedTuple):
     can be. What is one block a group is [groups, columns] or [groups, 1].
     """
     tensor_scale: Tensor | None
-    """fp32 [], [groups] or of rows [rows, 1], [1, columns] or [groups, columns]: as codes.Encoded's; None where the spec has none."""
+    """fp32 [], [groups] or of rows [rows, 1], [1, columns] or [groups, columns]: as codes.Encoded's; None where the
+    spec has none."""
 
 
 class Shapes(NamedTuple):

@@ -131,10 +131,10 @@ def decode_tile(codes, scales, factor, table_ptr, AXIS: tl.constexpr, Q: tl.cons
             sign = (codes << (32 - Q.value.BITS)) & SIGN
             magnitude = codes & ((1 << (Q.value.BITS - 1)) - 1)
         magnitude = in_blocks(magnitude, AXIS, Q, ROWS, COLUMNS)
+        if Q.value.BLOCK == 0:
+            scales = factor
         if Q.value.BLOCK != 0:
             scales = of_blocks(scales, AXIS, Q, ROWS, COLUMNS)
-        else:
-            scales = factor
         if FORMAT == "mx":
             elements = _element_values(magnitude, Q.value.MANTISSA_BITS, Q.value.MIN_EXPONENT)
             values = mx_values(elements, scales, Q)

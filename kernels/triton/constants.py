@@ -114,7 +114,9 @@ def quantizer(spec: FormatSpec, dtype: torch.dtype) -> Quantizer:
         DTYPE_LARGEST=torch.finfo(own).max,
         OUT_LARGEST=torch.finfo(dtype).max,
         # rounding to fewer bits under a power of two stays within the dtype
-        EXACT=own == dtype and room == 1.0 and (family == "mx" or spec.scale in (NONE, "tensor") and family == "hifp8"),
+        EXACT=own == dtype
+        and room == 1.0
+        and (family == "mx" or (spec.scale in (NONE, "tensor") and family == "hifp8")),
         HADAMARD=int(spec.transform[0]) if is_wanted(spec) else 0,
         SIGNS=spec.transform[1],
     )

@@ -43,6 +43,7 @@ def widest_heads(device: torch.device) -> tuple[int, int]:
 
 LOG2_E = 1.4426950408889634
 
+
 class Tile(NamedTuple):
     """Query rows and keys a step: multiples of 32, so that blocks of keys are whole."""
 

@@ -106,7 +106,8 @@ def queries_kernel(q_ptr, k_scores_ptr, k_ptr, v_ptr, out_ptr, d_o_ptr, max_ptr,
 @triton.jit
 def _key_tile(sums, k, k_rest, v, q_scores_ptr, q_scores_stride, q_ptr, q_stride, d_o_ptr, d_o_stride, max_ptr,
               rcp_ptr, row_term_ptr, first_row, first_key, index, row_count, key_count, factor, amax_ptr, draw,
-              CAUSAL: tl.constexpr, ONE_Q: tl.constexpr, WHOLE_ROWS: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+              CAUSAL: tl.constexpr, ONE_Q: tl.constexpr, WHOLE_ROWS: tl.constexpr, Q: tl.constexpr,
+              FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
               REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
               MASKED: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     d_k, d_k_rest, d_v = sums
@@ -140,7 +141,8 @@ def keys_kernel(q_scores_ptr, q_ptr, k_ptr, v_ptr, d_o_ptr, max_ptr, rcp_ptr, ro
                 amax_ptr, q_scores_strides, q_strides, k_strides, v_strides, d_o_strides, d_k_strides,
                 d_v_strides, heads, groups, row_count, key_count, factor, scale, seed_low, seed_high, call_low,
                 call_high, rank, PARTS: tl.constexpr, CAUSAL: tl.constexpr, ONE_Q: tl.constexpr,
-                WHOLE_ROWS: tl.constexpr, WHOLE_KEYS: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+                WHOLE_ROWS: tl.constexpr, WHOLE_KEYS: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr,
+                D: tl.constexpr, HEAD: tl.constexpr,
                 REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
                 BITS: tl.constexpr, OUT_BITS: tl.constexpr):  # fmt: skip
     """dK and dV of a tile of keys over PARTS-ths of the heads of its group.

@@ -90,7 +90,8 @@ def softmax_kernel(q_ptr, k_ptr, max_ptr, rcp_ptr, q_strides, k_strides, heads, 
 
 @triton.jit
 def _output_tile(sum, q, q_rest, row_max, row_rcp, k_ptr, k_stride, v_ptr, v_stride, first_key, first_row, index,
-                 key_count, factor, amax, draw, CAUSAL: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+                 key_count, factor, amax, draw, CAUSAL: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr,
+                 D: tl.constexpr, HEAD: tl.constexpr,
                  REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
                  KEYS: tl.constexpr, MASKED: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     k, k_rest = load_head(k_ptr, first_key, k_stride, key_count, D, HEAD, REST, KEYS, not MASKED, BITS)

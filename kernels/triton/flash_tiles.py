@@ -128,8 +128,8 @@ def amax_of_probabilities(amax_ptr, row_rcp, Q: tl.constexpr, DTYPE: tl.constexp
 @triton.jit
 def quantized(p, noise, amax, Q: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr,
               BITS: tl.constexpr):  # fmt: skip
-    """Probabilities, fp32 [M, N], as the product takes them: in the tensors' dtype, then through the format in blocks of
-    keys. amax: as amax_of_probabilities gives it."""
+    """Probabilities, fp32 [M, N], as the product takes them: in the tensors' dtype, then through the format in blocks
+    of keys. amax: as amax_of_probabilities gives it."""
     p = operand(p, DTYPE, BITS)
     if Q.value.FORMAT != "none":
         bits = quantize_dequantize_tile(bits_of(p.to(tl.float32)), noise, amax, 1, Q, M, N)

@@ -9,7 +9,15 @@ import triton
 import triton.language as tl
 
 from quantctl.kernels.formats import hifp4
-from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, SIGN, bits_of, float_of, round_to_element, round_to_integer
+from quantctl.kernels.triton.bits import (
+    EXPONENT,
+    MAGNITUDE,
+    SIGN,
+    bits_of,
+    float_of,
+    round_to_element,
+    round_to_integer,
+)
 from quantctl.kernels.triton.blocks import amax_of_blocks, extent_in_blocks, in_blocks
 from quantctl.kernels.triton.hadamard import rounded_to
 from quantctl.kernels.triton.hifp8 import hifloat8, hifloat8_scale, hifloat8_values

@@ -24,28 +24,18 @@ from quantctl.kernels.products.packed import Layout, Packed
 from quantctl.kernels.triton.bits import load_bits, store_bits
 from quantctl.kernels.triton.codes import decode_tile
 from quantctl.kernels.triton.constants import quantizer
+from quantctl.kernels.triton.group_kernels import group_row_of, group_tile
 from quantctl.kernels.triton.grouped import (
     draws_of,
     group_amaxes,
-    group_row_of,
-    group_tile,
     literal,
     programs,
     without_signs,
     words_of,
 )
 from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
-from quantctl.kernels.triton.packed import (
-    empty,
-    kept_in,
-    load_codes,
-    load_scales,
-    packing,
-    scale_positions,
-    store_codes,
-    tile_codes,
-    with_kept,
-)
+from quantctl.kernels.triton.pack_kernels import load_codes, load_scales, scale_positions, store_codes, tile_codes
+from quantctl.kernels.triton.packed import empty, kept_in, packing, with_kept
 from quantctl.kernels.triton.qdq import tile_values
 from quantctl.spec import NONE, FormatSpec, parse
 

@@ -80,10 +80,7 @@ def _error(errors, AXIS: tl.constexpr, Q: tl.constexpr, ROWS: tl.constexpr, COLU
     """Of each block, as in_blocks has their axes; a square's rows lie along AXIS."""
     if Q.value.SQUARE:
         # [16 rows of a square, squares, 16 elements of a row]
-        if AXIS == 1:
-            rows = tl.permute(errors, (1, 0, 2, 3))
-        else:
-            rows = tl.permute(errors, (3, 0, 2, 1))
+        rows = tl.permute(errors, (1, 0, 2, 3) if AXIS == 1 else (3, 0, 2, 1))
         BLOCKS: tl.constexpr = ROWS * COLUMNS // 256
         sums = _sum_of_sixteen(tl.reshape(rows, (16 * BLOCKS, 16)))
         # of two numbers there is one sum
@@ -109,10 +106,7 @@ def _candidate(a, wanted, extent, encode, AXIS: tl.constexpr, Q: tl.constexpr, R
     q = round_to_element(tl.minimum(a * inverse, 6.0), 6.0, 0.0, 1, 0, Q.value.ROUND)
     product = q * b * float_of(extent)
     difference = tl.div_rn(product, tl.full(product.shape, LIMIT, tl.float32)) - a
-    if Q.value.SCALE == "4over6_mse":
-        errors = difference * difference
-    else:
-        errors = tl.abs(difference)
+    errors = difference * difference if Q.value.SCALE == "4over6_mse" else tl.abs(difference)
     return q, b, _error(errors, AXIS, Q, ROWS, COLUMNS)
 
 
@@ -164,10 +158,7 @@ def nvfp4_values(elements, b, of_tensor, Q: tl.constexpr):
         if Q.value.HEADROOM != 1.0:
             factor = factor * Q.value.BEHIND
     else:
-        if SCALE == "multiply":
-            factor = b * of_tensor * (1 / LARGEST)
-        else:
-            factor = b * of_tensor * (1 / LIMIT)
+        factor = b * of_tensor * (1 / (LARGEST if SCALE == "multiply" else LIMIT))
         if Q.value.HEADROOM != 1.0:
             factor = factor * Q.value.BEHIND
     return tl.where(b == b, scaled(elements, factor, Q.value.DTYPE_LARGEST), float("nan"))

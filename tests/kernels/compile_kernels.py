@@ -16,8 +16,9 @@ from triton_source import VERSION, source
 
 from quantctl.kernels.triton import amax as triton_amax
 from quantctl.kernels.triton import constants as triton_constants
-from quantctl.kernels.triton import grouped as triton_grouped
+from quantctl.kernels.triton import group_kernels as triton_group_kernels
 from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
+from quantctl.kernels.triton import pack_kernels as triton_pack_kernels
 from quantctl.kernels.triton import packed as triton_packed
 from quantctl.kernels.triton import qdq as triton_qdq
 from quantctl.kernels.triton.launch import ROLES, Tile
@@ -31,7 +32,7 @@ LAST = {"LAST": True, "FIRST": False}
 FIRST = {"LAST": False, "FIRST": True}
 WHOLE = {"WHOLE": True, "ROWS": 1, "COLUMNS": 8192}
 ROWS, COLUMNS = {"AXIS": 0}, {"AXIS": 1}
-UNPACKS = (triton_packed.unpack_kernel, triton_grouped_packed.grouped_unpack_kernel)
+UNPACKS = (triton_pack_kernels.unpack_kernel, triton_grouped_packed.grouped_unpack_kernel)
 
 # kernel, spec, dtype, what is asked of it, compute capability
 KERNELS = [
@@ -52,18 +53,18 @@ KERNELS = [
     (triton_qdq.qdq_kernel, "hifp4", torch.bfloat16, BOTH, 90),
     (triton_qdq.qdq_kernel, "mxfp4:hadamard=32,signs=random,round=stochastic", torch.bfloat16, BOTH, 90),
     (triton_amax.amax_kernel, "nvfp4:extent=row,hadamard=16,signs=fixed", torch.bfloat16, BOTH, 90),
-    (triton_packed.pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
-    (triton_packed.pack_kernel, "nvfp4:round=stochastic", torch.bfloat16, COLUMNS, 90),
-    (triton_packed.pack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
-    (triton_packed.pack_kernel, "int8:hadamard=128,hadamard_out=fp32", torch.bfloat16, ROWS, 90),
-    (triton_packed.pack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "fp8:block=128x128", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "mxfp6", torch.bfloat16, COLUMNS, 90),
-    (triton_packed.unpack_kernel, "nvfp4", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
-    (triton_grouped.grouped_qdq_kernel, "mxfp4:round=stochastic", torch.bfloat16, BOTH, 90),
-    (triton_grouped.grouped_amax_kernel, "int8:block=row", torch.bfloat16, BOTH, 90),
+    (triton_pack_kernels.pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.pack_kernel, "nvfp4:round=stochastic", torch.bfloat16, COLUMNS, 90),
+    (triton_pack_kernels.pack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.pack_kernel, "int8:hadamard=128,hadamard_out=fp32", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.pack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "fp8:block=128x128", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "mxfp6", torch.bfloat16, COLUMNS, 90),
+    (triton_pack_kernels.unpack_kernel, "nvfp4", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
+    (triton_group_kernels.grouped_qdq_kernel, "mxfp4:round=stochastic", torch.bfloat16, BOTH, 90),
+    (triton_group_kernels.grouped_amax_kernel, "int8:block=row", torch.bfloat16, BOTH, 90),
     (triton_grouped_packed.grouped_pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
     (triton_grouped_packed.grouped_unpack_kernel, "nvfp4:extent=row", torch.bfloat16, ROWS, 90),
 ]

@@ -88,7 +88,12 @@ STOCHASTIC = ("mxfp4:round=stochastic", "nvfp4:round=stochastic", "hifp8:round=s
 
 
 @pytest.mark.parametrize(
-    ("spec", "width"), [*((spec, 140) for spec in (*SPECS, STOCHASTIC[0])), *((spec, 66) for spec in STOCHASTIC), *((s, 72) for s in LATER)]
+    ("spec", "width"),
+    [
+        *((spec, 140) for spec in (*SPECS, STOCHASTIC[0])),
+        *((spec, 66) for spec in STOCHASTIC),
+        *((s, 72) for s in LATER),
+    ],
 )
 def test_triton_equals_the_reference(spec, width, monkeypatch, same) -> None:
     """Tails in both directions, two tiles a row, groups of one tile and of two; four neighbours a counter or not."""

@@ -123,7 +123,9 @@ def test_codes_of_what_is_behind_a_transform(spec, axis, both, monkeypatch) -> N
         assert ours is other or torch.equal(ours.nan_to_num(-1), other.nan_to_num(-1))
 
 
-@pytest.mark.parametrize("spec", ["mxfp8", "mxfp6", "mxfp4:round=stochastic", "nvfp4", "hifp8:scale=tensor", "int8", "hifp4"])
+@pytest.mark.parametrize(
+    "spec", ["mxfp8", "mxfp6", "mxfp4:round=stochastic", "nvfp4", "hifp8:scale=tensor", "int8", "hifp4"]
+)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @by_axis
 def test_other_dtypes(spec, dtype, axis, both) -> None:
