@@ -122,10 +122,11 @@ def quantizer(spec: FormatSpec, dtype: torch.dtype) -> Quantizer:
     )
 
 
-NOTHING = Quantizer(
+_NOTHING: dict[str, Any] = {
     **{"FORMAT": NONE, "SCALE": NONE, "ROUND": "nearest", "BLOCK": 0, "SQUARE": False, "EXTENT": NONE, "FINITE": False},
     **{"MANTISSA_BITS": 0, "MIN_EXPONENT": 0, "MAX_EXPONENT": 0, "LARGEST": 0.0, "RULE": 0, "TARGET": 0.0},
     **{"HEADROOM": 1.0, "BEHIND": 1.0, "BITS": 0, "BF16": False, "DTYPE": "fp32", "DTYPE_LARGEST": 0.0},
     **{"OUT_LARGEST": 0.0, "EXACT": True, "HADAMARD": 0, "SIGNS": NONE},
-)
+}
+NOTHING = Quantizer(**_NOTHING)
 """The Q of what is not quantized."""
