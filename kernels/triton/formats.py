@@ -106,6 +106,8 @@ def hifp4_scales(magnitude, AXIS: tl.constexpr):
         eights = tl.max(fours, axis=2, keep_dims=True)
         amax = tl.max(eights, axis=1, keep_dims=True)
     wanted = rounded_to(float_of(tl.where(amax < EXPONENT, amax, 0)) * HIF4_FACTOR, "bf16")
+    # limited first: steps of larger numbers have no 2^23 of them in fp32
+    wanted = tl.minimum(wanted, E6M2_LARGEST)
     scale = round_to_element(wanted, E6M2_LARGEST, 0.0, E6M2_MANTISSA_BITS, E6M2_MIN_EXPONENT, "nearest")
     scale = tl.maximum(scale, HIF4_SMALLEST)
     inverse = rounded_to(tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale), "bf16")
