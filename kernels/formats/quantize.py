@@ -144,7 +144,8 @@ def quantize_dequantize_along(
         return [x for _ in axes]
     x = operand(x, spec)
     way = way_of(spec, axes, x.dim())
-    axes, draws = way.axes, (None,) * len(axes)
+    axes = way.axes
+    draws: tuple[philox.Draw | None, ...] = (None,) * len(axes)
     if way.is_random:
         draws = tuple(draw_for(spec, rng) for rng in rngs or draws)
     if way.is_once:

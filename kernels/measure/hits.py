@@ -64,8 +64,9 @@ def by_module() -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = {
         module: {site: {"says": text, "calls": {}} for site, text in said.items()} for module, said in expected.items()
     }
-    named = ((module, *what, n) for (module, *what), n in counts.items() if module is not None)
-    for module, site, spec, product, n in sorted(named):
+    for (module, site, spec, product), n in counts.items():
+        if module is None:
+            continue
         own = found.setdefault(module, {}).setdefault(site, {"says": "", "calls": {}})
         own["calls"].setdefault(spec, {})[product] = n
     return found
