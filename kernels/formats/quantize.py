@@ -93,19 +93,21 @@ class Way(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def way_of(spec: FormatSpec, axes: tuple[int, ...], dim: int) -> Way:
-    """For tensors of `dim` axes. Raises QuantctlError for an axis that they do not have, and for one that the spec's
+def way_of(spec: FormatSpec, axes: tuple[int, ...], shape: torch.Size) -> Way:
+    """For tensors of `shape`. Raises QuantctlError for an axis that they do not have, and for one that the spec's
     square blocks do not lie along, too."""
+    dim = len(shape)
     for axis in axes:
         if not -dim <= axis < dim:
+            has = f"its axes are {-dim} to {dim - 1}" if dim else "it has no axes"
             raise QuantctlError(
-                f"a tensor of {dim} axes has no axis {axis}" + (f": its axes are {-dim} to {dim - 1}" if dim else ""),
+                f"a tensor of shape {list(shape)} has no axis {axis}: {has}",
                 "give the axis that the product reduces, along which the blocks lie",
             )
     found = tuple(axis % dim for axis in axes)
     if _in_squares(spec) and any(axis < dim - 2 for axis in found):
         raise QuantctlError(
-            f"block={spec.block} lies in the last two of a tensor's {dim} axes, not in axis {min(found)}",
+            f"block={spec.block} lies in the last two axes of a tensor of shape {list(shape)}, not in {min(found)}",
             "give one of the last two axes, or a tensor of two",
         )
     is_once = len(axes) == 2 and is_same_along_all_axes(spec)
@@ -114,7 +116,7 @@ def way_of(spec: FormatSpec, axes: tuple[int, ...], dim: int) -> Way:
 
 def axes_of(x: Tensor, axes: tuple[int, ...], spec: FormatSpec) -> tuple[int, ...]:
     """Each of axes counted from the front. Raises as way_of does."""
-    return way_of(spec, axes, x.dim()).axes
+    return way_of(spec, axes, x.shape).axes
 
 
 def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Tensor:
@@ -143,7 +145,7 @@ def quantize_dequantize_along(
     if spec.is_none:
         return [x for _ in axes]
     x = operand(x, spec)
-    way = way_of(spec, axes, x.dim())
+    way = way_of(spec, axes, x.shape)
     axes = way.axes
     draws: tuple[philox.Draw | None, ...] = (None,) * len(axes)
     if way.is_random:
