@@ -34,9 +34,13 @@ class Scaled(NamedTuple):
     """As fp32 bits."""
 
 
-def numbers(scale: float, dtype_largest: float) -> Scaled:
-    """scale: a power of two."""
-    exponent = math.frexp(scale)[1] - 1
+def exponent_of(amax: np.float32) -> int:
+    """log2 of the scale that scale=tensor gives a tensor of that largest finite magnitude."""
+    return math.frexp(amax)[1] - 1 - hifp8.TENSOR_TARGET
+
+
+def numbers(exponent: int, dtype_largest: float) -> Scaled:
+    """exponent: log2 of the scale."""
     return Scaled(np.int32(exponent * (1 << MANTISSA_BITS)), np.float32(dtype_largest).view(np.int32))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from quantctl.kernels.cpu import hifp8, mx, nvfp4, scaled
 from quantctl.kernels.cpu.words import ALL, FINITE
 from quantctl.kernels.formats import fp8 as fp8_format
 from quantctl.kernels.formats import mx as mx_format
 from quantctl.kernels.formats.quantize import FORMATS
-from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
+from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.spec import FormatSpec
 
 SMALLEST, LARGEST = (int(bits) for bits in (mx.FIRST_PLAIN, mx.LAST_PLAIN))
@@ -27,23 +27,22 @@ def amax_wanted(spec: FormatSpec) -> str | None:
     return ALL if spec.block == "tensor" else None
 
 
-def numbers_of(spec: FormatSpec, dtype: torch.dtype, block: int, amax: Tensor | None = None) -> Any:
-    """block: elements of a block along the axis. amax: fp32 [], what is wanted. None if there are no kernels for such a
-    tensor."""
-    if amax is not None:
-        bits = amax.view(torch.int32).item()  # a number that is subnormal might be read as 0
-        if bits and not SMALLEST <= bits < LARGEST:
-            return None
+def numbers_of(spec: FormatSpec, dtype: torch.dtype, block: int, bits: int | None = None) -> Any:
+    """block: elements of a block along the axis. bits: of the fp32 number that is wanted. None if there are no kernels
+    for such a tensor."""
+    if bits and not SMALLEST <= bits < LARGEST:
+        return None
+    amax = np.int32(bits or 0).view(np.float32)
     largest = torch.finfo(dtype).max
     room = mx_format.headroom(spec)
     if spec.format == "nvfp4":
-        assert amax is not None
         return (nvfp4.multiplied if spec.scale == "multiply" else nvfp4.divided)(amax, room, largest)
     if spec.format == "fp8":
         element = fp8_format.ELEMENTS[spec.elem]
-        if amax is not None:
-            return scaled.whole(fp8_format.scale_of(amax, spec, dtype), element, largest)
-        return scaled.fp8(element, largest, block, powers=spec.scale == "pow2")
+        powers = spec.scale == "pow2"
+        if bits is not None:
+            return scaled.whole(amax, element, largest, powers=powers)
+        return scaled.fp8(element, largest, block, powers=powers)
     format_ = FORMATS[spec.format]
     if isinstance(format_, mx_format.MX):
         assert spec.scale is not None
@@ -51,4 +50,4 @@ def numbers_of(spec: FormatSpec, dtype: torch.dtype, block: int, amax: Tensor | 
         if room != 1.0:
             return scaled.mx_room(element, spec.scale, room, largest)
         return mx.numbers(element, spec.scale, largest)
-    return hifp8.numbers(1.0 if amax is None else factors(amax, spec)[1].item(), largest)
+    return hifp8.numbers(0 if not bits else hifp8.exponent_of(amax), largest)

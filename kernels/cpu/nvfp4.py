@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
@@ -20,6 +19,8 @@ _SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
 _MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
 _SCALE_MANTISSA = np.int32(mxfp8.E4M3.mantissa_bits << MANTISSA_BITS)
 _FP32_LARGEST = np.finfo(np.float32).max
+_ONE, _SIXTH = np.float32(1.0), np.float32(1.0) / _LARGEST
+_TENSOR_LARGEST, _LARGEST_ENCODE = _LARGEST * _SCALE_LARGEST, np.float32(nvfp4.LARGEST_ENCODE)
 _BLOCK = np.uint64(nvfp4.BLOCK)
 _largest = LARGEST[nvfp4.BLOCK]
 
@@ -50,17 +51,17 @@ class MultipliedNumbers(NamedTuple):
     dtype_largest: Any
 
 
-def divided(amax: Tensor, headroom: float, dtype_largest: float) -> NVFP4Numbers:
-    """amax: fp32 [], the largest finite magnitude of the tensor."""
-    encode, decode = nvfp4.tensor_scales(amax)
-    behind = decode * (1 / headroom)
-    return NVFP4Numbers(*map(np.float32, (encode.item(), decode.item(), headroom, behind.item(), dtype_largest)))
+def divided(amax: np.float32, headroom: float, dtype_largest: float) -> NVFP4Numbers:
+    """amax: the largest finite magnitude of the tensor."""
+    encode = min(_TENSOR_LARGEST / amax, _LARGEST_ENCODE) if amax else _ONE
+    decode = _ONE / encode
+    behind = decode * np.float32(1 / headroom)
+    return NVFP4Numbers(encode, decode, np.float32(headroom), behind, np.float32(dtype_largest))
 
 
-def multiplied(amax: Tensor, headroom: float, dtype_largest: float) -> MultipliedNumbers:
-    encode, decode = nvfp4.multiplied_scales(amax)
-    factor = 1 / (mxfp4.E2M1.largest * mxfp8.E4M3.largest)
-    numbers = encode.item(), decode.item(), headroom, amax.item(), factor, 1 / headroom, dtype_largest
+def multiplied(amax: np.float32, headroom: float, dtype_largest: float) -> MultipliedNumbers:
+    encode = _TENSOR_LARGEST / amax if amax else _FP32_LARGEST
+    numbers = encode * _SIXTH, _ONE / encode, headroom, amax, _ONE / _TENSOR_LARGEST, 1 / headroom, dtype_largest
     return MultipliedNumbers(*map(np.float32, numbers))
 
 

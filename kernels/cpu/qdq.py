@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from quantctl.kernels.cpu import rest, tiles
 from quantctl.kernels.cpu.geometry import Geometry, count
+from quantctl.kernels.cpu.hadamard import transformed
 from quantctl.kernels.cpu.noise import NO_KEY, key
 from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
-from quantctl.kernels.cpu.words import MOST, flat
+from quantctl.kernels.cpu.words import ALL, MOST, Memory, memory, nothing
+from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.blocks import WHOLE, Block, block_of
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.kernels.philox import Draw
@@ -90,11 +91,10 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     )
 
 
-def _amax(words: np.ndarray, dtype: torch.dtype, plan: _Plan, elements: int) -> Tensor:
-    """The largest magnitude that the plan wants, fp32 []."""
-    work = partial(tiles.amax, words.dtype, words, plan.geometry, MOST[dtype][str(plan.wanted)])
-    bits = in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)
-    return torch.tensor(max(map(int, bits)), dtype=torch.int32).view(torch.float32)
+def _amax(words: Memory, dtype: torch.dtype, plan: _Plan, elements: int) -> int:
+    """The fp32 bits of the largest magnitude that the plan wants."""
+    work = partial(tiles.amax, dtype, words, plan.geometry, MOST[dtype][str(plan.wanted)])
+    return int(max(in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)))
 
 
 def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
@@ -102,17 +102,35 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draw
 
     draws: for each axis, where the spec rounds stochastically.
     """
+    if hadamard.is_wanted(spec):
+        return [_behind_transform(x, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
     outs = [room_like(x) for _ in axes]
     into(outs, x, spec, axes, draws)
     return outs
 
 
+def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None) -> Tensor:
+    hadamard.check_fits(x, spec, axis)
+    rest_of_spec = hadamard.without(spec)
+    y, bits = transformed(x, spec, axis, draw, amax_wanted(rest_of_spec) or ALL)
+    out = room_like(y)
+    into([out], y, rest_of_spec, (axis,), (draw,), bits=bits)
+    return hadamard.lowered(out, x.dtype)
+
+
 def into(
-    outs: Sequence[Tensor], x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws, number: int = 0
+    outs: Sequence[Tensor],
+    x: Tensor,
+    spec: FormatSpec,
+    axes: tuple[int, ...],
+    draws: Draws,
+    number: int = 0,
+    bits: int | None = None,
 ) -> None:
     """quantize_dequantize into tensors of x's shape and dtype, and of equal strides.
 
-    number: that of x's first element among those that are drawn for.
+    number: that of x's first element among those that are drawn for. bits: of the fp32 number that amax_wanted says, if
+    it is known.
     """
     elements = x.numel()
     if not elements:
@@ -120,25 +138,25 @@ def into(
     plan = _plan(spec, x.dtype, x.shape, x.stride(), outs[0].stride(), axes)
     if plan is None and len(axes) > 1:
         for out, axis, draw in zip(outs, axes, draws, strict=True):
-            into([out], x, spec, (axis,), (draw,), number)
+            into([out], x, spec, (axis,), (draw,), number, bits)
         return
     if plan is None:
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
-        into([result], x.contiguous(), spec, axes, draws, number)
+        into([result], x.contiguous(), spec, axes, draws, number, bits)
         outs[0].copy_(result)
         return
-    words, numbers, amax = flat(x, plan.spans[0]), plan.numbers, None
+    words, numbers = memory(x, plan.spans[0]), plan.numbers
     if numbers is None:
-        amax = _amax(words, x.dtype, plan, elements)
-        numbers = numbers_of(spec, x.dtype, plan.along, amax)
+        bits = _amax(words, x.dtype, plan, elements) if bits is None else bits
+        numbers = numbers_of(spec, x.dtype, plan.along, bits)
     if numbers is None:
-        _by_reference(outs, x, spec, axes, draws, number, amax)
+        _by_reference(outs, x, spec, axes, draws, number, bits)
         return
     # what is not asked for is empty; formats without blocks have no kernel for it
-    results = {"last": words[:0], "first": words[:0] if plan.has_blocks else None}
+    results = {"last": nothing(x), "first": nothing(x) if plan.has_blocks else None}
     keys = {"last": NO_KEY, "first": NO_KEY}
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
-        results[role] = flat(out, plan.spans[1])
+        results[role] = memory(out, plan.spans[1])
         keys[role] = NO_KEY if draw is None else key(draw, number)
     kind = x.dtype, type(numbers), type(plan.rule)
     arguments = (words, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
@@ -146,7 +164,7 @@ def into(
 
     def work(start: int, stop: int) -> None:
         while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
-            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, amax)
+            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, bits)
             start = done + 1
 
     in_pieces(work, plan.tiles, elements)
@@ -159,8 +177,8 @@ def _by_reference(
     axes: tuple[int, ...],
     draws: Draws,
     number: int,
-    amax: Tensor | None,
+    bits: int | None,
 ) -> None:
     numbers = torch.arange(number, number + x.numel()).view(x.shape)
     for out, axis, draw in zip(outs, axes, draws, strict=True):
-        rest.through(out, x, spec, axis, draw, numbers, amax)
+        rest.through(out, x, spec, axis, draw, numbers, bits)

@@ -40,13 +40,14 @@ def gradual_underflow() -> Iterator[None]:
 
 
 def through(
-    out: Tensor, x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None, numbers: Tensor, amax: Tensor | None
+    out: Tensor, x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None, numbers: Tensor, bits: int | None
 ) -> None:
-    """x by the reference into `out`. numbers: int64 of x's shape, those that elements are drawn for. amax: the largest
-    finite magnitude of the whole tensor, where the format has a scale of it."""
+    """x by the reference into `out`. numbers: int64 of x's shape, those that elements are drawn for. bits: of the fp32
+    largest finite magnitude of the whole tensor, where the format has a scale of it."""
     with gradual_underflow():
         noise = None if draw is None else philox.uniform_at(numbers, draw)
-        if amax is not None and has_tensor_scale(spec):
+        if bits is not None and has_tensor_scale(spec):
+            amax = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
             result = SCALED[spec.format].quantize_dequantize(x, spec, axis, noise, amax)
         else:
             result = FORMATS[spec.format].quantize_dequantize(x, spec, axis, noise)
@@ -64,7 +65,7 @@ class Tiles:
         self.outs = [out.as_strided(size, (g.out_batch, g.out_m, 1)) for out in outs]
 
     def through(
-        self, tile: int, roles: Sequence[str], draws: Sequence[philox.Draw | None], amax: Tensor | None
+        self, tile: int, roles: Sequence[str], draws: Sequence[philox.Draw | None], bits: int | None
     ) -> None:
         """A tile by the reference. roles, draws: of each result."""
         g = self.g
@@ -76,4 +77,4 @@ class Tiles:
         numbers = first + down[:, None] * g.number_m + right * g.number_n
         for out, role, draw in zip(self.outs, roles, draws, strict=True):
             axis = 0 if role == "first" else 1
-            through(out[batch, rows, columns], x, self.spec, axis, draw, numbers, amax)
+            through(out[batch, rows, columns], x, self.spec, axis, draw, numbers, bits)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
@@ -80,10 +79,11 @@ def fp8(element: Element, dtype_largest: float, block: int, *, powers: bool) -> 
     return FP8Numbers(elements_of(element, dtype_largest), np.uint64(block), np.int32(INFINITY if powers else -1))
 
 
-def whole(scale: Tensor, element: Element, dtype_largest: float) -> WholeNumbers:
-    """scale: fp32 [], what elements are multiplied by before they are rounded."""
-    numbers = map(np.float32, (scale.item(), scale.reciprocal().item()))
-    return WholeNumbers(elements_of(element, dtype_largest), *numbers)
+def whole(amax: np.float32, element: Element, dtype_largest: float, *, powers: bool) -> WholeNumbers:
+    of, one = elements_of(element, dtype_largest), np.float32(1.0)
+    scale = of.largest / amax if amax else one
+    scale = (scale.view(np.int32) & np.int32(INFINITY)).view(np.float32) if powers else scale
+    return WholeNumbers(of, scale, one / scale)
 
 
 def mx_room(element: Element, rule: str, headroom: float, dtype_largest: float) -> MXRoomNumbers:

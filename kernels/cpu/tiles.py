@@ -14,7 +14,7 @@ from quantctl.kernels.cpu.compiled import Kernel, part
 from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
-from quantctl.kernels.cpu.words import magnitude, unsigned
+from quantctl.kernels.cpu.words import magnitude, unsigned, words_of
 
 ROWS, COLUMNS = 32, 1024
 """Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
@@ -127,19 +127,20 @@ def quantize_dequantize(
 ) -> int:
     """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be empty.
 
-    x, last, first: flat words; first is None for formats without blocks. The keys are those of the two's noise.
+    x, last, first: memory; first is None for formats without blocks. The keys are those of the two's noise.
     Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
     """
+    source, by_rows = words_of(x), words_of(last)
     words = np.zeros(g.columns + 4, np.int32)
-    kept = np.zeros(g.columns, x.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
+    kept = np.zeros(g.columns, source.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
     for number in range(start, stop):
         tile = _place(number, g)
         if first is None:
-            _elements(x, last, e, how, last_key, g, tile, words)
+            _elements(source, by_rows, e, how, last_key, g, tile, words)
         else:
-            if len(last) and not _rows(x, last, e, how, last_key, g, tile, words):
+            if last.span and not _rows(source, by_rows, e, how, last_key, g, tile, words):
                 return number
-            if len(first) and not _columns(x, first, e, how, first_key, g, tile, words, kept):
+            if first.span and not _columns(source, words_of(first), e, how, first_key, g, tile, words, kept):
                 return number
     return stop
 
@@ -150,12 +151,13 @@ def amax(x: Any, g: Any, most: Any, start: Any, stop: Any) -> Any:
 
     most: the largest word that counts, without a sign.
     """
-    zero = x.dtype.type(0)
+    words = words_of(x)
+    zero = words.dtype.type(0)
     found = zero
     for row in range(start, stop):
         batch, i = divmod(row, g.m)
         source = np.uint64(batch * g.x_batch + i * g.x_m)
         for j in range(np.uint64(g.n)):
-            word = unsigned(x[source + j])
+            word = unsigned(words[source + j])
             found = max(found, word if word <= most else zero)
     return magnitude(found)

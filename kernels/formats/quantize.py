@@ -12,7 +12,7 @@ from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
-from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
+from quantctl.kernels.formats.hadamard import is_wanted, lowered, transformed, without
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -130,15 +130,15 @@ def quantize_dequantize_along(
     by = family_of(x, spec)
     if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
+    if by == CPU:
+        from quantctl.kernels.cpu import qdq
+
+        return qdq.quantize_dequantize(x, spec, axes, draws)
     if is_wanted(spec):
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
     if by == TRITON:
         return _triton(x, spec, axes, draws)
-    if by == CPU:
-        from quantctl.kernels.cpu import qdq
-
-        return qdq.quantize_dequantize(x, spec, axes, draws)
     return [
         format_.quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)
@@ -146,9 +146,7 @@ def quantize_dequantize_along(
 
 
 def _transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
-    largest = torch.finfo(x.dtype).max
-    values = quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw)
-    return values if values.dtype == x.dtype else values.clamp(-largest, largest).to(x.dtype)
+    return lowered(quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw), x.dtype)
 
 
 def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
