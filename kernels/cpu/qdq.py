@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from quantctl.kernels.cpu.threads import in_pieces
 from quantctl.kernels.cpu.words import ALL, MOST, Memory, memory, nothing
 from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.blocks import WHOLE, Block, block_of
+from quantctl.kernels.formats.four_over_six import ERRORS
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
@@ -38,8 +40,12 @@ class _Plan(NamedTuple):
     has_blocks: bool
     along: int
     """Elements of a block."""
+    by_rows: bool
+    """Whether the first axis is that of the rows."""
     wanted: str | None
     """See amax_wanted."""
+    lines: int
+    """How many have a largest magnitude of their own; 0 where the tensor has one."""
     numbers: Any
     """None where they follow from the values."""
     rule: Nearest | ByFraction
@@ -47,6 +53,8 @@ class _Plan(NamedTuple):
 
 Sizes = tuple[int, ...]
 Draws = tuple[Draw | None, ...]
+Bits = int | np.ndarray
+"""Of the tensor's largest magnitude in fp32, or those of each line's, int32 [lines]."""
 
 
 def _span(sizes: Sizes, strides: Sizes) -> int:
@@ -60,14 +68,17 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     format_ = FORMATS[spec.format]
     block = block_of(spec, format_.block) if format_.has_blocks else Block(WHOLE, WHOLE)
     in_squares = block.across > 1
-    if len(axes) != len(set(axes)) or len(axes) > 1 + block.is_plain:
+    of_lines = spec.extent == "row"
+    if len(axes) != len(set(axes)) or len(axes) > 1 + (block.is_plain and not of_lines):
         return None
+    of_squares = (len(sizes) - 2, len(sizes) - 1)
     if in_squares and len(sizes) == 1:
         sizes, x, out = ((1, *sizes), (sizes[0] * x[0], *x), (sizes[0] * out[0], *out))
     launch = matrices(sizes, x, out, (len(sizes) - 2, len(sizes) - 1) if in_squares else axes)
     if launch is None or not (launch.n.size == 1 or launch.n.x == launch.n.out == 1):  # rows lie in one piece
         return None
     batch, m, n, roles = launch
+    by_rows = roles[axes[0] == of_squares[1] if in_squares else 0] == "last"
     # where the axis plays no role, rows serve every one
     roles = ("last",) if block == Block(WHOLE, WHOLE) else ("first",) if in_squares else roles
     along = block.along or {"last": n.size, "first": m.size}[roles[0]]
@@ -78,6 +89,9 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         max(block.across, 1),
     )
     wanted = amax_wanted(spec)
+    lines = batch.size * (m.size if by_rows else n.size) if of_lines else 0
+    # HiFloat4's nearest is half away from zero, as HiFloat8's, whose kernels say so themselves
+    how = "away" if spec.format == "hifp4" and spec.round == "nearest" else str(spec.round)
     return _Plan(
         geometry,
         count(geometry),
@@ -85,15 +99,23 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         roles,
         block != Block(WHOLE, WHOLE),
         along,
+        by_rows,
         wanted,
-        None if wanted else numbers_of(spec, dtype, along),
-        RULES[str(spec.round)],
+        lines,
+        None if wanted else numbers_of(spec, dtype, along, by_rows),
+        RULES[how],
     )
 
 
-def _amax(words: Memory, dtype: torch.dtype, plan: _Plan, elements: int) -> int:
-    """The fp32 bits of the largest magnitude that the plan wants."""
-    work = partial(tiles.amax, dtype, words, plan.geometry, MOST[dtype][str(plan.wanted)])
+def _amax(words: Memory, dtype: torch.dtype, plan: _Plan, elements: int) -> Bits:
+    """The fp32 bits of the largest magnitudes that the plan wants."""
+    most = MOST[dtype][str(plan.wanted)]
+    if plan.lines:
+        found = np.zeros(plan.lines, np.int32)
+        work = partial(tiles.amax_of_lines, dtype, words, plan.geometry, most, plan.by_rows, found)
+        in_pieces(work, plan.geometry.batch, elements)
+        return found
+    work = partial(tiles.amax, dtype, words, plan.geometry, most)
     return int(max(in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)))
 
 
@@ -114,7 +136,7 @@ def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None)
     rest_of_spec = hadamard.without(spec)
     y, bits = transformed(x, spec, axis, draw, amax_wanted(rest_of_spec) or ALL)
     out = room_like(y)
-    into([out], y, rest_of_spec, (axis,), (draw,), bits=bits)
+    into([out], y, rest_of_spec, (axis,), (draw,), bits=None if spec.extent == "row" else bits)
     return hadamard.lowered(out, x.dtype)
 
 
@@ -125,7 +147,7 @@ def into(
     axes: tuple[int, ...],
     draws: Draws,
     number: int = 0,
-    bits: int | None = None,
+    bits: Bits | None = None,
 ) -> None:
     """quantize_dequantize into tensors of x's shape and dtype, and of equal strides.
 
@@ -145,11 +167,12 @@ def into(
         into([result], x.contiguous(), spec, axes, draws, number, bits)
         outs[0].copy_(result)
         return
-    words, numbers = memory(x, plan.spans[0]), plan.numbers
+    source, numbers = memory(x, plan.spans[0]), plan.numbers
     if numbers is None:
-        bits = _amax(words, x.dtype, plan, elements) if bits is None else bits
-        numbers = numbers_of(spec, x.dtype, plan.along, bits)
-    if numbers is None:
+        bits = _amax(source, x.dtype, plan, elements) if bits is None else bits
+        numbers = numbers_of(spec, x.dtype, plan.along, plan.by_rows, bits)
+    # errors are subnormal where no operand is
+    if numbers is None or (spec.scale in ERRORS and rest.flushes()):
         _by_reference(outs, x, spec, axes, draws, number, bits)
         return
     # what is not asked for is empty; formats without blocks have no kernel for it
@@ -159,7 +182,7 @@ def into(
         results[role] = memory(out, plan.spans[1])
         keys[role] = NO_KEY if draw is None else key(draw, number)
     kind = x.dtype, type(numbers), type(plan.rule)
-    arguments = (words, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
+    arguments = (source, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
                  plan.geometry)  # fmt: skip
 
     def work(start: int, stop: int) -> None:
@@ -177,8 +200,9 @@ def _by_reference(
     axes: tuple[int, ...],
     draws: Draws,
     number: int,
-    bits: int | None,
+    bits: Bits | None,
 ) -> None:
     numbers = torch.arange(number, number + x.numel()).view(x.shape)
+    amax = torch.tensor(bits, dtype=torch.int32).view(torch.float32) if isinstance(bits, int) else None
     for out, axis, draw in zip(outs, axes, draws, strict=True):
-        rest.through(out, x, spec, axis, draw, numbers, bits)
+        rest.through(out, x, spec, axis, draw, numbers, amax)
