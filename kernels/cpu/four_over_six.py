@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantctl.kernels.cpu.blocks import columns, of_line, rows
-from quantctl.kernels.cpu.compiled import as_bits, as_float, implements, part
+from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
 from quantctl.kernels.cpu.nvfp4 import (
     ELEMENT_LARGEST,
     ELEMENT_LOWEST,
@@ -26,6 +26,7 @@ from quantctl.kernels.cpu.words import INFINITY, magnitude, rounded, signed, uns
 from quantctl.kernels.formats import four_over_six, nvfp4
 
 _BLOCK = nvfp4.BLOCK
+_largest = LARGEST[_BLOCK]
 _ONE, _MORE = np.float32(1.0), np.float32(1.5)
 _LIMIT = np.float32(ELEMENT_LARGEST * np.float32(four_over_six.SCALE_LIMIT))
 _OF_AMAX = np.float32(1 / float(_LIMIT))
@@ -97,33 +98,51 @@ def _stored(word: Any, b: Any, inverse: Any, e: Any) -> Any:
     return signed(rounded(as_bits(value), word), word)
 
 
+@part
+def _largest_of(x: Any, start: Any, size: Any) -> Any:
+    if size == np.uint64(_BLOCK):
+        return _largest(x, start)
+    raw = unsigned(x[start])
+    for j in range(size):
+        raw = max(raw, unsigned(x[start + j]))
+    return raw
+
+
 @implements(rows, e=[Numbers, Lines])
 def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> Any:
+    # what a block has in common lies beside each of its elements, so that loops go over whole rows
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))
     block = np.uint64(_BLOCK)
     plain = True
+    six, by_six, four, by_four, error_six, error_four = np.empty((6, width), np.float32)
     for i in range(row, min(row + g.rows, g.m)):
         own = of_line(e, np.uint64(batch * g.m + i))
         source = np.uint64(batch * g.x_batch + i * g.x_m + column)
         target = np.uint64(batch * g.out_batch + i * g.out_m + column)
         for first in range(np.uint64(0), width, block):
-            size = min(block, width - first)
-            raw = unsigned(x[source + first])
-            for j in range(size):
-                raw = max(raw, unsigned(x[source + first + j]))
-            amax = magnitude(raw)
+            end = min(first + block, width)
+            amax = magnitude(_largest_of(x, source + first, end - first))
             plain &= amax < np.int32(INFINITY)
-            six, by_six = _candidate(amax, _ONE, own)
-            four, by_four = _candidate(amax, _MORE, own)
-            error_six = error_four = np.float32(0.0)
-            for j in range(size):
-                bits = magnitude(x[source + first + j])
-                error_six += _error(bits, six, by_six, own)
-                error_four += _error(bits, four, by_four, own)
-            b, inverse = (four, by_four) if error_four < error_six else (six, by_six)
-            for j in range(size):
-                out[target + first + j] = _stored(x[source + first + j], b, inverse, own)
+            b_six, inverse_six = _candidate(amax, _ONE, own)
+            b_four, inverse_four = _candidate(amax, _MORE, own)
+            for c in range(first, end):
+                six[c], by_six[c], four[c], by_four[c] = b_six, inverse_six, b_four, inverse_four
+        for c in range(width):
+            bits = magnitude(x[source + c])
+            error_six[c] = _error(bits, six[c], by_six[c], own)
+            error_four[c] = _error(bits, four[c], by_four[c], own)
+        for first in range(np.uint64(0), width, block):
+            end = min(first + block, width)
+            off_six = off_four = np.float32(0.0)
+            for c in range(first, end):
+                off_six += error_six[c]
+                off_four += error_four[c]
+            if off_four < off_six:
+                for c in range(first, end):
+                    six[c], by_six[c] = four[c], by_four[c]
+        for c in range(width):
+            out[target + c] = _stored(x[source + c], six[c], by_six[c], own)
     return plain
 
 

@@ -101,7 +101,7 @@ _BY_FORMAT: dict[str, Callable[[FormatSpec, Known], Any]] = {
 def numbers_of(
     spec: FormatSpec, dtype: torch.dtype, block: int, by_rows: bool, bits: int | np.ndarray | None = None
 ) -> Any:
-    """bits: of the fp32 numbers that are wanted, one or int32 [lines]. None if there are no kernels for such a tensor."""
+    """bits: of the fp32 numbers that are wanted, one or int32 [lines]. None if kernels have none for such a tensor."""
     if bits is None:
         return _BY_FORMAT[spec.format](spec, Known(dtype, block, by_rows, None))
     if isinstance(bits, int):

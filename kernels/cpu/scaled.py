@@ -181,8 +181,10 @@ def _prepare(amax: Any, e: Any) -> Any:
 def _int8_prepare(amax: Any, e: Any) -> Any:
     s = as_float(amax) / e.of.largest
     # fp32 keeps all of it
-    kept = s if e.kept_mantissa == np.int32(MANTISSA_BITS << MANTISSA_BITS) else nearest(
-        as_bits(s), e.kept_lowest, e.kept_mantissa
+    kept = (
+        s
+        if e.kept_mantissa == np.int32(MANTISSA_BITS << MANTISSA_BITS)
+        else nearest(as_bits(s), e.kept_lowest, e.kept_mantissa)
     )
     kept = min(kept, e.kept_largest)
     scale = kept if e.as_kept else s

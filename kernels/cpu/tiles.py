@@ -183,7 +183,7 @@ def quantize_dequantize(
 
 @Kernel
 def amax_of_lines(x: Any, g: Any, most: Any, by_rows: Any, found: Any, start: Any, stop: Any) -> None:
-    """fp32 bits of the largest magnitude of each row of matrices start .. stop into found [lines], or of each column."""
+    """fp32 bits of the largest magnitude of each row, or column, of matrices start .. stop into found [lines]."""
     words = words_of(x)
     for batch in range(start, stop):
         for i in range(g.m):
