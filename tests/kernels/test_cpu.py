@@ -13,12 +13,13 @@ from kernel_specs import differing, every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
+from quantctl.kernels.cpu import codes as cpu_codes
 from quantctl.kernels.cpu import hadamard as cpu_hadamard
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.words import FINITE
 from quantctl.kernels.dispatch import CPU
-from quantctl.kernels.formats import hadamard
+from quantctl.kernels.formats import codes, hadamard
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
@@ -116,6 +117,37 @@ def test_hadamard(text, dtype):
                 found, bits = cpu_hadamard.transformed(x, spec, axis, draw, FINITE)
                 assert bits == found.float().nan_to_num(0.0, 0.0, 0.0).abs().max().view(torch.int32).item()
                 assert same(hadamard.reference(x, spec, axis, draw), found), (shape, size, axis)
+
+
+LEFT = ["hifp4", "nvfp4:scale=4over6"]
+"""To the reference: their blocks share more than a scale."""
+ENCODED = [
+    *("mxfp8", "mxfp6:block=32x32,round=away", "mxfp4:scale=floor,round=stochastic,headroom=3/4", "nvfp4"),
+    *("nvfp4:scale=multiply,extent=row", "fp8", "fp8:block=128x128", "int8", "int8:block=32x32,round=stochastic"),
+    *("hifp8", "hifp8:scale=fp32,round=stochastic"),
+]
+
+
+@pytest.mark.parametrize("text", [*ENCODED, *LEFT])
+def test_codes(text, monkeypatch):
+    tails = torch.randn(3, 40, 41, generator=GENERATOR).to(torch.float16)
+    for x in (*_tensors(torch.bfloat16), tails, tails.transpose(0, 1), torch.randn(70, generator=GENERATOR)):
+        for axis in range(max(x.dim() - 2, 0), x.dim()):
+            monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+            expected = codes.encode(x, text, axis, rng=philox.Draw(5, 77))
+            values = codes.decode(expected)
+            monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+            found = codes.encode(x, text, axis, rng=philox.Draw(5, 77))
+            for one, other in zip(_parts(expected), _parts(found), strict=True):
+                assert one.shape == other.shape
+                assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+            assert same(values, codes.decode(found))
+    plain = torch.ones(2, 64)
+    assert (cpu_codes.encode(plain, parse(text), torch.zeros_like(plain)) is None) == (text in LEFT)
+
+
+def _parts(encoded):
+    return [t for t in (encoded.elements, encoded.block_scales, encoded.tensor_scale) if t is not None]
 
 
 SHAPES = {
