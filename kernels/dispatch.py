@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.tables import has_values, is_fake
-from quantctl.spec import FormatSpec
+from quantctl.spec import FORMATS, FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
@@ -34,11 +34,7 @@ _FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "hifp8": {"scale": ("none", "tensor")},
 }
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
-    CPU: {
-        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "fp8")},
-        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
-        "hifp8": {"scale": ("none", "tensor")},
-    },
+    CPU: {name: {} for name in FORMATS},
     TRITON: {
         **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4")},
         "fp8": {"block": ("tensor", "1x128", "128x128")},

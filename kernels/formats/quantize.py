@@ -15,7 +15,7 @@ from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
-from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
+from quantctl.kernels.formats.hadamard import is_wanted, lowered, transformed, without
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -155,15 +155,15 @@ def quantize_dequantize_along(
     by = family_of(x, spec)
     if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
+    if by == CPU:
+        from quantctl.kernels.cpu import qdq
+
+        return qdq.quantize_dequantize(x, spec, axes, draws)
     if way.is_transformed:
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
     if by == TRITON:
         return _triton(x, spec, axes, draws)
-    if by == CPU:
-        from quantctl.kernels.cpu import qdq
-
-        return qdq.quantize_dequantize(x, spec, axes, draws)
     return [
         FORMATS[spec.format].quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)
@@ -171,9 +171,7 @@ def quantize_dequantize_along(
 
 
 def _transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
-    largest = torch.finfo(x.dtype).max
-    values = quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw)
-    return values if values.dtype == x.dtype else values.clamp(-largest, largest).to(x.dtype)
+    return lowered(quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw), x.dtype)
 
 
 def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:

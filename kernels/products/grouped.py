@@ -151,10 +151,7 @@ def in_groups(text: str, site: str, x: Tensor) -> bool:
     """
     on_cpu = family_of(x) == CPU and not torch.compiler.is_compiling()
     specs = (own.spec for _, own in operands.resolve(text, site).items() if not own.spec.is_none)
-    return all(
-        not is_wanted(spec) and (supports(GROUPED, spec) or (on_cpu and supports(CPU, spec) and not spec.is_random))
-        for spec in specs
-    )
+    return all(not is_wanted(spec) and (supports(GROUPED, spec) or (on_cpu and not spec.is_random)) for spec in specs)
 
 
 def _alone(x: Tensor, weight: Tensor, text: str, site: str, layer: Any) -> Tensor:
