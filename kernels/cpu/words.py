@@ -206,7 +206,7 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(like)(address, like), generate
+    return types.misc.CPointer(like)(address, like), generate
 
 
 @part
