@@ -50,7 +50,7 @@ class Replace(Visitor):
         return [first.with_changes(leading_lines=statement.leading_lines), *rest]
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        # statements are compared as a whole, and there are none in expressions; what is not entered stays the same object
+        # statements are compared as a whole, and expressions hold none; what is not entered stays the same object
         return isinstance(node, _HOLDS_STATEMENTS)
 
     def leave_SimpleStatementLine(
