@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.tables import has_values, is_fake
-from quantctl.spec import FormatSpec
+from quantctl.spec import FORMATS, FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
@@ -27,14 +27,9 @@ CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
 
-_FORMATS = ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "fp8", "int8", "hifp8", "hifp4")
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
-    CPU: {
-        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "fp8")},
-        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
-        "hifp8": {"scale": ("none", "tensor")},
-    },
-    TRITON: {name: {} for name in _FORMATS},
+    CPU: {name: {} for name in FORMATS},
+    TRITON: {name: {} for name in FORMATS},
     # of blocks that no tile of 32 keys holds, fp8's of 128 and hifp4's of 64, the unfused flow makes all first
     FLASH: {
         **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "int8", "hifp8")},
@@ -87,10 +82,11 @@ def _why_not_numba() -> str | None:
     return None if torch.compiler.is_compiling() else _unloadable()
 
 
-def _automatic(device: torch.device) -> str:
-    if device.type == "cuda" and HAS_TRITON:
-        return TRITON
-    return CPU if device.type == "cpu" and _why_not_numba() is None else REFERENCE
+def _automatic(kind: str) -> str:
+    """For a device of this kind."""
+    if kind == "cpu":
+        return CPU if _why_not_numba() is None else REFERENCE
+    return TRITON if kind == "cuda" and HAS_TRITON else REFERENCE
 
 
 def _why_not(choice: str, device: torch.device) -> tuple[str, str] | None:
@@ -116,12 +112,12 @@ def family(device: torch.device) -> str:
     Raises QuantctlError for an unknown choice, and for one that is forced where it cannot run.
     """
     choice = os.environ.get(VARIABLE) or AUTO
+    if choice == AUTO:
+        return _automatic(device.type)
     if choice not in CHOICES:
         raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
     if device.type == "meta":
         return REFERENCE
-    if choice == AUTO:
-        return _automatic(device)
     if reason := _why_not(choice, device):
         raise QuantctlError(f"{VARIABLE}={choice}: {reason[0]}", reason[1])
     return choice

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.utils._python_dispatch import _disable_current_modes
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -54,16 +56,25 @@ def own_draw(call: int) -> Draw:
     return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
 
 
-@torch.compiler.disable
 def next_draw() -> Draw:
     """The draw of the next stochastic quantization in this process.
 
     Its number is a random one of torch's CPU generator: whatever saves and restores that generator's state, as
     checkpoints of a training and the recomputation of activations do, continues or repeats the draws with it.
     """
+    if torch.compiler.is_compiling() or _len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch():
+        return _outside_of_modes()
+    return _next()
+
+
+def _next() -> Draw:
+    return own_draw(int(torch.empty(1, dtype=torch.int64, device="cpu").random_().item()))
+
+
+@torch.compiler.disable
+def _outside_of_modes() -> Draw:
     with _disable_current_modes():  # the number is read here, also for operands that are fake
-        (call,) = torch.empty(1, dtype=torch.int64, device="cpu").random_().tolist()
-    return own_draw(call)
+        return _next()
 
 
 def philox4x32(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """What a family of formats says to the kernels, by `compiled.implements` for its own tuple of numbers `e`.
 
 Amax and elements are fp32 magnitudes as int32 bits. `how` is a rule of rounding.py, `word` the element's noise.
+tiles.py has `rows` and `columns` for all whose blocks have one scale, and says what their arguments are.
 """
 
 from __future__ import annotations
@@ -31,3 +32,15 @@ def quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) ->
 
 def stored(bits: Any, word: Any, e: Any) -> Any:
     """The word of a result with the fp32 magnitude `bits`, of the dtype and sign of `word`."""
+
+
+def of_line(e: Any, line: Any) -> Any:
+    """The numbers of one line along the quantized axis, where each has its own; e, where they are the tensor's."""
+
+
+def rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> Any:
+    """A tile in blocks along n. Whether all of them are plain."""
+
+
+def columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> Any:
+    """A tile in blocks along m, or in squares. Whether all of them are plain."""

@@ -5,6 +5,7 @@ What is transformed together lies in the rows of a workspace, side by side with 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from quantctl.kernels.cpu.compiled import Kernel
 from quantctl.kernels.cpu.rest import flushes
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.threads import in_pieces
-from quantctl.kernels.cpu.words import flat, narrowed, number
+from quantctl.kernels.cpu.words import ALL, MOST, magnitude, memory, narrowed, number, unsigned, words_of
 from quantctl.kernels.formats import hadamard
-from quantctl.kernels.philox import Draw
+from quantctl.kernels.philox import Draw, random_signs
 from quantctl.spec import FormatSpec
 
 _WORKSPACE = 8192
@@ -44,10 +45,17 @@ def _lines(shape: torch.Size, axis: int, size: int) -> _Lines:
 
 
 @Kernel
-def _transform(x: Any, out: Any, signs: Any, factor: Any, lines: Any, width: Any, start: Any, stop: Any) -> None:
-    """Pieces start .. stop, each of up to `width` lines of a group. x, out: flat words."""
+def _transform(
+    source_of: Any, target_of: Any, signs: Any, factor: Any, lines: Any, width: Any, most: Any, start: Any, stop: Any
+) -> Any:
+    """Pieces start .. stop, each of up to `width` lines of a group. x, out: memory.
+
+    Returns the fp32 bits of the largest magnitude of the results; most: the largest word that counts, without a sign.
+    """
+    x, out = words_of(source_of), words_of(target_of)
     work = np.empty((lines.size, width), np.float32)
     like = out.dtype.type(0)
+    found = like
     pieces = (lines.together + width - 1) // width
     for piece in range(start, stop):
         group, first = divmod(piece, pieces)
@@ -77,27 +85,44 @@ def _transform(x: Any, out: Any, signs: Any, factor: Any, lines: Any, width: Any
             target = np.uint64(at + k * lines.step)
             if lines.stride == 1:
                 for c in range(count):
-                    out[target + c] = narrowed(row[c] * factor, like)
+                    word = narrowed(row[c] * factor, like)
+                    out[target + c] = word
+                    found = max(found, unsigned(word) if unsigned(word) <= most else like)
             else:
                 for c in range(count):
-                    out[target + c * np.uint64(lines.stride)] = narrowed(row[c] * factor, like)
+                    word = narrowed(row[c] * factor, like)
+                    out[target + c * np.uint64(lines.stride)] = word
+                    found = max(found, unsigned(word) if unsigned(word) <= most else like)
+    return magnitude(found)
 
 
-def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None) -> Tensor:
-    """As hadamard.transformed, of a spec that has a transform whose size divides the axis (>= 0)."""
+@lru_cache(maxsize=16)
+def _constant_signs(spec: FormatSpec) -> np.ndarray:
+    signs = hadamard.signs_of(spec, None, torch.empty(0))
+    return np.ones(int(spec.transform[0]), np.float32) if signs is None else signs.numpy()
+
+
+def transformed(
+    x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None, counted: str = ALL
+) -> tuple[Tensor, int | None]:
+    """As hadamard.transformed, of a spec that has a transform whose size divides the axis (>= 0); and the fp32 bits of
+    the result's largest magnitude among those that count, a key of MOST, unless they have to be looked for."""
     if flushes() or not x.numel():
-        return hadamard.reference(x, spec, axis, draw)
+        return hadamard.reference(x, spec, axis, draw), None
     x = x.contiguous()
     out = room_like(x if spec.hadamard_out != "fp32" else x.to(torch.float32, memory_format=torch.contiguous_format))
     size = int(spec.transform[0])
     lines = _lines(x.shape, axis, size)
     width = min(_WORKSPACE // size, lines.together)
-    signs = hadamard.signs_of(spec, draw, x)
-    signs = torch.ones(size) if signs is None else signs
-    work = flat(x, x.numel()), flat(out, out.numel()), signs.numpy(), np.float32(size**-0.5), lines, width
+    if spec.signs == "random":
+        assert draw is not None
+        signs = random_signs(size, draw, x.device).numpy()
+    else:
+        signs = _constant_signs(spec)
+    work = memory(x, x.numel()), memory(out, out.numel()), signs, np.float32(size**-0.5), lines, width
+    most, kind = MOST[out.dtype][counted], (x.dtype, out.dtype)
 
-    def pieces(start: int, stop: int) -> None:
-        _transform((x.dtype, out.dtype), *work, start, stop)
+    def pieces(start: int, stop: int) -> int:
+        return int(_transform(kind, *work, most, start, stop))
 
-    in_pieces(pieces, lines.groups * -(-lines.together // width), x.numel())
-    return out
+    return out, max(in_pieces(pieces, lines.groups * -(-lines.together // width), x.numel()))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantctl.kernels.cpu.blocks import quantize, stored
-from quantctl.kernels.cpu.compiled import as_bits, implements, part
+from quantctl.kernels.cpu.compiled import as_bits, as_float, implements, part
 from quantctl.kernels.cpu.rounding import ByFraction, Nearest, by_fraction
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed, unsigned
 from quantctl.kernels.formats import hifp8
@@ -34,10 +34,28 @@ class Scaled(NamedTuple):
     """As fp32 bits."""
 
 
-def numbers(scale: float, dtype_largest: float) -> Scaled:
-    """scale: a power of two."""
-    exponent = math.frexp(scale)[1] - 1
+def exponent_of(amax: np.float32) -> int:
+    """log2 of the scale that scale=tensor gives a tensor of that largest finite magnitude."""
+    return math.frexp(amax)[1] - 1 - hifp8.TENSOR_TARGET
+
+
+def numbers(exponent: int, dtype_largest: float) -> Scaled:
+    """exponent: log2 of the scale."""
     return Scaled(np.int32(exponent * (1 << MANTISSA_BITS)), np.float32(dtype_largest).view(np.int32))
+
+
+class Divided(NamedTuple):
+    """scale=fp32."""
+
+    scale: Any
+    largest: Any
+    """The dtype's, as fp32."""
+
+
+def divided(amax: np.float32, target: str | None, dtype_largest: float) -> Divided:
+    """amax: the largest finite magnitude of the tensor, which becomes `target`."""
+    scale = amax / np.float32(target) if amax else np.float32(1.0)
+    return Divided(scale, np.float32(dtype_largest))
 
 
 def near(bits: Any, word: Any, how: Any) -> Any:
@@ -87,6 +105,12 @@ def _quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -
     return value if value >= np.int32(INFINITY) else back
 
 
-@implements(stored, e=Scaled)
+@implements(quantize, e=Divided)
+def _divided_quantize(bits: Any, first: Any, second: Any, e: Any, word: Any, how: Any) -> Any:
+    value = element(bits if bits >= np.int32(INFINITY) else as_bits(as_float(bits) / e.scale), word, how)
+    return value if value >= np.int32(INFINITY) else as_bits(min(as_float(value) * e.scale, e.largest))
+
+
+@implements(stored, e=[Scaled, Divided])
 def _stored(bits: Any, word: Any, e: Any) -> Any:
     return signed(rounded(bits, word), word) if bits != np.int32(0) else signed(bits, unsigned(word))

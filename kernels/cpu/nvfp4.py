@@ -5,21 +5,23 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
+from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, of_line, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
 from quantctl.kernels.cpu.rounding import nearest, rounded_to
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed
 from quantctl.kernels.formats import mxfp4, mxfp8, nvfp4
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 
-_LARGEST, _SCALE_LARGEST = np.float32(mxfp4.E2M1.largest), np.float32(mxfp8.E4M3.largest)
-_LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)
-_SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
-_MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
-_SCALE_MANTISSA = np.int32(mxfp8.E4M3.mantissa_bits << MANTISSA_BITS)
-_FP32_LARGEST = np.finfo(np.float32).max
+ELEMENT_LARGEST, SCALE_LARGEST = np.float32(mxfp4.E2M1.largest), np.float32(mxfp8.E4M3.largest)
+ELEMENT_LOWEST = np.int32((BIAS + mxfp4.E2M1.min_exponent) << MANTISSA_BITS)
+SCALE_LOWEST = np.int32((BIAS + mxfp8.E4M3.min_exponent) << MANTISSA_BITS)
+ELEMENT_MANTISSA = np.int32(mxfp4.E2M1.mantissa_bits << MANTISSA_BITS)
+SCALE_MANTISSA = np.int32(mxfp8.E4M3.mantissa_bits << MANTISSA_BITS)
+FP32_LARGEST = np.finfo(np.float32).max
+_ONE, _SIXTH = np.float32(1.0), np.float32(1.0) / ELEMENT_LARGEST
+_OF_AMAX = np.float32(1 / (mxfp4.E2M1.largest * mxfp8.E4M3.largest))
+_TENSOR_LARGEST, _LARGEST_ENCODE = ELEMENT_LARGEST * SCALE_LARGEST, np.float32(nvfp4.LARGEST_ENCODE)
 _BLOCK = np.uint64(nvfp4.BLOCK)
 _largest = LARGEST[nvfp4.BLOCK]
 
@@ -50,38 +52,84 @@ class MultipliedNumbers(NamedTuple):
     dtype_largest: Any
 
 
-def divided(amax: Tensor, headroom: float, dtype_largest: float) -> NVFP4Numbers:
-    """amax: fp32 [], the largest finite magnitude of the tensor."""
-    encode, decode = nvfp4.tensor_scales(amax)
-    behind = decode * (1 / headroom)
-    return NVFP4Numbers(*map(np.float32, (encode.item(), decode.item(), headroom, behind.item(), dtype_largest)))
+class DividedLines(NamedTuple):
+    """scale=divide, each line with its own [lines]."""
+
+    encode: Any
+    decode: Any
+    behind: Any
+    headroom: Any
+    dtype_largest: Any
 
 
-def multiplied(amax: Tensor, headroom: float, dtype_largest: float) -> MultipliedNumbers:
-    encode, decode = nvfp4.multiplied_scales(amax)
-    factor = 1 / (mxfp4.E2M1.largest * mxfp8.E4M3.largest)
-    numbers = encode.item(), decode.item(), headroom, amax.item(), factor, 1 / headroom, dtype_largest
-    return MultipliedNumbers(*map(np.float32, numbers))
+class MultipliedLines(NamedTuple):
+    encode: Any
+    decode: Any
+    amax: Any
+    headroom: Any
+    of_amax: Any
+    inverse_headroom: Any
+    dtype_largest: Any
+
+
+def quotient(limit: np.float32, amax: Any, of_zero: np.float32) -> Any:
+    """limit / amax, of one tensor or of each line [lines]."""
+    if isinstance(amax, np.ndarray):
+        return np.divide(limit, amax, out=np.full_like(amax, of_zero), where=amax != 0)
+    return limit / amax if amax else of_zero
+
+
+def divided(amax: Any, headroom: float, dtype_largest: float) -> NVFP4Numbers | DividedLines:
+    """amax: fp32, the largest finite magnitude of the tensor, or of each line."""
+    encode = np.minimum(quotient(_TENSOR_LARGEST, amax, _ONE), _LARGEST_ENCODE)
+    decode = _ONE / encode
+    behind, room, most = decode * np.float32(1 / headroom), np.float32(headroom), np.float32(dtype_largest)
+    if isinstance(amax, np.ndarray):
+        return DividedLines(encode, decode, behind, room, most)
+    return NVFP4Numbers(encode, decode, room, behind, most)
+
+
+def multiplied(amax: Any, headroom: float, dtype_largest: float) -> MultipliedNumbers | MultipliedLines:
+    encode = quotient(_TENSOR_LARGEST, amax, FP32_LARGEST)
+    before, decode = encode * _SIXTH, _ONE / encode
+    room, inverse, most = np.float32(headroom), np.float32(1 / headroom), np.float32(dtype_largest)
+    if isinstance(amax, np.ndarray):
+        return MultipliedLines(before, decode, amax, room, _OF_AMAX, inverse, most)
+    return MultipliedNumbers(before, decode, room, amax, _OF_AMAX, inverse, most)
+
+
+@implements(of_line, e=DividedLines)
+def _divided_line(e: Any, line: Any) -> Any:
+    return NVFP4Numbers(e.encode[line], e.decode[line], e.headroom, e.behind[line], e.dtype_largest)
+
+
+@implements(of_line, e=MultipliedLines)
+def _multiplied_line(e: Any, line: Any) -> Any:
+    own = e.encode[line], e.decode[line], e.headroom, e.amax[line]
+    return MultipliedNumbers(*own, e.of_amax, e.inverse_headroom, e.dtype_largest)
+
+
+KINDS = [NVFP4Numbers, MultipliedNumbers, DividedLines, MultipliedLines]
 
 
 @part
 def block_scale(amax: Any, encode: Any) -> Any:
     """b of a block whose largest magnitude has the fp32 bits `amax`, finite."""
-    scaled = min((as_float(amax) / _LARGEST) * encode, _SCALE_LARGEST)
-    return nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_MANTISSA)
+    scaled = min((as_float(amax) / ELEMENT_LARGEST) * encode, SCALE_LARGEST)
+    return nearest(as_bits(scaled), SCALE_LOWEST, SCALE_MANTISSA)
 
 
-@implements(block_of, e=[NVFP4Numbers, MultipliedNumbers])
+@implements(block_of, e=KINDS)
 def _block_of(e: Any) -> Any:
     return _BLOCK
 
 
-@implements(largest, e=[NVFP4Numbers, MultipliedNumbers])
+@implements(largest, e=KINDS)
 def _largest_of_block(words: Any, start: Any, size: Any, e: Any) -> Any:
     return _largest(words, start)
 
 
-@implements(is_plain, e=[NVFP4Numbers, MultipliedNumbers])
+@implements(is_plain, e=KINDS)
 def _is_plain(amax: Any, e: Any) -> Any:
     return amax < np.int32(INFINITY)
 
@@ -96,8 +144,8 @@ def _prepare(amax: Any, e: Any) -> Any:
 
 @part
 def _element(bits: Any, inverse: Any, e: Any, word: Any, how: Any) -> Any:
-    y = as_bits(min((as_float(bits) * inverse) * e.headroom, _LARGEST))
-    return rounded_to(y, _LOWEST, _MANTISSA, word, how)
+    y = as_bits(min((as_float(bits) * inverse) * e.headroom, ELEMENT_LARGEST))
+    return rounded_to(y, ELEMENT_LOWEST, ELEMENT_MANTISSA, word, how)
 
 
 @implements(quantize, e=NVFP4Numbers)
@@ -106,7 +154,7 @@ def _quantize(bits: Any, inverse: Any, b: Any, e: Any, word: Any, how: Any) -> A
     return as_bits(min((q * b) * e.behind, e.dtype_largest))
 
 
-@implements(stored, e=[NVFP4Numbers, MultipliedNumbers])
+@implements(stored, e=KINDS)
 def _stored(bits: Any, word: Any, e: Any) -> Any:
     return signed(rounded(bits, word), word)
 
@@ -114,9 +162,9 @@ def _stored(bits: Any, word: Any, e: Any) -> Any:
 @implements(prepare, e=MultipliedNumbers)
 def _multiplied_prepare(amax: Any, e: Any) -> Any:
     """What elements are multiplied by before rounding, and behind it."""
-    scaled = min(as_float(amax) * e.encode, _SCALE_LARGEST)
-    b = nearest(as_bits(scaled), _SCALE_LOWEST, _SCALE_MANTISSA)
-    inverse = min(np.float32(1.0) / (b * e.decode), _FP32_LARGEST)
+    scaled = min(as_float(amax) * e.encode, SCALE_LARGEST)
+    b = nearest(as_bits(scaled), SCALE_LOWEST, SCALE_MANTISSA)
+    inverse = min(np.float32(1.0) / (b * e.decode), FP32_LARGEST)
     return inverse, ((b * e.amax) * e.of_amax) * e.inverse_headroom
 
 

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from quantctl.kernels.cpu import rest, tiles
 from quantctl.kernels.cpu.geometry import Geometry, count
+from quantctl.kernels.cpu.hadamard import transformed
 from quantctl.kernels.cpu.noise import NO_KEY, key
 from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
-from quantctl.kernels.cpu.words import MOST, flat
+from quantctl.kernels.cpu.words import ALL, MOST, Memory, memory, nothing
+from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.blocks import WHOLE, Block, block_of
+from quantctl.kernels.formats.four_over_six import ERRORS
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
@@ -37,8 +40,12 @@ class _Plan(NamedTuple):
     has_blocks: bool
     along: int
     """Elements of a block."""
+    by_rows: bool
+    """Whether the first axis is that of the rows."""
     wanted: str | None
     """See amax_wanted."""
+    lines: int
+    """How many have a largest magnitude of their own; 0 where the tensor has one."""
     numbers: Any
     """None where they follow from the values."""
     rule: Nearest | ByFraction
@@ -46,6 +53,8 @@ class _Plan(NamedTuple):
 
 Sizes = tuple[int, ...]
 Draws = tuple[Draw | None, ...]
+Bits = int | np.ndarray
+"""Of the tensor's largest magnitude in fp32, or those of each line's, int32 [lines]."""
 
 
 def _span(sizes: Sizes, strides: Sizes) -> int:
@@ -59,14 +68,17 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     format_ = FORMATS[spec.format]
     block = block_of(spec, format_.block) if format_.has_blocks else Block(WHOLE, WHOLE)
     in_squares = block.across > 1
-    if len(axes) != len(set(axes)) or len(axes) > 1 + block.is_plain:
+    of_lines = spec.extent == "row"
+    if len(axes) != len(set(axes)) or len(axes) > 1 + (block.is_plain and not of_lines):
         return None
+    of_squares = (len(sizes) - 2, len(sizes) - 1)
     if in_squares and len(sizes) == 1:
         sizes, x, out = ((1, *sizes), (sizes[0] * x[0], *x), (sizes[0] * out[0], *out))
     launch = matrices(sizes, x, out, (len(sizes) - 2, len(sizes) - 1) if in_squares else axes)
     if launch is None or not (launch.n.size == 1 or launch.n.x == launch.n.out == 1):  # rows lie in one piece
         return None
     batch, m, n, roles = launch
+    by_rows = roles[axes[0] == of_squares[1] if in_squares else 0] == "last"
     # where the axis plays no role, rows serve every one
     roles = ("last",) if block == Block(WHOLE, WHOLE) else ("first",) if in_squares else roles
     along = block.along or {"last": n.size, "first": m.size}[roles[0]]
@@ -77,6 +89,9 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         max(block.across, 1),
     )
     wanted = amax_wanted(spec)
+    lines = batch.size * (m.size if by_rows else n.size) if of_lines else 0
+    # HiFloat4's nearest is half away from zero, as HiFloat8's, whose kernels say so themselves
+    how = "away" if spec.format == "hifp4" and spec.round == "nearest" else str(spec.round)
     return _Plan(
         geometry,
         count(geometry),
@@ -84,17 +99,24 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         roles,
         block != Block(WHOLE, WHOLE),
         along,
+        by_rows,
         wanted,
-        None if wanted else numbers_of(spec, dtype, along),
-        RULES[str(spec.round)],
+        lines,
+        None if wanted else numbers_of(spec, dtype, along, by_rows),
+        RULES[how],
     )
 
 
-def _amax(words: np.ndarray, dtype: torch.dtype, plan: _Plan, elements: int) -> Tensor:
-    """The largest magnitude that the plan wants, fp32 []."""
-    work = partial(tiles.amax, words.dtype, words, plan.geometry, MOST[dtype][str(plan.wanted)])
-    bits = in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)
-    return torch.tensor(max(map(int, bits)), dtype=torch.int32).view(torch.float32)
+def _amax(words: Memory, dtype: torch.dtype, plan: _Plan, elements: int) -> Bits:
+    """The fp32 bits of the largest magnitudes that the plan wants."""
+    most = MOST[dtype][str(plan.wanted)]
+    if plan.lines:
+        found = np.zeros(plan.lines, np.int32)
+        work = partial(tiles.amax_of_lines, dtype, words, plan.geometry, most, plan.by_rows, found)
+        in_pieces(work, plan.geometry.batch, elements)
+        return found
+    work = partial(tiles.amax, dtype, words, plan.geometry, most)
+    return int(max(in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)))
 
 
 def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
@@ -102,17 +124,35 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draw
 
     draws: for each axis, where the spec rounds stochastically.
     """
+    if hadamard.is_wanted(spec):
+        return [_behind_transform(x, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
     outs = [room_like(x) for _ in axes]
     into(outs, x, spec, axes, draws)
     return outs
 
 
+def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None) -> Tensor:
+    hadamard.check_fits(x, spec, axis)
+    rest_of_spec = hadamard.without(spec)
+    y, bits = transformed(x, spec, axis, draw, amax_wanted(rest_of_spec) or ALL)
+    out = room_like(y)
+    into([out], y, rest_of_spec, (axis,), (draw,), bits=None if spec.extent == "row" else bits)
+    return hadamard.lowered(out, x.dtype)
+
+
 def into(
-    outs: Sequence[Tensor], x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws, number: int = 0
+    outs: Sequence[Tensor],
+    x: Tensor,
+    spec: FormatSpec,
+    axes: tuple[int, ...],
+    draws: Draws,
+    number: int = 0,
+    bits: Bits | None = None,
 ) -> None:
     """quantize_dequantize into tensors of x's shape and dtype, and of equal strides.
 
-    number: that of x's first element among those that are drawn for.
+    number: that of x's first element among those that are drawn for. bits: of the fp32 number that amax_wanted says, if
+    it is known.
     """
     elements = x.numel()
     if not elements:
@@ -120,33 +160,34 @@ def into(
     plan = _plan(spec, x.dtype, x.shape, x.stride(), outs[0].stride(), axes)
     if plan is None and len(axes) > 1:
         for out, axis, draw in zip(outs, axes, draws, strict=True):
-            into([out], x, spec, (axis,), (draw,), number)
+            into([out], x, spec, (axis,), (draw,), number, bits)
         return
     if plan is None:
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
-        into([result], x.contiguous(), spec, axes, draws, number)
+        into([result], x.contiguous(), spec, axes, draws, number, bits)
         outs[0].copy_(result)
         return
-    words, numbers, amax = flat(x, plan.spans[0]), plan.numbers, None
+    source, numbers = memory(x, plan.spans[0]), plan.numbers
     if numbers is None:
-        amax = _amax(words, x.dtype, plan, elements)
-        numbers = numbers_of(spec, x.dtype, plan.along, amax)
-    if numbers is None:
-        _by_reference(outs, x, spec, axes, draws, number, amax)
+        bits = _amax(source, x.dtype, plan, elements) if bits is None else bits
+        numbers = numbers_of(spec, x.dtype, plan.along, plan.by_rows, bits)
+    # errors are subnormal where no operand is
+    if numbers is None or (spec.scale in ERRORS and rest.flushes()):
+        _by_reference(outs, x, spec, axes, draws, number, bits)
         return
     # what is not asked for is empty; formats without blocks have no kernel for it
-    results = {"last": words[:0], "first": words[:0] if plan.has_blocks else None}
+    results = {"last": nothing(x), "first": nothing(x) if plan.has_blocks else None}
     keys = {"last": NO_KEY, "first": NO_KEY}
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
-        results[role] = flat(out, plan.spans[1])
+        results[role] = memory(out, plan.spans[1])
         keys[role] = NO_KEY if draw is None else key(draw, number)
     kind = x.dtype, type(numbers), type(plan.rule)
-    arguments = (words, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
+    arguments = (source, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
                  plan.geometry)  # fmt: skip
 
     def work(start: int, stop: int) -> None:
         while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
-            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, amax)
+            rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, bits)
             start = done + 1
 
     in_pieces(work, plan.tiles, elements)
@@ -159,8 +200,9 @@ def _by_reference(
     axes: tuple[int, ...],
     draws: Draws,
     number: int,
-    amax: Tensor | None,
+    bits: Bits | None,
 ) -> None:
     numbers = torch.arange(number, number + x.numel()).view(x.shape)
+    amax = torch.tensor(bits, dtype=torch.int32).view(torch.float32) if isinstance(bits, int) else None
     for out, axis, draw in zip(outs, axes, draws, strict=True):
         rest.through(out, x, spec, axis, draw, numbers, amax)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def through(
     out: Tensor, x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None, numbers: Tensor, amax: Tensor | None
 ) -> None:
     """x by the reference into `out`. numbers: int64 of x's shape, those that elements are drawn for. amax: the largest
-    finite magnitude of the whole tensor, where the format has a scale of it."""
+    finite magnitude of the whole tensor or of lines, as the format wants it that has a scale of it, if it is known."""
     with gradual_underflow():
         noise = None if draw is None else philox.uniform_at(numbers, draw)
         if amax is not None and has_tensor_scale(spec):
@@ -64,7 +65,7 @@ class Tiles:
         self.outs = [out.as_strided(size, (g.out_batch, g.out_m, 1)) for out in outs]
 
     def through(
-        self, tile: int, roles: Sequence[str], draws: Sequence[philox.Draw | None], amax: Tensor | None
+        self, tile: int, roles: Sequence[str], draws: Sequence[philox.Draw | None], bits: int | np.ndarray | None
     ) -> None:
         """A tile by the reference. roles, draws: of each result."""
         g = self.g
@@ -76,4 +77,8 @@ class Tiles:
         numbers = first + down[:, None] * g.number_m + right * g.number_n
         for out, role, draw in zip(self.outs, roles, draws, strict=True):
             axis = 0 if role == "first" else 1
+            amax = None if bits is None else torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+            if amax is not None and amax.dim():
+                lines = amax.view(g.batch, -1)[batch]
+                amax = lines[rows].view(-1, 1, 1) if axis else lines[columns]
             through(out[batch, rows, columns], x, self.spec, axis, draw, numbers, amax)

@@ -30,6 +30,8 @@ os.register_at_fork(after_in_child=_forget)
 def in_pieces(work: Callable[[int, int], Result], units: int, elements: int) -> list[Result]:
     """work(start, stop) over 0 .. units, in this thread and others, as many as the elements are worth."""
     global _pool
+    if units == 1 or elements < 2 * SMALLEST_PIECE:
+        return [work(0, units)]
     threads = max(1, min(torch.get_num_threads(), units, elements // SMALLEST_PIECE))
     edges = [units * i // threads for i in range(threads + 1)]
     if threads == 1:

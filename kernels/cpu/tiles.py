@@ -8,17 +8,40 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.core.types import none
 
-from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
-from quantctl.kernels.cpu.compiled import Kernel, part
+from quantctl.kernels.cpu import four_over_six, hifp4, mx, nvfp4, scaled  # noqa: F401
+from quantctl.kernels.cpu.blocks import (
+    block_of,
+    columns,
+    is_plain,
+    largest,
+    of_line,
+    prepare,
+    quantize,
+    rows,
+    stored,
+)
+from quantctl.kernels.cpu.compiled import Kernel, implements, part
 from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
-from quantctl.kernels.cpu.words import magnitude, unsigned
+from quantctl.kernels.cpu.words import Memory, magnitude, unsigned, words_of
 
 ROWS, COLUMNS = 32, 1024
 """Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
 still in the second cache."""
+
+_OF_TENSOR = [
+    *(mx.MXNumbers, scaled.MXRoomNumbers, scaled.FP8Numbers, scaled.INT8Numbers),
+    *(nvfp4.NVFP4Numbers, nvfp4.MultipliedNumbers),
+]
+_OF_LINES = [nvfp4.DividedLines, nvfp4.MultipliedLines]
+
+
+@implements(of_line, e=_OF_TENSOR)
+def _same(e: Any, line: Any) -> Any:
+    return e
 
 
 @part
@@ -32,9 +55,8 @@ def _block(x: Any, at: Any, out: Any, to: Any, size: Any, raw: Any, e: Any, word
     return is_plain(amax, e)
 
 
-@part
+@implements(rows, e=[*_OF_TENSOR, *_OF_LINES])
 def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> bool:
-    """A tile in blocks along n. Whether all of them are plain."""
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))
     block: Any = np.uint64(block_of(e))
@@ -45,14 +67,16 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
         target = np.uint64(batch * g.out_batch + i * g.out_m + column)
         if is_stochastic(how):
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
+        own = of_line(e, np.uint64(batch * g.m + i))
         for b in range(whole // block):
             j = b * block
-            plain &= _block(x, source + j, out, target + j, block, largest(x, source + j, block, e), e, words, j, how)
+            raw = largest(x, source + j, block, e)
+            plain &= _block(x, source + j, out, target + j, block, raw, own, words, j, how)
         if whole < width:
             raw = unsigned(x[source + whole])
             for j in range(whole, width):
                 raw = max(raw, unsigned(x[source + j]))
-            plain &= _block(x, source + whole, out, target + whole, width - whole, raw, e, words, whole, how)
+            plain &= _block(x, source + whole, out, target + whole, width - whole, raw, own, words, whole, how)
     return plain
 
 
@@ -68,12 +92,13 @@ def _shared(raw: Any, width: Any, across: Any) -> None:
             raw[j] = most
 
 
-@part
+@implements(columns, e=[*_OF_TENSOR, *_OF_LINES])
 def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> bool:
-    """A tile in blocks along m, row by row: what a column's block has in common lies in the rows of `kept`."""
+    # row by row: what a column's block has in common lies in the rows of `kept`
     batch, row, column = tile
     raw, firsts, seconds = kept
     width = np.uint64(min(g.columns, g.n - column))
+    line = np.uint64(batch * g.n + column)
     block = np.int64(block_of(e))
     plain = True
     for top in range(row, min(row + g.rows, g.m), block):
@@ -89,25 +114,40 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
         for c in range(width):
             amax = magnitude(raw[c])
             plain &= is_plain(amax, e)
-            firsts[c], seconds[c] = prepare(amax, e)
+            firsts[c], seconds[c] = prepare(amax, of_line(e, line + c))
         for i in rows:
             source = np.uint64(batch * g.x_batch + i * g.x_m + column)
             target = np.uint64(batch * g.out_batch + i * g.out_m + column)
             if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
             for c in range(width):
-                word = x[source + c]
-                bits = quantize(magnitude(word), firsts[c], seconds[c], e, words[c], how)
-                out[target + c] = stored(bits, word, e)
+                word, own = x[source + c], of_line(e, line + c)
+                bits = quantize(magnitude(word), firsts[c], seconds[c], own, words[c], how)
+                out[target + c] = stored(bits, word, own)
     return plain
 
 
-@part
-def _elements(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> None:
-    """A tile of a format without blocks."""
+def _through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
+    """A tile into `last` and `first`, where they are not empty. Whether all of its blocks are plain."""
+
+
+@implements(_through, first=Memory)
+def _in_blocks(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
+    words, kept = room
+    plain = True
+    if last.span:
+        plain &= rows(x, words_of(last), e, how, keys[0], g, tile, words)
+    if first.span and plain:
+        plain &= columns(x, words_of(first), e, how, keys[1], g, tile, words, kept)
+    return plain
+
+
+@implements(_through, first=none)
+def _elements(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
+    out, key, words = words_of(last), keys[0], room[0]
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))
-    none = np.float32(0.0)
+    nothing = np.float32(0.0)
     for i in range(row, min(row + g.rows, g.m)):
         source = np.uint64(batch * g.x_batch + i * g.x_m + column)
         target = np.uint64(batch * g.out_batch + i * g.out_m + column)
@@ -115,7 +155,8 @@ def _elements(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, w
             fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
         for c in range(width):
             word = x[source + c]
-            out[target + c] = stored(quantize(magnitude(word), none, none, e, words[c], how), word, e)
+            out[target + c] = stored(quantize(magnitude(word), nothing, nothing, e, words[c], how), word, e)
+    return True
 
 
 _place = part(place)
@@ -127,21 +168,30 @@ def quantize_dequantize(
 ) -> int:
     """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be empty.
 
-    x, last, first: flat words; first is None for formats without blocks. The keys are those of the two's noise.
+    x, last, first: memory; first is None for formats without blocks. The keys are those of the two's noise.
     Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
     """
+    source = words_of(x)
     words = np.zeros(g.columns + 4, np.int32)
-    kept = np.zeros(g.columns, x.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
+    kept = np.zeros(g.columns, source.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
     for number in range(start, stop):
         tile = _place(number, g)
-        if first is None:
-            _elements(x, last, e, how, last_key, g, tile, words)
-        else:
-            if len(last) and not _rows(x, last, e, how, last_key, g, tile, words):
-                return number
-            if len(first) and not _columns(x, first, e, how, first_key, g, tile, words, kept):
-                return number
+        if not _through(source, last, first, e, how, (last_key, first_key), g, tile, (words, kept)):
+            return number
     return stop
+
+
+@Kernel
+def amax_of_lines(x: Any, g: Any, most: Any, by_rows: Any, found: Any, start: Any, stop: Any) -> None:
+    """fp32 bits of the largest magnitude of each row, or column, of matrices start .. stop into found [lines]."""
+    words = words_of(x)
+    for batch in range(start, stop):
+        for i in range(g.m):
+            source = np.uint64(batch * g.x_batch + i * g.x_m)
+            for j in range(np.uint64(g.n)):
+                word = unsigned(words[source + j])
+                line = np.uint64(batch * g.m + i) if by_rows else np.uint64(batch * g.n) + j
+                found[line] = max(found[line], magnitude(word) if word <= most else np.int32(0))
 
 
 @Kernel
@@ -150,12 +200,13 @@ def amax(x: Any, g: Any, most: Any, start: Any, stop: Any) -> Any:
 
     most: the largest word that counts, without a sign.
     """
-    zero = x.dtype.type(0)
+    words = words_of(x)
+    zero = words.dtype.type(0)
     found = zero
     for row in range(start, stop):
         batch, i = divmod(row, g.m)
         source = np.uint64(batch * g.x_batch + i * g.x_m)
         for j in range(np.uint64(g.n)):
-            word = unsigned(x[source + j])
+            word = unsigned(words[source + j])
             found = max(found, word if word <= most else zero)
     return magnitude(found)

@@ -7,14 +7,16 @@ with integers of 64 bits; what is cast back at once stays in lanes of 32.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numba import carray
 from numba.core import types
+from numba.extending import intrinsic
 from torch import Tensor
 
-from quantctl.kernels.cpu.compiled import as_bits, as_float, implements
+from quantctl.kernels.cpu.compiled import as_bits, as_float, implements, part
 
 BITS = {torch.bfloat16: np.uint16, torch.float16: np.int16, torch.float32: np.int32}
 
@@ -174,9 +176,40 @@ def _fp32_rounded(bits: Any, word: Any) -> Any:
     return bits
 
 
-def flat(x: Tensor, span: int) -> np.ndarray:
-    """`span` elements of x's memory from its first on, as the integers of its dtype. No copy."""
-    if span != x.numel() or not x.is_contiguous():
-        x = x.as_strided((span,), (1,))
-    words = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bf16
-    return words.reshape(-1).view(BITS[x.dtype])
+class Memory(NamedTuple):
+    """What kernels are given of a tensor: a NumPy array of it takes as long to make as they need for a small one."""
+
+    address: int
+    span: int
+    """Elements from the first to the last."""
+    like: Any
+    """A word of its dtype."""
+
+
+_LIKE = {dtype: kind(0) for dtype, kind in BITS.items()}
+
+
+def memory(x: Tensor, span: int) -> Memory:
+    """`span` elements of x's memory from its first on. Whoever calls a kernel with it keeps x."""
+    return Memory(x.data_ptr(), span, _LIKE[x.dtype])
+
+
+def nothing(x: Tensor) -> Memory:
+    """None of x's elements."""
+    return memory(x, 0)
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
+    """The address as one of words of that kind."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.misc.CPointer(like)(address, like), generate
+
+
+@part
+def words_of(memory: Any) -> Any:
+    """A flat array of a tensor's words, of its integers' dtype."""
+    return carray(_pointer(memory.address, memory.like), (memory.span,))

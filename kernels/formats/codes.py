@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
+from quantctl.kernels.dispatch import CPU, family_of
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.hadamard import transformed, without
 from quantctl.kernels.formats.quantize import FORMATS, axes_of, draw_for, noise_for, operand
@@ -86,15 +87,35 @@ def encode(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Dra
     noise = noise_for(x, spec, draw)
     rows, row_noise = (None if t is None else t.movedim(axis, -1).contiguous() for t in (x, noise))
     assert rows is not None
-    format_ = FORMATS[spec.format]
-    codes = format_.encode(rows, spec, row_noise)
-    elements = pack(codes.elements, format_.bits(spec))
+    codes = encode_rows(rows, spec, row_noise)
+    elements = pack(codes.elements, FORMATS[spec.format].bits(spec))
     return Encoded(elements, codes.block_scales, codes.tensor_scale, spec, shape, axis, dtype)
 
 
 def decode(encoded: Encoded) -> Tensor:
     """The values, contiguous, in the shape and dtype of the tensor that was encoded."""
-    format_, axis = FORMATS[encoded.spec.format], encoded.axis
-    elements = unpack(encoded.elements, format_.bits(encoded.spec), encoded.shape[axis])
+    axis = encoded.axis
+    elements = unpack(encoded.elements, FORMATS[encoded.spec.format].bits(encoded.spec), encoded.shape[axis])
     codes = Codes(elements, encoded.block_scales, encoded.tensor_scale)
-    return format_.decode(codes, encoded.spec, encoded.dtype).movedim(-1, axis).contiguous()
+    return decode_rows(codes, encoded.spec, encoded.dtype).movedim(-1, axis).contiguous()
+
+
+def encode_rows(rows: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
+    """Codes of contiguous rows [..., n] in blocks along their last axis, by whoever computes them. noise: fp32 of their
+    shape, that of stochastic rounding."""
+    if not torch.compiler.is_compiling() and family_of(rows, spec) == CPU:
+        from quantctl.kernels.cpu import codes as cpu_codes
+
+        if (found := cpu_codes.encode(rows, spec, noise)) is not None:
+            return found
+    return FORMATS[spec.format].encode(rows, spec, noise)
+
+
+def decode_rows(codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
+    """The values of codes [..., n], by whoever computes them."""
+    if not torch.compiler.is_compiling() and family_of(codes.elements, spec) == CPU:
+        from quantctl.kernels.cpu import codes as cpu_codes
+
+        if (found := cpu_codes.decode(codes, spec, dtype)) is not None:
+            return found
+    return FORMATS[spec.format].decode(codes, spec, dtype)

@@ -58,14 +58,20 @@ def fits(length: int, spec: FormatSpec) -> bool:
     return not is_wanted(spec) or length % int(spec.transform[0]) == 0
 
 
-def check_size(x: Tensor, spec: FormatSpec, axis: int) -> None:
-    """Raises QuantctlError for a transform that does not divide the axis."""
+def check_fits(x: Tensor, spec: FormatSpec, axis: int) -> None:
+    """Raises QuantctlError for a transform whose size does not divide the axis."""
     if not fits(x.shape[axis], spec):
         raise QuantctlError(
-            f"hadamard={spec.hadamard} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of shape "
-            f"{list(x.shape)}",
+            f"hadamard={spec.transform[0]} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of "
+            f"shape {list(x.shape)}",
             "choose a size that does, or hadamard=none there",
         )
+
+
+def lowered(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Quantized values behind a transform in the dtype of what was transformed, limited to its largest number."""
+    largest = torch.finfo(dtype).max
+    return values if values.dtype == dtype else values.clamp(-largest, largest).to(dtype)
 
 
 def signs_of(spec: FormatSpec, draw: philox.Draw | None, like: Tensor) -> Tensor | None:
@@ -82,15 +88,15 @@ def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None
     """x (bf16, fp16 or fp32) behind the spec's transform along `axis` (>= 0), in its dtype or fp32; itself if there is
     none.
 
-    draw: whose `signs` random ones are. Raises QuantctlError for a size that does not divide the axis.
+    draw: whose `signs` random ones are. Raises QuantctlError as check_fits does.
     """
     if not is_wanted(spec):
         return x
-    check_size(x, spec, axis)
+    check_fits(x, spec, axis)
     if not torch.compiler.is_compiling() and family_of(x) == CPU:
         from quantctl.kernels.cpu import hadamard as cpu_hadamard
 
-        return cpu_hadamard.transformed(x, spec, axis, draw)
+        return cpu_hadamard.transformed(x, spec, axis, draw)[0]
     return reference(x, spec, axis, draw)
 
 

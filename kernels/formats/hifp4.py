@@ -125,8 +125,7 @@ class HiFloat4:
         block, word = block_of(spec, BLOCK), codes.block_scales.unsqueeze(-1)
         k = (codes.elements & 7).float()
         values = torch.where(codes.elements > 7, -k, k)
-        second, third = (((word >> first) >> _places(word, count) & 1).float() for first, count in ((8, 8), (16, 16)))
-        parts = _dequantize(split(values, block).contiguous(), _scale_of(word), second, third, dtype)
+        parts = _dequantize(split(values, block).contiguous(), _scale_of(word), *_levels(word), dtype)
         return join(parts, block, values.shape)
 
 
@@ -140,6 +139,19 @@ def _scale_of(word: Tensor) -> Tensor:
     return (
         ((byte + ((127 + E6M2.min_exponent) << 2)) << 21).view(torch.float32).masked_fill(byte == NAN_BYTE, torch.nan)
     )
+
+
+def factors_of_fours(codes: Codes) -> Tensor:
+    """What the k of four neighbours are multiplied by, fp32 [..., 16 a block]: 2^(l2 + l3) * s / 4."""
+    assert codes.block_scales is not None
+    word = codes.block_scales.unsqueeze(-1)
+    return (_exponents(*_levels(word))[..., ::FOUR] * (_scale_of(word) * 0.25)).flatten(-2)
+
+
+def _levels(word: Tensor) -> tuple[Tensor, Tensor]:
+    """l2 [..., 8] and l3 [..., 16] of blocks' words [..., 1], fp32 0 or 1."""
+    second, third = (((word >> first) >> _places(word, count) & 1).float() for first, count in ((8, 8), (16, 16)))
+    return second, third
 
 
 def _dequantize(values: Tensor, scale: Tensor, second: Tensor, third: Tensor, dtype: torch.dtype) -> Tensor:

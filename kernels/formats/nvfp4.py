@@ -40,6 +40,7 @@ from quantctl.kernels.formats.rounding import MANTISSA_BITS, MANTISSA_MASK, fini
 from quantctl.spec import FormatSpec
 
 BLOCK = 16
+SCALE_NAN = 0x7F
 LARGEST_ENCODE = 2.0**117
 """s_enc of tensors with amax < 2^-105 stops here: b * s_dec >= 2^-126 and its reciprocal stay normal numbers."""
 _FP32_LARGEST = torch.finfo(torch.float32).max
@@ -94,7 +95,19 @@ def _multiplied(amax: Tensor, of_tensor: Tensor) -> tuple[Tensor, Tensor]:
     return b, (b * decode).reciprocal().clamp_max(_FP32_LARGEST)
 
 
-def _amax_of(x: Tensor, spec: FormatSpec, axis: int) -> Tensor:
+def scales_of(amax: Tensor, of_tensor: Tensor, spec: FormatSpec) -> tuple[Tensor, Tensor]:
+    """b of blocks with the largest magnitudes `amax`, and what their elements are multiplied by before rounding.
+
+    of_tensor: that of the tensor or row, finite. Not for 4over6, whose b depends on the elements.
+    """
+    if spec.scale == "multiply":
+        return _multiplied(amax, of_tensor)
+    encode, decode = tensor_scales(of_tensor)
+    b = block_scale(amax, encode)
+    return b, (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
+
+
+def amax_of(x: Tensor, spec: FormatSpec, axis: int) -> Tensor:
     """The largest finite magnitude, fp32, of the tensor [] or of each row: x's shape, the axis of length 1."""
     if spec.extent != "row":
         return finite_amax(x)
@@ -114,12 +127,7 @@ class NVFP4:
         assert spec.round is not None
         if spec.scale in four_over_six.ERRORS:
             return four_over_six.quantize(values, axis, amax, spec)
-        if spec.scale == "multiply":
-            b, inverse = _multiplied(block_amax(values, axis), amax)
-        else:
-            encode, decode = tensor_scales(amax)
-            b = block_scale(block_amax(values, axis), encode)
-            inverse = (b * decode).reciprocal_().masked_fill(b == 0, 0.0)
+        b, inverse = scales_of(block_amax(values, axis), amax, spec)
         elements = values * inverse
         if (factor := headroom(spec)) != 1.0:
             elements = elements.mul_(factor)
@@ -137,12 +145,12 @@ class NVFP4:
         if not x.numel():
             return torch.empty_like(x)
         if amax is None:
-            amax = _amax_of(x, spec, axis)
+            amax = amax_of(x, spec, axis)
             amax = amax.unsqueeze(axis) if amax.dim() else amax
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
             elements, b = self._quantize(part.float(), spec, axis, noise, amax)
-            return _dequantize(elements, b, kept_of_tensor(amax, spec), spec, x.dtype)
+            return _dequantize(elements, b, kept_of(amax, spec), spec, x.dtype)
 
         return through(blocks, block_of(spec, BLOCK), x, spec, axis, noise)
 
@@ -155,21 +163,21 @@ class NVFP4:
     def factors(self, codes: Codes, spec: FormatSpec) -> Tensor | None:
         assert codes.block_scales is not None
         assert codes.tensor_scale is not None
-        return _factors(look_up(E4M3.values(codes.block_scales), codes.block_scales), codes.tensor_scale, spec)
+        return factors_of(look_up(E4M3.values(codes.block_scales), codes.block_scales), codes.tensor_scale, spec)
 
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None, amax: Tensor | None = None) -> Codes:
         """amax: as in quantize_dequantize, for an axis that is the last; the codes' tensor scale has its shape."""
         values, block = x.float(), block_of(spec, BLOCK)
         if amax is None:
-            amax = _amax_of(x, spec, -1)
+            amax = amax_of(x, spec, -1)
         in_blocks = amax.unsqueeze(-1) if spec.extent == "row" else amax
         elements, b = self._quantize(
             split(values, block), spec, -1, None if noise is None else split(noise, block), in_blocks
         )
         finite = b.isfinite()
         codes = E2M1.codes(elements.where(finite, 0.0))
-        scale_codes = E4M3.codes(b.where(finite, 0.0)).masked_fill(~finite, 0x7F)
-        return Codes(join(codes, block, x.shape), scale_codes.squeeze(-1), kept_of_tensor(amax, spec))
+        scale_codes = E4M3.codes(b.where(finite, 0.0)).masked_fill(~finite, SCALE_NAN)
+        return Codes(join(codes, block, x.shape), scale_codes.squeeze(-1), kept_of(amax, spec))
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
@@ -181,12 +189,12 @@ class NVFP4:
         return join(_dequantize(split(values, block).contiguous(), b, in_blocks, spec, dtype), block, values.shape)
 
 
-def kept_of_tensor(amax: Tensor, spec: FormatSpec) -> Tensor:
+def kept_of(amax: Tensor, spec: FormatSpec) -> Tensor:
     """What is kept of a tensor or row beside its blocks: s_dec, or amax where the values are made of that."""
     return tensor_scales(amax)[1] if spec.scale in (None, "divide") else amax
 
 
-def _factors(b: Tensor, of_tensor: Tensor, spec: FormatSpec) -> Tensor:
+def factors_of(b: Tensor, of_tensor: Tensor, spec: FormatSpec) -> Tensor:
     """What the elements of blocks are multiplied by, fp32."""
     if spec.scale in (None, "divide"):
         return b * of_tensor * (1 / headroom(spec))
@@ -199,7 +207,7 @@ def _dequantize(elements: Tensor, b: Tensor, of_tensor: Tensor, spec: FormatSpec
         elements = elements.mul_(b)
         b = of_tensor if headroom(spec) == 1.0 else of_tensor * (1 / headroom(spec))
     else:
-        b = _factors(b, of_tensor, spec)
+        b = factors_of(b, of_tensor, spec)
     by, factor = lowering(b)
     return lower(elements.mul_(factor), by, dtype)
 

@@ -42,7 +42,7 @@ def kept_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
     quantized.
     """
     if spec.format == "nvfp4":
-        return nvfp4.kept_of_tensor(amax, spec)
+        return nvfp4.kept_of(amax, spec)
     if spec.format == "hifp8":
         return hifp8.scale_of(amax, spec)
     return (

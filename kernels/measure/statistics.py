@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
+from quantctl.kernels.formats.codes import decode_rows, encode_rows
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.hadamard import transformed, without
 from quantctl.kernels.formats.quantize import FORMATS, axes_of, noise_for, operand
@@ -88,9 +89,9 @@ def measure(x: Tensor, spec: FormatSpec | str, axis: int) -> Measured:
     (axis,) = axes_of(rows, (axis,), spec)
     rows, spec = transformed(rows, spec, axis, _DRAW), without(spec)
     rows = rows.movedim(axis, -1).contiguous()
-    codes = format_.encode(rows, spec, noise_for(rows, spec, _DRAW))
+    codes = encode_rows(rows, spec, noise_for(rows, spec, _DRAW))
     largest = Codes(torch.full_like(codes.elements, format_.largest_code(spec)), codes.block_scales, codes.tensor_scale)
-    values = format_.decode(codes, spec, torch.float32)
+    values = decode_rows(codes, spec, torch.float32)
     wide = rows.float()
     magnitude = wide.abs()
     nonzero = magnitude != 0
@@ -98,7 +99,7 @@ def measure(x: Tensor, spec: FormatSpec | str, axis: int) -> Measured:
         magnitude.max() if rows.numel() else wide.new_zeros(()),
         (nonzero & (values == 0)).sum(),
         nonzero.sum(),
-        (magnitude > format_.decode(largest, spec, torch.float32)).sum(),
+        (magnitude > decode_rows(largest, spec, torch.float32)).sum(),
         wide.square().sum(),
         (wide - values).square_().sum(),
     )

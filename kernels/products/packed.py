@@ -21,7 +21,7 @@ from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.blocks import WHOLE, block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.hadamard import check_size, transformed, without
+from quantctl.kernels.formats.hadamard import check_fits, transformed, without
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
@@ -33,6 +33,7 @@ from quantctl.kernels.formats.quantize import (
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.groups import in_tiles, tile_rows, tiles
+from quantctl.kernels.products.plan import Kept
 from quantctl.spec import FormatSpec, ProductSpecs
 
 
@@ -133,31 +134,29 @@ def quantize_dequantize_packed(
         from quantctl.kernels.triton import packed as triton_packed
 
         for along in {1, axis}:
-            check_size(x, spec, along)
+            check_fits(x, spec, along)
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw), spec), layout
     values = quantize_dequantize(x, spec, 1, rng=draw)
     return values, _pack(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
 
 
 def quantize_dequantize_kept(
-    x: Tensor, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
+    x: Tensor, kept: Kept, specs: ProductSpecs, rngs: operands.Draws
 ) -> tuple[Tensor, Packed, Layout]:
     """x [tokens, in], contiguous, as fprop takes it, and packed as wgrad will, which does not take it as it is.
 
     rngs: the draws of both. Read once where one format serves both.
     """
-    kept = operands.kept(specs)
-    assert kept is not None
     if family_of(x) == CPU:
         return unpacked(kept, x, specs, rngs, quantize_dequantize_along)
     if kept.together:
-        return quantize_dequantize_packed(x, kept.spec, kept.axis, rngs)
+        return quantize_dequantize_packed(x, kept.spec, kept.axis, (rngs[0], rngs[1]))
     values = quantize_dequantize(x, specs.fprop[0].spec, 1, rng=rngs[0])
     return values, *packed_matrix(operands.begin(specs.wgrad[1], x, values), kept.spec, kept.axis, rngs[1])
 
 
 def unpacked(
-    kept: operands.Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
+    kept: Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
 ) -> tuple[Tensor, Packed, Layout]:
     """As quantize_dequantize_kept, but what is kept are the values."""
     layout = Layout(kept.spec, kept.axis, x.shape[0], x.shape[1], x.dtype)
@@ -179,7 +178,7 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
     if _by_triton(x, spec):
         from quantctl.kernels.triton import packed as triton_packed
 
-        check_size(x, spec, axis)
+        check_fits(x, spec, axis)
         return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw), spec, values=False)[1], layout
     return _pack(transformed(x, spec, axis, draw), layout, draw), layout
 

@@ -13,11 +13,13 @@ from kernel_specs import differing, every
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantctl.kernels import philox
+from quantctl.kernels.cpu import codes as cpu_codes
 from quantctl.kernels.cpu import hadamard as cpu_hadamard
 from quantctl.kernels.cpu import kept, qdq, threads
 from quantctl.kernels.cpu.room import room_like
+from quantctl.kernels.cpu.words import FINITE
 from quantctl.kernels.dispatch import CPU
-from quantctl.kernels.formats import hadamard
+from quantctl.kernels.formats import codes, hadamard
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
@@ -28,36 +30,24 @@ DTYPES = list(BITS)
 GENERATOR = torch.Generator().manual_seed(11)
 
 
-# what is compiled: kinds of formats and of rounding, in each dtype,
-FIRST_KINDS = [
-    "mxfp8",
-    "mxfp8:scale=ceil,elem=e5m2,round=away",
-    "mxfp4:scale=floor,round=stochastic",
-    "nvfp4",
-    "nvfp4:round=stochastic,headroom=16/17",
-    "hifp8",
-    "hifp8:scale=tensor,round=stochastic",
-    "hifp8:scale=tensor",
-]
-# or in one, whose arithmetic has what is above around it,
-MORE_KINDS = [
-    "fp8",
-    "fp8:block=1x128,round=stochastic",
-    "nvfp4:scale=multiply",
-    "mxfp4:scale=floor,round=stochastic,headroom=3/4",
-]
-
-
-# and the numbers that it is called with, in one
-OTHERS = [
-    *(text for text in every(CPU) if len(differing(text)) == 1 and "round" not in differing(text)),
-    *("nvfp4:scale=multiply,block=16x16", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
+# each way to store a result, in each dtype; what is compiled: kinds of formats and of rounding
+STORED = ["mxfp8", "nvfp4", "hifp8:scale=tensor", "int8"]
+# what else the other tests compile in bf16
+IN_BF16 = ["hifp8", "hifp4", "fp8", "fp8:block=row", "mxfp4:scale=floor,round=stochastic"]
+# the arithmetic of every option, in the dtype that has the most numbers
+OPTIONS = [
+    *(text for text in every(CPU) if len(differing(text)) <= 1),
+    *("hifp8:scale=fp32,target=224,round=stochastic", "hifp8:scale=tensor,round=stochastic"),
+    *("mxfp4:scale=floor,round=stochastic,headroom=3/4", "mxfp8:scale=ceil,elem=e5m2,round=away"),
     *("mxfp4:block=32x32,round=stochastic", "fp8:block=row,scale=pow2,round=stochastic"),
+    *("nvfp4:round=stochastic,headroom=16/17", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
+    *("nvfp4:scale=4over6,block=16x16", "nvfp4:scale=4over6,extent=row", "nvfp4:scale=multiply,extent=row"),
+    *("nvfp4:scale=multiply,block=16x16", "int8:block=32x32,round=stochastic"),
 ]
 CASES = [
-    *((text, dtype) for text in FIRST_KINDS for dtype in DTYPES),
-    *((text, torch.float32) for text in MORE_KINDS),
-    *((text, torch.bfloat16) for text in OTHERS),
+    *((text, dtype) for text in STORED for dtype in (torch.bfloat16, torch.float16)),
+    *((text, torch.bfloat16) for text in IN_BF16),
+    *((text, torch.float32) for text in OPTIONS),
 ]
 
 
@@ -68,14 +58,14 @@ def _random(shape):
 def _tensors(dtype):
     """Every pattern of 16 bits or many of 32, whole and without NaN and Inf, and normal numbers of every size."""
     if dtype == torch.float32:
-        patterns = _random((200, 300)).view(dtype)
+        patterns = _random((150, 150)).view(dtype)
     else:
         patterns = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
         patterns = patterns[torch.randperm(65536, generator=GENERATOR)].view(256, 256)
     yield patterns
     yield torch.where(patterns.isfinite(), patterns, 0)
     for size in (1.0, 1e-30, 1e-41, 3e37):
-        yield (torch.randn(70, 300, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
+        yield (torch.randn(70, 100, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
 
 
 def same(a, b):
@@ -109,8 +99,14 @@ def test_every_pattern(text, dtype):
                 assert same(expected[axis], found), (number, axes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("text", ["mxfp4:hadamard=32,signs=random", "nvfp4:hadamard=16,signs=fixed,hadamard_out=fp32"])
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        *(("mxfp4:hadamard=32,signs=random", dtype) for dtype in DTYPES),
+        ("nvfp4:hadamard=16,signs=fixed,hadamard_out=fp32", torch.bfloat16),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
 def test_hadamard(text, dtype):
     spec, draw = parse(text), philox.Draw(5, 78, 3)
     for shape in ((64, 3, 96), (128,)):
@@ -118,8 +114,40 @@ def test_hadamard(text, dtype):
             x = (torch.randn(shape, generator=GENERATOR, dtype=torch.float64) * size).to(dtype)
             x.view(-1)[5:8] = torch.tensor([torch.inf, torch.nan, -torch.inf]) if size == 1.0 else 0.0
             for axis in (0, x.dim() - 1):
-                found = cpu_hadamard.transformed(x, spec, axis, draw)
+                found, bits = cpu_hadamard.transformed(x, spec, axis, draw, FINITE)
+                assert bits == found.float().nan_to_num(0.0, 0.0, 0.0).abs().max().view(torch.int32).item()
                 assert same(hadamard.reference(x, spec, axis, draw), found), (shape, size, axis)
+
+
+LEFT = ["hifp4", "nvfp4:scale=4over6"]
+"""To the reference: their blocks share more than a scale."""
+ENCODED = [
+    *("mxfp8", "mxfp6:block=32x32,round=away", "mxfp4:scale=floor,round=stochastic,headroom=3/4", "nvfp4"),
+    *("nvfp4:scale=multiply,extent=row", "fp8", "fp8:block=128x128", "int8", "int8:block=32x32,round=stochastic"),
+    *("hifp8", "hifp8:scale=fp32,round=stochastic"),
+]
+
+
+@pytest.mark.parametrize("text", [*ENCODED, *LEFT])
+def test_codes(text, monkeypatch):
+    tails = torch.randn(3, 40, 41, generator=GENERATOR).to(torch.float16)
+    for x in (*_tensors(torch.bfloat16), tails, tails.transpose(0, 1), torch.randn(70, generator=GENERATOR)):
+        for axis in range(max(x.dim() - 2, 0), x.dim()):
+            monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+            expected = codes.encode(x, text, axis, rng=philox.Draw(5, 77))
+            values = codes.decode(expected)
+            monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+            found = codes.encode(x, text, axis, rng=philox.Draw(5, 77))
+            for one, other in zip(_parts(expected), _parts(found), strict=True):
+                assert one.shape == other.shape
+                assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+            assert same(values, codes.decode(found))
+    plain = torch.ones(2, 64)
+    assert (cpu_codes.encode(plain, parse(text), torch.zeros_like(plain)) is None) == (text in LEFT)
+
+
+def _parts(encoded):
+    return [t for t in (encoded.elements, encoded.block_scales, encoded.tensor_scale) if t is not None]
 
 
 SHAPES = {
@@ -143,11 +171,14 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize(
     "text",
-    ["mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic", "fp8:block=128x128", "fp8:block=row", "fp8"],
+    [
+        *("mxfp8", "nvfp4", "hifp8:scale=tensor", "mxfp4:round=stochastic", "fp8:block=128x128", "fp8:block=row"),
+        *("fp8", "hifp4", "nvfp4:extent=row", "nvfp4:scale=4over6,block=16x16"),
+    ],
 )
 def test_shapes_and_strides(name, text):
     x = SHAPES[name].to(torch.bfloat16)
-    first = max(x.dim() - 2, 0) if "128x128" in text else 0
+    first = max(x.dim() - 2, 0) if "128x128" in text or "16x16" in text else 0
     for axes in [(axis,) for axis in range(first, x.dim())] + ([(x.dim() - 1, first)] if x.dim() > 1 else []):
         kept_bits = x.clone()
         expected, found = both(x, text, axes)
@@ -202,6 +233,7 @@ def _step(text, experts):
     [
         *("mxfp8", "hifp8:scale=tensor", "mxfp4:round=stochastic", "mxfp8:bwd=dequantized"),
         *("fp8:block=1x128,weight.block=128x128", "fp8", "nvfp4:scale=multiply,weight.block=16x16"),
+        *("int8", "nvfp4:extent=row"),
     ],
 )
 def test_products_are_those_of_the_reference(text, experts, monkeypatch):
@@ -218,7 +250,9 @@ def test_a_fake_tensor_goes_through_the_reference(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-38, 1e-41])
-@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "mxfp4:scale=floor,round=stochastic", "hifp8:scale=tensor"])
+@pytest.mark.parametrize(
+    "text", ["mxfp8", "nvfp4", "mxfp4:scale=floor,round=stochastic", "hifp8:scale=tensor", "int8", "hifp8:scale=fp32"]
+)
 def test_subnormal_numbers_flushed(text, size):
     """With torch.set_flush_denormal(True) the bits are the same as without."""
     x = (torch.randn(64, 64, dtype=torch.float64) * size).float()
