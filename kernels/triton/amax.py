@@ -83,7 +83,7 @@ def amaxes(
         **{name: word for name, word in words.items() if not name.startswith("call")},
         LAST="last" in by_role,
         FIRST="first" in by_role,
-        Q=q,
+        Q=q.parameter,
         **tile.constants(q),
     )
     return {role: by_role.get(role, found[0]) for role in ROLES}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
+import triton.language as tl
 
 from quantctl.kernels.formats import fp8, hifp4, int8, mx
 from quantctl.kernels.formats.blocks import block_of
@@ -26,7 +28,7 @@ SCALE_DTYPES = {"fp8": torch.float32, "int8": torch.float32, "hifp4": torch.int3
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A kernel's Q, which reads Q.value.FORMAT, compiled and interpreted: a compiled kernel gets it as a constexpr."""
+    """A kernel's Q (its `parameter`), which reads Q.value.FORMAT: a compiled kernel is given a constexpr of it."""
 
     FORMAT: str
     """mx, nvfp4, fp8, int8, hifp8 or hifp4."""
@@ -67,6 +69,23 @@ class Quantizer:
     @property
     def value(self) -> Quantizer:
         return self
+
+    @property
+    def parameter(self) -> Quantizer | Compiled:
+        """What a launch is given."""
+        return self if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") else Compiled(self)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A Quantizer whose numbers are the compiler's constants: up to Triton 3.2 it compares nothing else."""
+
+    of: Quantizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return tl.constexpr(getattr(self.of, name))
 
 
 def _element(spec: FormatSpec) -> dict[str, Any]:

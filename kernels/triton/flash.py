@@ -112,7 +112,7 @@ def _common(q: Tensor, v: Tensor, call: Call, tile: Tile) -> dict[str, Any]:
 
 
 def _format(call: Call, dtype: torch.dtype, keys: int) -> dict[str, Any]:
-    return {"Q": NOTHING if call.pv.is_none else quantizer(call.pv, dtype), "FOURS": keys % 4 == 0}
+    return {"Q": (NOTHING if call.pv.is_none else quantizer(call.pv, dtype)).parameter, "FOURS": keys % 4 == 0}
 
 
 def _words(draw: Draw | None) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def _quantize(
             TABLE=table is not None,
             LAST="last" in by_role,
             FIRST="first" in by_role,
-            Q=q,
+            Q=q.parameter,
             FOURS=n % 4 == 0,
             GROUPS=triton.next_power_of_2(len(groups)),
             **tile.constants(q),
@@ -95,7 +95,7 @@ def group_amaxes(
         TABLE=table is not None,
         LAST="last" in by_role,
         FIRST="first" in by_role,
-        Q=q,
+        Q=q.parameter,
         GROUPS=triton.next_power_of_2(len(groups)),
         **tile.constants(q),
     )

@@ -89,7 +89,7 @@ def quantize_dequantize_packed(
             *(layout.rows, layout.columns, packed.elements.shape[1]),
             **draw_words(ROLES, draws),
             AXIS=layout.axis,
-            Q=q,
+            Q=q.parameter,
             VALUES=values,
             WHOLE=whole is not None,
             FOURS=layout.columns % 4 == 0,
@@ -116,7 +116,7 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
             raw(hifp8.values_table(elements)) if spec.format == "hifp8" else elements,
             *(raw(values), layout.rows, layout.columns, elements.shape[1]),
             AXIS=layout.axis,
-            Q=q,
+            Q=q.parameter,
             **packing(spec),
             **tile.constants(q),
         )

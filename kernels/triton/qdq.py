@@ -143,7 +143,7 @@ def quantize_dequantize(
             **draw_words(roles, draws),
             LAST="last" in by_role,
             FIRST="first" in by_role,
-            Q=q,
+            Q=q.parameter,
             WHOLE=whole is not None,
             FOURS=n.number == 1 and m.number % 4 == 0 and batch.number % 4 == 0,
             **tile.constants(q),

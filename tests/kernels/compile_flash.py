@@ -53,7 +53,7 @@ def compiled(kernel: Any, text: str, d: int, d_v: int, capability: int) -> Any:
         **triton_flash.widths(d, d_v),
         **{"ROWS": tile.rows, "KEYS": tile.keys, "CAUSAL": True, "WHOLE_ROWS": True, "WHOLE_KEYS": True},
         **{"ONE_K": True, "ONE_Q": True, "PARTS": 1, "BITS": False, "OUT_BITS": False, "FOURS": True},
-        "Q": NOTHING if spec.is_none else quantizer(spec, torch.bfloat16),
+        "Q": (NOTHING if spec.is_none else quantizer(spec, torch.bfloat16)).parameter,
     }
     types: dict[str, Any] = {"factor": "fp32", "scale": "fp32"}
     divisible: dict[tuple[int, ...], Any] = {}

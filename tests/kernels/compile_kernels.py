@@ -70,7 +70,7 @@ def source_of(kernel: Any, spec: str, dtype: torch.dtype, asked: dict[str, Any])
     """What is compiled, and for how many warps."""
     q = triton_constants.quantizer(parse(spec), dtype)
     roles = tuple(role for role in ROLES if asked.get(role.upper()) or asked.get("AXIS") == ROLES.index(role) ^ 1)
-    fixed = Tile.of(q, 4096, roles).constants(q) | {"Q": q, "WHOLE": False, "VALUES": True, "FOURS": True}
+    fixed = Tile.of(q, 4096, roles).constants(q) | {"Q": q.parameter, "WHOLE": False, "VALUES": True, "FOURS": True}
     fixed |= {"TABLE": True, "GROUPS": 8, **triton_packed.packing(parse(spec)), **asked}
     fixed |= {"x_n": 1, "out_n": 1, "index_n": 1}  # as Triton specializes a stride of 1
     types = dict.fromkeys(("x_ptr", "values_ptr", "last_ptr", "first_ptr"), triton_constants.POINTERS[dtype])

@@ -21,7 +21,7 @@ FUSED_PV = (3, 4)
 """Before, fused_pv.why_not says no."""
 FLUSHES = (3, 6)
 """Before, the exact division flushes subnormals: docs/numerics.md says where that matters."""
-DIVIDES = ("nvfp4", "softmax_kernel")
+DIVIDES = ("nvfp4", " fp8", " int8", " hifp4", "hifp8:scale=fp32", "softmax_kernel")
 
 
 def unpacked(version: str) -> Path:
