@@ -40,10 +40,11 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/command_line.py
 
 # on a GPU: the compiled kernels against the reference, bit for bit, then how fast they are; ARGS=--quick in six minutes.
-# GPU_PYTHON=python3 takes a Python that has torch and Triton, and quantctl on its path, in the place of .venv
+# GPU_PYTHON=python3 takes a Python (3.11 or later) that has torch and Triton, and quantctl on its path, in the place of
+# .venv; this folder itself is kept off that path
 GPU_PYTHON ?=
 kernels-gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	status=0; \
+	status=0; $(if $(GPU_PYTHON),export PYTHONSAFEPATH=1;) \
 	$(or $(GPU_PYTHON),$(BIN)/python) -m quantctl.bench.gate $(ARGS) || status=1; \
 	$(if $(findstring --quick,$(ARGS)),,QUANTCTL_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(BIN)/python) -m pytest \
 		$(addprefix tests/kernels/test_,triton.py packed.py fused_pv.py) tests/patches/test_te_on_gpu.py || status=1;) \

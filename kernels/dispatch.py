@@ -90,10 +90,11 @@ def _why_not_numba() -> str | None:
     return None if torch.compiler.is_compiling() else _unloadable()
 
 
-def _automatic(device: torch.device) -> str:
-    if device.type == "cuda" and HAS_TRITON:
-        return TRITON
-    return CPU if device.type == "cpu" and _why_not_numba() is None else REFERENCE
+def _automatic(kind: str) -> str:
+    """For a device of this kind."""
+    if kind == "cpu":
+        return CPU if _why_not_numba() is None else REFERENCE
+    return TRITON if kind == "cuda" and HAS_TRITON else REFERENCE
 
 
 def _why_not(choice: str, device: torch.device) -> tuple[str, str] | None:
@@ -119,12 +120,12 @@ def family(device: torch.device) -> str:
     Raises QuantctlError for an unknown choice, and for one that is forced where it cannot run.
     """
     choice = os.environ.get(VARIABLE) or AUTO
+    if choice == AUTO:
+        return _automatic(device.type)
     if choice not in CHOICES:
         raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
     if device.type == "meta":
         return REFERENCE
-    if choice == AUTO:
-        return _automatic(device)
     if reason := _why_not(choice, device):
         raise QuantctlError(f"{VARIABLE}={choice}: {reason[0]}", reason[1])
     return choice

@@ -56,6 +56,16 @@ def test_only_quantctl_is_importable(wheel, tmp_path, how):
     assert done.stdout.startswith(str(expected))
 
 
+def test_the_wheel_holds_every_module(wheel):
+    folders = {"quantctl": "quantctl", **{f"quantctl/{name}": name for name in ABSENT}}
+    modules = {
+        f"{inside}/{path.relative_to(ROOT / folder)}"
+        for inside, folder in folders.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_the_wheel_holds_scripts_and_template(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(name.endswith(".sh") for name in names) == 60

@@ -1,9 +1,14 @@
-"""Memory for results. What is too large for the allocator to keep comes from the system at each call, in pages of 4 KiB
-of which every first touch is a trap: several times what quantizing the page takes. Of 2 MiB they are hardly felt."""
+"""Memory for results. What comes from the system comes in pages of 4 KiB, of which every first touch is a trap: several
+times what quantizing the page takes.
+
+glibc's allocator gives the end of its memory back as soon as a step's backward has freed it, and takes it anew in the
+next: here it is told to keep it. What is too large for it to keep comes in pages of 2 MiB, which are hardly felt.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 from typing import Any
@@ -13,6 +18,11 @@ from torch import Tensor
 
 _MAPPED = 32 << 20
 """Bytes from which on glibc's allocator always asks the system: M_MMAP_THRESHOLD at its largest."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP = (1 << 31) - 1
+"""Free bytes at the end of the memory that are not given back: the most that mallopt(3) takes."""
+_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""By which somebody has told the allocator already."""
 _HUGE = 2 << 20
 _MADV_HUGEPAGE = 14
 """madvise(2) of Linux: advice, which changes no value and is not followed where it cannot be."""
@@ -27,8 +37,18 @@ def _advise() -> Any:
     return advise
 
 
+@lru_cache(maxsize=1)  # once a process
+def _keep_memory() -> None:
+    told = any(os.environ.get(name) for name in _OWN)
+    tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not told else None
+    if tell is not None:
+        tell(_M_MMAP_THRESHOLD, _MAPPED)
+        tell(_M_TRIM_THRESHOLD, _KEEP)
+
+
 def room_like(x: Tensor) -> Tensor:
     """torch.empty_like(x)."""
+    _keep_memory()
     result = torch.empty_like(x)
     if result.nbytes >= _MAPPED and (advise := _advise()) is not None:
         start = -(-result.data_ptr() // _HUGE) * _HUGE

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -73,28 +76,48 @@ def operand(x: Tensor, spec: FormatSpec) -> Tensor:
     return x.clone() if x._is_zerotensor() else x  # autograd's zeros have no memory
 
 
-def axis_of(x: Tensor, axis: int) -> int:
-    """`axis` counted from the front. Raises QuantctlError if x does not have it."""
-    if not -x.dim() <= axis < x.dim():
-        has = f"its axes are {-x.dim()} to {x.dim() - 1}" if x.dim() else "it has no axes"
+def _in_squares(spec: FormatSpec) -> bool:
+    """Whether a block lies in two axes."""
+    format_ = FORMATS[spec.format]
+    return format_.has_blocks and block_of(spec, format_.block).across > 1
+
+
+class Way(NamedTuple):
+    """What a spec and the axes along which it quantizes say, whatever the tensor."""
+
+    axes: tuple[int, ...]
+    """Counted from the front."""
+    is_once: bool
+    """Whether two axes give the same."""
+    is_transformed: bool
+    is_random: bool
+
+
+@lru_cache(maxsize=1024)
+def way_of(spec: FormatSpec, axes: tuple[int, ...], shape: torch.Size) -> Way:
+    """For tensors of `shape`. Raises QuantctlError for an axis that they do not have, and for one that the spec's
+    square blocks do not lie along, too."""
+    dim = len(shape)
+    for axis in axes:
+        if not -dim <= axis < dim:
+            has = f"its axes are {-dim} to {dim - 1}" if dim else "it has no axes"
+            raise QuantctlError(
+                f"a tensor of shape {list(shape)} has no axis {axis}: {has}",
+                "give the axis that the product reduces, along which the blocks lie",
+            )
+    found = tuple(axis % dim for axis in axes)
+    if _in_squares(spec) and any(axis < dim - 2 for axis in found):
         raise QuantctlError(
-            f"a tensor of shape {list(x.shape)} has no axis {axis}: {has}",
-            "give the axis that the product reduces, along which the blocks lie",
+            f"block={spec.block} lies in the last two axes of a tensor of shape {list(shape)}, not in {min(found)}",
+            "give one of the last two axes, or a tensor of two",
         )
-    return axis % x.dim()
+    is_once = len(axes) == 2 and is_same_along_all_axes(spec)
+    return Way(found, is_once, is_wanted(spec), spec.is_random)
 
 
 def axes_of(x: Tensor, axes: tuple[int, ...], spec: FormatSpec) -> tuple[int, ...]:
-    """Each of axes by axis_of. Raises QuantctlError for one that the spec's square blocks do not lie along, too."""
-    found = tuple(axis_of(x, axis) for axis in axes)
-    format_ = FORMATS[spec.format]
-    in_squares = format_.has_blocks and block_of(spec, format_.block).across > 1
-    if in_squares and any(axis < x.dim() - 2 for axis in found):
-        raise QuantctlError(
-            f"block={spec.block} lies in the last two axes of a tensor of shape {list(x.shape)}, not in {min(found)}",
-            "give one of the last two axes, or a tensor of two",
-        )
-    return found
+    """Each of axes counted from the front. Raises as way_of does."""
+    return way_of(spec, axes, x.shape).axes
 
 
 def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rng: philox.Draw | None = None) -> Tensor:
@@ -123,10 +146,12 @@ def quantize_dequantize_along(
     if spec.is_none:
         return [x for _ in axes]
     x = operand(x, spec)
-    format_ = FORMATS[spec.format]
-    axes = axes_of(x, axes, spec)
-    draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
-    if len(axes) == 2 and is_same_along_all_axes(spec):
+    way = way_of(spec, axes, x.shape)
+    axes = way.axes
+    draws: tuple[philox.Draw | None, ...] = (None,) * len(axes)
+    if way.is_random:
+        draws = tuple(draw_for(spec, rng) for rng in rngs or draws)
+    if way.is_once:
         return quantize_dequantize_along(x, spec, axes[:1]) * 2
     by = family_of(x, spec)
     if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
@@ -135,13 +160,13 @@ def quantize_dequantize_along(
         from quantctl.kernels.cpu import qdq
 
         return qdq.quantize_dequantize(x, spec, axes, draws)
-    if is_wanted(spec):
+    if way.is_transformed:
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
     if by == TRITON:
         return _triton(x, spec, axes, draws)
     return [
-        format_.quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
+        FORMATS[spec.format].quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)
     ]
 

@@ -28,8 +28,8 @@ INTERVAL = 10.0
 Calls = dict[str, dict[str, dict[str, int]]]
 
 _lock = threading.Lock()  # autograd runs backward products in threads of its own
-_counts: dict[tuple[str, str, str], int] = {}
-_by_module: dict[tuple[str, str, str, str], int] = {}
+_counts: dict[tuple[str | None, str, str, str], int] = {}
+"""Calls by module, None where it has no name, site, spec and product."""
 _expected: dict[str, dict[str, str]] = {}
 """What the selectors say of each module that has a name, by site."""
 _next_write = 0.0
@@ -48,13 +48,9 @@ def count(site: str, product: str, spec: str, module: str | None = None) -> None
     module: whose product it is, where its model has named it. Stock products (`none`) are counted for modules only.
     Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
     """
+    key = (module, site, spec, product)
     with _lock:
-        if spec != NONE:
-            key = (site, spec, product)
-            _counts[key] = _counts.get(key, 0) + 1
-        if module is not None:
-            own = (module, *(site, spec, product))
-            _by_module[own] = _by_module.get(own, 0) + 1
+        _counts[key] = _counts.get(key, 0) + 1
     if product == "fprop":
         coverage.counted(site)
     if time.monotonic() >= _next_write:
@@ -64,11 +60,13 @@ def count(site: str, product: str, spec: str, module: str | None = None) -> None
 def by_module() -> dict[str, dict[str, dict[str, Any]]]:
     """{module: {site: {says: literal, calls: {spec: {product: calls}}}}} of this process."""
     with _lock:
-        counts, expected = dict(_by_module), dict(_expected)
+        counts, expected = dict(_counts), dict(_expected)
     found: dict[str, dict[str, dict[str, Any]]] = {
         module: {site: {"says": text, "calls": {}} for site, text in said.items()} for module, said in expected.items()
     }
-    for (module, site, spec, product), n in sorted(counts.items()):
+    for (module, site, spec, product), n in counts.items():
+        if module is None:
+            continue
         own = found.setdefault(module, {}).setdefault(site, {"says": "", "calls": {}})
         own["calls"].setdefault(spec, {})[product] = n
     return found
@@ -79,8 +77,10 @@ def snapshot() -> Calls:
     with _lock:
         counts = dict(_counts)
     calls: Calls = {}
-    for (site, spec, product), n in sorted(counts.items()):
-        calls.setdefault(site, {}).setdefault(spec, {})[product] = n
+    for (_, site, spec, product), n in sorted(counts.items(), key=lambda item: item[0][1:]):
+        if spec != NONE:
+            of_spec = calls.setdefault(site, {}).setdefault(spec, {})
+            of_spec[product] = of_spec.get(product, 0) + n
     return calls
 
 
@@ -114,7 +114,7 @@ def write() -> None:
 
 
 def _write_at_exit() -> None:
-    if _counts or _by_module:
+    if _counts:
         write()
 
 
@@ -123,7 +123,6 @@ def _forget_parent() -> None:
     global _lock, _next_write, _written
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
     _counts.clear()
-    _by_module.clear()
     coverage.forget()
     dispatch.computed.clear()
     _next_write = 0.0

@@ -34,6 +34,7 @@ from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.products.linear import quantized_linear
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, is_recorded
+from quantctl.kernels.products.plan import kept as kept_of
 from quantctl.kernels.products.reuse import quantized_stack
 from quantctl.spec import FORWARD
 
@@ -119,8 +120,8 @@ def _fprop_operand(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, tuple[T
     ctx.layout, specs = None, ctx.specs
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
-    if _needed(ctx)[1] and recorded and operands.kept(specs) is not None:
-        values, packed, ctx.layout = quantize_rows_kept(x, groups, specs, ctx.x_draws)
+    if _needed(ctx)[1] and recorded and (way := kept_of(specs)) is not None:
+        values, packed, ctx.layout = quantize_rows_kept(x, groups, way, specs, ctx.x_draws)
         return values, packed
     (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), ctx.x_draws[:1])
     return operand, (x if _needed(ctx)[1] else None, None, None)

@@ -31,6 +31,7 @@ from quantctl.kernels.products.packed import (
     quantize_dequantize_packed,
     unpacked,
 )
+from quantctl.kernels.products.plan import Kept
 from quantctl.spec import FormatSpec, ProductSpecs
 
 
@@ -72,11 +73,9 @@ def quantize_rows_packed(
 
 
 def quantize_rows_kept(
-    x: Tensor, groups: Groups, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
+    x: Tensor, groups: Groups, kept: Kept, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
 ) -> tuple[Tensor, Packed, Layout]:
     """packed.quantize_dequantize_kept for rows in groups."""
-    kept = operands.kept(specs)
-    assert kept is not None
     if family_of(x) == CPU:
         return unpacked(kept, x, specs, rngs, lambda *given: quantize_rows(given[0], groups, *given[1:]))
     if kept.together:

@@ -28,6 +28,7 @@ from quantctl.kernels.products.draws import LinearDraws
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once, refuse_second_gradient
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, quantize_dequantize_kept
+from quantctl.kernels.products.plan import plan_of
 from quantctl.kernels.products.reuse import quantized_weight, weight_ahead
 from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
 from quantctl.spec import literal
@@ -47,8 +48,9 @@ def fprop_operands(
     wgrad is computed elsewhere.
     """
     ctx.quant_spec = spec_now(ctx.quant_type, ctx.quant_site, getattr(ctx, "quant_layer", None))
-    specs = ctx.quant_products = operands.resolve(ctx.quant_spec, ctx.quant_site)
-    if not specs.is_none and getattr(ctx, "grad_output_buffer", None) is not None:
+    plan = ctx.quant_plan = plan_of(ctx.quant_spec, ctx.quant_site)
+    specs = ctx.quant_products = plan.specs
+    if not plan.is_none and getattr(ctx, "grad_output_buffer", None) is not None:
         raise QuantctlError(
             f"{ctx.quant_site}={ctx.quant_type}: --defer-embedding-wgrad-compute computes the output layer's weight "
             "gradient outside of the layer, where it would stay unquantized",
@@ -56,15 +58,15 @@ def fprop_operands(
         )
     filled = ctx.quant_filled = rows_to_fill(ctx, total_input, weight)
     _count(ctx, "fprop")
-    draws = LinearDraws.of(specs)
+    draws = plan.draws or LinearDraws.of(specs)
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
-    if save is None or filled or not _packable(ctx, total_input, save[0]):
+    if save is None or plan.kept is None or filled or not _packable(ctx, total_input, save[0]):
         x = quantized_rows(total_input, specs.fprop[0].spec, draws.x)
         if save is not None:
             ctx.save_for_backward(*save)
     else:
         tokens = total_input.view(-1, total_input.shape[-1])
-        x, packed, ctx.quant_layout = quantize_dequantize_kept(tokens, specs, (draws.x, draws.tokens))
+        x, packed, ctx.quant_layout = quantize_dequantize_kept(tokens, plan.kept, specs, (draws.x, draws.tokens))
         x = x.view_as(total_input)
         ctx.quant_leading = total_input.shape[:-1]
         ctx.save_for_backward(*packed, save[1])
@@ -74,7 +76,7 @@ def fprop_operands(
         begin = operands.begin(specs.wgrad[1], total_input, x)
         recorder.observe(ctx.quant_place, "wgrad", specs, None, (with_rows(tokens_of(begin), filled), 0))
     dgrad_follows = is_recorded(ctx) and any(getattr(ctx, "needs_input_grad", ())[:1])
-    w, ctx.quant_weight = weight_ahead(weight, specs, draws.weight, dgrad_follows)
+    w, ctx.quant_weight = weight_ahead(weight, plan, draws.weight, dgrad_follows)
     return x, w
 
 
@@ -83,8 +85,6 @@ def _count(ctx: Any, product: str) -> None:
 
 
 def _packable(ctx: Any, total_input: Tensor, own_input: Tensor) -> bool:
-    if operands.kept(ctx.quant_products) is None:
-        return False
     fits = total_input is own_input and total_input.is_contiguous()
     return fits and is_recorded(ctx) and _wgrad_follows(ctx)
 
@@ -125,7 +125,7 @@ def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
 
 
 def _begin_backward(ctx: Any, product: str) -> None:
-    if not ctx.quant_products.is_none:
+    if not ctx.quant_plan.is_none:
         refuse_second_gradient(ctx.quant_site)
         _count(ctx, product)
 
@@ -136,10 +136,10 @@ def _wgrad_follows(ctx: Any) -> bool:
 
 def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     """dY along out-features. If wgrad is to follow in one format, ctx gets dY along tokens, too: one pass over dY."""
-    spec = ctx.quant_products.dgrad[0].spec
-    separately = torch.compiler.is_compiling() or not grad_output.is_contiguous()  # a graph knows no addresses
-    separately = separately or spec.is_none or spec != ctx.quant_products.wgrad[0].spec or ctx.quant_filled
-    draws = ctx.quant_draws
+    plan, draws = ctx.quant_plan, ctx.quant_draws
+    spec = plan.specs.dgrad[0].spec
+    separately = plan.gradient is None or ctx.quant_filled or not grad_output.is_contiguous()
+    separately = separately or torch.compiler.is_compiling()  # a graph knows no addresses
     draw = draws.gradient(spec, "dgrad")
     if separately or not _wgrad_follows(ctx):
         return quantized_rows(grad_output, spec, draw)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +33,9 @@ def resolve(text: str, site: str) -> ProductSpecs:
 
 
 @lru_cache(maxsize=256)
-def _canonical(text: str, site: str) -> str:
-    return canonical(text, site)
+def _counted(text: str, site: str) -> tuple[str, bool]:
+    """What a spec without rules is counted as, and whether it stands for stock products."""
+    return canonical(text, site), resolve(text, site).is_none
 
 
 def count(site: str, product: str, text: str, layer: Named | str | None = None) -> None:
@@ -46,13 +46,10 @@ def count(site: str, product: str, text: str, layer: Named | str | None = None) 
     name = layer.name if isinstance(layer, Named) and site in layer.literals else None
     if torch.compiler.is_compiling():
         _count_operator(site, product, text, name)
-    else:
-        _count(site, product, text, name)
-
-
-def _count(site: str, product: str, text: str, name: str | None) -> None:
-    if name is not None or not resolve(text, site).is_none:
-        hits.count(site, product, _canonical(text, site), name)
+        return
+    counted, is_none = _counted(text, site)
+    if name is not None or not is_none:
+        hits.count(site, product, counted, name)
 
 
 @torch.library.custom_op(
@@ -61,7 +58,9 @@ def _count(site: str, product: str, text: str, name: str | None) -> None:
 def _count_operator(site: str, product: str, text: str, name: str | None) -> None:
     """`count` as one node of a torch.compile graph."""
     coverage.give_up()
-    _count(site, product, text, name)
+    counted, is_none = _counted(text, site)
+    if name is not None or not is_none:
+        hits.count(site, product, counted, name)
 
 
 @_count_operator.register_fake
@@ -139,21 +138,3 @@ def gradients(
         for number, result in zip(part, results, strict=True):
             found[number] = result
     return found
-
-
-class Kept(NamedTuple):
-    """How wgrad's operand of the forward waits for it, packed."""
-
-    spec: FormatSpec
-    axis: int
-    """0: along tokens, as wgrad takes it; 1: along features, as the forward does."""
-    together: bool
-    """Whether one read of the operand gives this and the forward's own values."""
-
-
-def kept(specs: ProductSpecs) -> Kept | None:
-    """None where wgrad takes its operand of the forward as it is."""
-    forward, own = specs.fprop[0].spec, specs.wgrad[1]
-    if own.spec.is_none:
-        return Kept(forward, 1, True) if own.source == FORWARD else None
-    return Kept(own.spec, 0, own.source != FORWARD and own.spec == forward)

@@ -34,6 +34,7 @@ from quantctl.kernels.formats.quantize import (
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.groups import tiles
+from quantctl.kernels.products.plan import Kept
 from quantctl.spec import FormatSpec, ProductSpecs
 
 
@@ -133,24 +134,22 @@ def quantize_dequantize_packed(
 
 
 def quantize_dequantize_kept(
-    x: Tensor, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None]
+    x: Tensor, kept: Kept, specs: ProductSpecs, rngs: operands.Draws
 ) -> tuple[Tensor, Packed, Layout]:
     """x [tokens, in], contiguous, as fprop takes it, and packed as wgrad will, which does not take it as it is.
 
     rngs: the draws of both. Read once where one format serves both.
     """
-    kept = operands.kept(specs)
-    assert kept is not None
     if family_of(x) == CPU:
         return unpacked(kept, x, specs, rngs, quantize_dequantize_along)
     if kept.together:
-        return quantize_dequantize_packed(x, kept.spec, kept.axis, rngs)
+        return quantize_dequantize_packed(x, kept.spec, kept.axis, (rngs[0], rngs[1]))
     values = quantize_dequantize(x, specs.fprop[0].spec, 1, rng=rngs[0])
     return values, *packed_matrix(operands.begin(specs.wgrad[1], x, values), kept.spec, kept.axis, rngs[1])
 
 
 def unpacked(
-    kept: operands.Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
+    kept: Kept, x: Tensor, specs: ProductSpecs, rngs: operands.Draws, quantize: operands.Quantize
 ) -> tuple[Tensor, Packed, Layout]:
     """As quantize_dequantize_kept, but what is kept are the values."""
     layout = Layout(kept.spec, kept.axis, x.shape[0], x.shape[1], x.dtype)

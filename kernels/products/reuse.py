@@ -32,13 +32,10 @@ from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.draws import rounding_for, with_signs
 from quantctl.kernels.products.grouped_quantize import quantize_stack
-from quantctl.spec import FORWARD, NONE, FormatSpec, Operand, ProductSpecs
+from quantctl.kernels.products.plan import LinearPlan, WeightSteps, weight_steps
+from quantctl.spec import NONE, FormatSpec, Operand, ProductSpecs
 
 VARIABLE = "QUANTCTL_WEIGHT_REUSE"
-
-
-Steps = tuple[tuple[FormatSpec, int], ...]
-"""The formats that a weight goes through for a product, and the axis of each."""
 
 
 class _State(NamedTuple):
@@ -57,7 +54,7 @@ class _Kept(NamedTuple):
     specs: tuple[Operand, Operand]
     """Those of fprop and of dgrad."""
     storage: tuple[torch.UntypedStorage, ...]
-    results: dict[Steps, Tensor]
+    results: dict[WeightSteps, Tensor]
 
 
 class _Given(NamedTuple):
@@ -102,14 +99,6 @@ def _reusable(weight: Tensor) -> bool:
     )
 
 
-def _steps(specs: ProductSpecs, product: str) -> Steps:
-    forward, own = specs.fprop[1].spec, specs.dgrad[1]
-    steps = [(forward, 1)] if product == "fprop" or own.source == FORWARD else []
-    if product == "dgrad":
-        steps.append((own.spec, 0))
-    return tuple(step for step in steps if not step[0].is_none)
-
-
 Quantize = Callable[[Sequence[Tensor], FormatSpec, tuple[int, ...], tuple[Draw | None, ...]], list[Tensor]]
 
 
@@ -120,7 +109,7 @@ def _alone(
 
 
 def _through(
-    weights: Sequence[Tensor], steps: Steps, given: _Given, quantize: Quantize, results: dict[Steps, Tensor]
+    weights: Sequence[Tensor], steps: WeightSteps, given: _Given, quantize: Quantize, results: dict[WeightSteps, Tensor]
 ) -> Tensor:
     """The weights behind all steps, of which `results` has some."""
     if steps not in results:
@@ -136,17 +125,17 @@ def _through(
 def _quantized(
     weights: Sequence[Tensor], specs: ProductSpecs, product: str, given: _Given, quantize: Quantize
 ) -> Tensor:
-    steps = _steps(specs, product)
+    of_both = specs.fprop[1], specs.dgrad[1]
+    steps = weight_steps(*of_both, product)
     if not steps or any(spec.is_random for spec, _ in steps) or not all(map(_reusable, weights)):
         return _through(weights, steps, given, quantize, {})
     state = tuple(_State(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
-    of_both = specs.fprop[1], specs.dgrad[1]
     kept = _kept.get(weights[0])
     if kept is None or kept.state != state or kept.specs != of_both:
         kept = _Kept(state, of_both, tuple(weight.untyped_storage() for weight in weights), {})
         _kept[weights[0]] = kept
     if not kept.results and of_both[0] == of_both[1]:
-        both = _steps(specs, "fprop"), _steps(specs, "dgrad")
+        both = weight_steps(*of_both, "fprop"), weight_steps(*of_both, "dgrad")
         kept.results.update(zip(both, quantize(weights, steps[0][0], (1, 0), (None, None)), strict=True))
     return _through(weights, steps, _Given(None, None), quantize, kept.results)
 
@@ -162,19 +151,19 @@ def quantized_weight(
 
 
 def weight_ahead(
-    weight: Tensor, specs: ProductSpecs, rng: Draw | None, dgrad_follows: bool
+    weight: Tensor, plan: LinearPlan, rng: Draw | None, dgrad_follows: bool
 ) -> tuple[Tensor, Tensor | None]:
     """quantized_weight for fprop and, where one read of the weight gives both and dgrad is to follow, for dgrad.
 
     On a CPU only: there a weight's bytes until the backward cost less than a second pass.
     """
-    steps, later = _steps(specs, "fprop"), _steps(specs, "dgrad")
-    ahead = dgrad_follows and bool(steps) and not _reusable(weight) and family_of(weight) == CPU
-    if ahead and later == ((steps[0][0], 0),) and not steps[0][0].is_random:
-        w, for_dgrad = quantize_dequantize_along(weight, steps[0][0], (1, 0))
+    once = dgrad_follows and (plan.weight is not None or plan.is_weight_same)
+    ahead = once and not _reusable(weight) and family_of(weight) == CPU
+    if ahead and plan.weight is not None:
+        w, for_dgrad = quantize_dequantize_along(weight, plan.weight, (1, 0))
         return w, for_dgrad
-    w = quantized_weight(weight, specs, "fprop", rng)
-    return w, w if ahead and later == steps else None
+    w = quantized_weight(weight, plan.specs, "fprop", rng)
+    return w, w if ahead else None
 
 
 def quantized_stack(weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels.formats.blocks import block_of
-from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import operands
@@ -38,7 +37,7 @@ def rows_to_fill(ctx: Any, total_input: Tensor, weight: Tensor) -> int:
     Raises QuantctlError for a Hadamard transform that does not divide the axis of its product.
     """
     specs = ctx.quant_products
-    if not any(is_wanted(pair[0].spec) for pair in (specs.fprop, specs.dgrad, specs.wgrad)):
+    if not ctx.quant_plan.is_transformed:
         return 0
     layer = getattr(ctx, "quant_layer", None)
     name = layer.name if isinstance(layer, Named) else ctx.quant_site

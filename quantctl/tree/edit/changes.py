@@ -36,6 +36,12 @@ class Visitor(Change, cst.CSTTransformer):
         return cast(cst.FunctionDef, function.visit(self))
 
 
+_HOLDS_STATEMENTS = (
+    *(cst.BaseCompoundStatement, cst.IndentedBlock, cst.Else, cst.ExceptHandler, cst.ExceptStarHandler, cst.Finally),
+    cst.MatchCase,
+)
+
+
 class Replace(Visitor):
     """Put `code` in place of the statement `anchor`; ORIGINAL_STATEMENT in it is the statement itself."""
 
@@ -43,8 +49,9 @@ class Replace(Visitor):
         first, *rest = build(self.edit.code, bindings, statement, self.module)
         return [first.with_changes(leading_lines=statement.leading_lines), *rest]
 
-    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> bool:
-        return False  # compared as a whole; a node that is not entered stays the same object
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        # statements are compared as a whole, and expressions hold none; what is not entered stays the same object
+        return isinstance(node, _HOLDS_STATEMENTS)
 
     def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
