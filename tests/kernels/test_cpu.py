@@ -272,9 +272,10 @@ def test_subnormal_numbers_flushed(text, size):
 
 PROGRAM = """
 import torch
-from quantctl.kernels.cpu import qdq
+from quantctl.kernels.cpu import codes
+from quantctl.kernels.formats.format import Codes
 from quantctl.spec import parse
-(y,) = qdq.quantize_dequantize(torch.full((4, 32), 1.3), parse("hifp8"), (1,), (None,))
+y = codes.decode(Codes(torch.full((4, 32), 10, dtype=torch.uint8), None, None), parse("hifp8"), torch.float32)
 print(y[0, 0].item())
 """
 
