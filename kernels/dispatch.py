@@ -21,33 +21,25 @@ from quantctl.spec import FORMATS, FormatSpec
 
 VARIABLE = "QUANTCTL_KERNELS"
 AUTO, REFERENCE, CPU, TRITON = "auto", "reference", "cpu", "triton"
-FLASH, GROUPED, PACKED = "flash", "grouped", "packed"
-"""What families compute beside single tensors: probabilities while attention makes them; the rows of all experts; codes
-and scales from Triton."""
+FLASH = "flash"
+"""What is computed beside single tensors: probabilities while attention makes them."""
 CHOICES = (AUTO, REFERENCE, CPU, TRITON)
 HAS_TRITON = find_spec("triton") is not None
 HAS_NUMBA = find_spec("numba") is not None
 
-_FIRST_FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
-    **{name: {"block": ("1x32",), "headroom": ("none",)} for name in ("mxfp8", "mxfp6", "mxfp4")},
-    "nvfp4": {"scale": ("divide",), "block": ("1x16",), "extent": ("tensor",), "headroom": ("none",)},
-    "hifp8": {"scale": ("none", "tensor")},
-}
 COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     CPU: {name: {} for name in FORMATS},
-    TRITON: {
-        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4")},
-        "fp8": {"block": ("tensor", "1x128", "128x128")},
-        "nvfp4": {"scale": ("divide", "multiply"), "extent": ("tensor",)},
-        "hifp8": {"scale": ("none", "tensor")},
+    TRITON: {name: {} for name in FORMATS},
+    # of blocks that no tile of 32 keys holds, fp8's of 128 and hifp4's of 64, the unfused flow makes all first
+    FLASH: {
+        **{name: {} for name in ("mxfp8", "mxfp6", "mxfp4", "nvfp4", "int8", "hifp8")},
+        "fp8": {"block": ("tensor", "row")},
     },
-    PACKED: _FIRST_FORMATS,
-    FLASH: _FIRST_FORMATS,
-    GROUPED: _FIRST_FORMATS,
 }
 """Family -> format -> option -> the values that it has kernels for; of an option that is not named, all.
 
-What is not here the reference computes. A Hadamard transform stands in front of all kernels and is none of theirs.
+What is not here the reference computes. Triton's kernels have Hadamard transforms in their pass; in front of the
+others they stand as kernels of their own, and none is in fused attention or in products of groups.
 """
 
 

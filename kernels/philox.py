@@ -102,14 +102,14 @@ def _words(draw: Draw, counters: Tensor) -> Tensor:
     return torch.stack(philox4x32(counter, (draw.seed & _WORD, draw.seed >> 32 & _WORD)), dim=-1)
 
 
-_FIRST_SIGN = 1 << 47
+FIRST_SIGN = 1 << 47
 """The counter of the first random sign; no tensor has so many elements that one of theirs is as high."""
 
 
 def random_signs(count: int, draw: Draw, device: torch.device) -> Tensor:
-    """fp32 [count] of 1 and -1, each as likely: the top bit of each word from _FIRST_SIGN on."""
+    """fp32 [count] of 1 and -1, each as likely: the top bit of each word from FIRST_SIGN on."""
     call = draw.call if draw.signs is None else draw.signs
-    counters = torch.arange(_FIRST_SIGN, _FIRST_SIGN - (-count // _WORDS), dtype=torch.int64, device=device)
+    counters = torch.arange(FIRST_SIGN, FIRST_SIGN - (-count // _WORDS), dtype=torch.int64, device=device)
     words = _words(replace(draw, call=call), counters).flatten()[:count]
     return 1.0 - 2.0 * (words >> 31).to(torch.float32)
 

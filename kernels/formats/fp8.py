@@ -17,7 +17,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.blocks import block_amax
 from quantctl.kernels.formats.elements import Element, look_up
 from quantctl.kernels.formats.mxfp8 import E4M3, E5M2
 from quantctl.kernels.formats.rounding import binade
@@ -39,11 +38,11 @@ def scale_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
 
 class FP8(Scaled):
     def quantized(
-        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
+        self, values: Tensor, amax: Tensor, spec: FormatSpec, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """q and 1 / s."""
         assert spec.round is not None
-        scale = scale_of(block_amax(values, axis), spec, dtype)
+        scale = scale_of(amax, spec, dtype)
         return ELEMENTS[spec.elem].round_(values * scale, spec.round, noise), scale.reciprocal()
 
     def codes_of(self, elements: Tensor, spec: FormatSpec) -> Tensor:

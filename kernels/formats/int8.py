@@ -15,12 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.blocks import block_amax, block_of
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.rounding import round_integers_
 from quantctl.kernels.formats.scaled import Scaled
 from quantctl.spec import FormatSpec
 
 LARGEST = 127.0
+_FP32_LARGEST = torch.finfo(torch.float32).max
 
 
 def scales_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -38,12 +39,12 @@ def scales_of(amax: Tensor, spec: FormatSpec, dtype: torch.dtype) -> tuple[Tenso
 
 class Int8(Scaled):
     def quantized(
-        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
+        self, values: Tensor, amax: Tensor, spec: FormatSpec, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """q, and s behind the rounding."""
         assert spec.round is not None
-        scale, kept = scales_of(block_amax(values, axis), spec, dtype)
-        inverse = scale.reciprocal().masked_fill(scale == 0, 0.0)
+        scale, kept = scales_of(amax, spec, dtype)
+        inverse = scale.reciprocal().clamp_max_(_FP32_LARGEST).masked_fill(scale == 0, 0.0)
         elements = round_integers_(values * inverse, spec.round, noise).clamp_(-LARGEST, LARGEST)
         return elements.add_(0.0), kept  # there is one zero
 

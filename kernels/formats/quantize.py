@@ -15,7 +15,7 @@ from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
-from quantctl.kernels.formats.hadamard import is_wanted, lowered, transformed, without
+from quantctl.kernels.formats.hadamard import check_fits, is_wanted, lowered, transformed, without
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -156,6 +156,10 @@ def quantize_dequantize_along(
     by = family_of(x, spec)
     if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
+    if by == TRITON:
+        for axis in axes:
+            check_fits(x, spec, axis)
+        return _triton(x, spec, axes, draws)
     if by == CPU:
         from quantctl.kernels.cpu import qdq
 

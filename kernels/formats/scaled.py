@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from quantctl.kernels.formats.blocks import block_of, join, split, through
+from quantctl.kernels.formats.blocks import block_amax, block_of, join, split, through
 from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.rounding import lower, lowering
 from quantctl.spec import FormatSpec
@@ -23,9 +23,10 @@ class Scaled(ABC):
 
     @abstractmethod
     def quantized(
-        self, values: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None, dtype: torch.dtype
+        self, values: Tensor, amax: Tensor, spec: FormatSpec, noise: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Elements, and what they are multiplied by, of fp32 blocks that fill `axis`. dtype: the tensor's."""
+        """Elements, and what they are multiplied by, of fp32 values. amax: the largest magnitudes of their blocks,
+        which broadcast. dtype: the tensor's."""
 
     @abstractmethod
     def codes_of(self, elements: Tensor, spec: FormatSpec) -> Tensor:
@@ -44,7 +45,8 @@ class Scaled(ABC):
             return torch.empty_like(x)
 
         def blocks(part: Tensor, spec: FormatSpec, axis: int, noise: Tensor | None) -> Tensor:
-            return _dequantize(*self.quantized(part.float(), spec, axis, noise, x.dtype), x.dtype)
+            values = part.float()
+            return dequantize(*self.quantized(values, block_amax(values, axis), spec, noise, x.dtype), x.dtype)
 
         return through(blocks, block_of(spec), x, spec, axis, noise)
 
@@ -57,17 +59,19 @@ class Scaled(ABC):
     def encode(self, x: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes:
         block = block_of(spec)
         drawn = None if noise is None else split(noise, block)
-        elements, factor = self.quantized(split(x.float(), block), spec, -1, drawn, x.dtype)
+        values = split(x.float(), block)
+        elements, factor = self.quantized(values, block_amax(values, -1), spec, drawn, x.dtype)
         codes = self.codes_of(elements.where(factor.isfinite(), 0.0), spec)
         return Codes(join(codes, block, x.shape), factor.squeeze(-1), None)
 
     def decode(self, codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor:
         assert codes.block_scales is not None
         block, values = block_of(spec), self.elements_of(codes.elements, spec)
-        parts = _dequantize(split(values, block).contiguous(), codes.block_scales.unsqueeze(-1), dtype)
+        parts = dequantize(split(values, block).contiguous(), codes.block_scales.unsqueeze(-1), dtype)
         return join(parts, block, values.shape)
 
 
-def _dequantize(elements: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+def dequantize(elements: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """elements * factor in `dtype`; `elements` is overwritten."""
     by, factor = lowering(factor)
     return lower(elements.mul_(factor), by, dtype)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from quantctl.kernels.formats.tensor_scale import extent_of
 from quantctl.kernels.philox import Draw
 from quantctl.spec import FormatSpec
 
@@ -25,7 +26,7 @@ class Call:
     @property
     def is_scaled(self) -> bool:
         """The format has a scale of the whole tensor, so its amax must be known first."""
-        return self.pv.format == "nvfp4" or self.pv.scale == "tensor"
+        return extent_of(self.pv) == "tensor"
 
     @staticmethod
     def empty(q: Tensor, width: int) -> Tensor:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantctl.kernels.dispatch import FLASH, supports
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import DTYPES, draw_for, quantize_dequantize
 from quantctl.kernels.measure import recorder
@@ -111,6 +112,11 @@ def _has_one_of_each(specs: ProductSpecs) -> bool:
     return _is_forwards(specs.fprop[1], specs.dgrad[1]) and _is_forwards(specs.fprop[0], specs.wgrad[1])
 
 
+def _is_along_a_head(spec: FormatSpec) -> bool:
+    """Whether Q's and K's blocks are the same in [s, b, heads, d] as in [b * heads, s, d]: squares are not."""
+    return block_of(spec, 1).across <= 1
+
+
 def by_library(*, qk: str, pv: str) -> bool:
     """Whether torch's scaled_dot_product_attention computes calls with these specs, else fused_pv."""
     return operands.resolve(pv, "pv").is_none and _has_one_of_each(operands.resolve(qk, "qk"))
@@ -122,9 +128,12 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, *, qk: str, pv: str) -> str | None:
     Raises QuantctlError for an unknown spec.
     """
     for site, text in (("qk", qk), ("pv", pv)):
-        found = (own.spec for _, own in operands.resolve(text, site).items())
-        if not all(spec.is_none or (supports(FLASH, spec) and not is_wanted(spec)) for spec in found):
+        found = [own.spec for _, own in operands.resolve(text, site).items() if not own.spec.is_none]
+        if any(is_wanted(spec) or (site == "qk" and not _is_along_a_head(spec)) for spec in found):
             return f"{site}={text} is computed by the unfused flow only"
+    probabilities = operands.resolve(pv, "pv").fprop[0].spec
+    if not probabilities.is_none and not supports(FLASH, probabilities):
+        return f"pv={pv} has blocks of probabilities that are wider than a tile of fused attention"
     if fused_pv.quantizes_gradients(operands.resolve(qk, "qk")):
         return f"qk={qk} quantizes the gradients of the scores, which only the unfused flow has"
     if not by_library(qk=qk, pv=pv):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
+from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.quantize import FORMATS, quantize_dequantize_along
 from quantctl.kernels.formats.rounding import finite_amax
 from quantctl.kernels.products.flash_call import Call, Operands
@@ -64,9 +65,11 @@ def _quantized(chunk: _Chunk, q: Tensor, k: Tensor, call: Call, amax: Tensor | N
     noise = None
     if call.draw is not None:
         noise = _noise(chunk, (by_head.shape[0], q.shape[2], k.shape[2]), call.draw, q.device)
-    if amax is not None:  # one more row that holds it, so that the chunk is scaled as all of P would be
+    if amax is not None:  # one more row that holds it, in no other's square: the chunk is scaled as all of P would be
+        fill = -by_head.shape[1] % max(block_of(call.pv, 1).across, 1)
+        by_head = torch.nn.functional.pad(by_head, (0, 0, 0, fill))
         by_head = torch.cat([by_head, amax.to(q.dtype).expand(by_head.shape[0], 1, chunk.keys)], dim=1)
-        noise = None if noise is None else torch.nn.functional.pad(noise, (0, 0, 0, 1))
+        noise = None if noise is None else torch.nn.functional.pad(noise, (0, 0, 0, fill + 1))
     if noise is None:
         (quantized,) = quantize_dequantize_along(by_head, call.pv, (2,))
     else:

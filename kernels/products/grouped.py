@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import CPU, GROUPED, family_of, supports
 from quantctl.kernels.formats.hadamard import is_wanted
 from quantctl.kernels.formats.quantize import draw_for
 from quantctl.kernels.measure import recorder
@@ -143,15 +142,12 @@ def one_spec(layers: Sequence[Any], spec: str, site: str = "linear") -> str | No
     return specs.pop() if len(specs) == 1 else None
 
 
-def in_groups(text: str, site: str, x: Tensor) -> bool:
+def in_groups(text: str, site: str) -> bool:
     """Whether all of the spec's operands are quantized for all experts at once; others in a loop over experts.
 
-    x: the experts' tokens. Noise is numbered through all experts' elements or within one's, so that for what draws it
-    the spec alone decides; else a CPU, where experts are quantized one by one in any case, has kernels for more.
+    A Hadamard transform along an expert's tokens wants as many as its size divides, which are not there.
     """
-    on_cpu = family_of(x) == CPU and not torch.compiler.is_compiling()
-    specs = (own.spec for _, own in operands.resolve(text, site).items() if not own.spec.is_none)
-    return all(not is_wanted(spec) and (supports(GROUPED, spec) or (on_cpu and not spec.is_random)) for spec in specs)
+    return not any(is_wanted(own.spec) for _, own in operands.resolve(text, site).items() if not own.spec.is_none)
 
 
 def _alone(x: Tensor, weight: Tensor, text: str, site: str, layer: Any) -> Tensor:
@@ -197,7 +193,7 @@ def grouped_linear(
     if text is None:
         raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
     each = layers if layers is not None and len(layers) == len(weights) else None
-    if not in_groups(text, site, x):
+    if not in_groups(text, site):
         first = layers[0] if layers else None
         own = [first] * len(weights) if each is None else each
         parts = zip(x.split(groups.sizes()), weights, own, strict=True)

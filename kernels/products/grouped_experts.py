@@ -62,10 +62,7 @@ def forward(
         return None
     fc1, fc2 = [expert.linear_fc1 for expert in experts], [expert.linear_fc2 for expert in experts]
     texts = one_spec(fc1, spec), one_spec(fc2, spec)
-    if any(
-        text is None or operands.resolve(text, "linear").is_none or not in_groups(text, "linear", hidden)
-        for text in texts
-    ):
+    if any(text is None or operands.resolve(text, "linear").is_none or not in_groups(text, "linear") for text in texts):
         return None  # experts that differ, stock products, which are Megatron's own, and what is computed one by one
     _wait_for_parameters(experts)
     groups = Groups.of(counts, hidden.shape[0], hidden.device)

@@ -17,22 +17,24 @@ from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.codes import pack, unpack
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand
-from quantctl.kernels.formats.tensor_scale import SCALED, factors, has_tensor_scale
+from quantctl.kernels.formats.scaled import Scaled
+from quantctl.kernels.formats.scaled import dequantize as scaled_dequantize
+from quantctl.kernels.formats.tensor_scale import SCALED, extent_of, kept_of
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
-from quantctl.kernels.products.groups import Groups
+from quantctl.kernels.products.groups import Groups, in_tiles, tile_rows
 from quantctl.kernels.products.packed import (
     Layout,
     Packed,
     dequantize,
     packed_matrix,
     quantize_dequantize_packed,
+    shapes,
     unpacked,
 )
 from quantctl.kernels.products.plan import Kept
-from quantctl.spec import FormatSpec, ProductSpecs
+from quantctl.spec import NONE, FormatSpec, ProductSpecs
 
 
 def layout_of(size: Sequence[int], dtype: torch.dtype, groups: int, spec: FormatSpec, axis: int) -> Layout:
@@ -88,37 +90,51 @@ def packed_rows(
     x: Tensor, groups: Groups, spec: FormatSpec, axis: int, rng: philox.Draw | None = None
 ) -> tuple[Packed, Layout]:
     """packed.packed_matrix for rows in groups."""
-    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
-    if family_of(x) == TRITON:
+    by_triton = family_of(x) == TRITON
+    if by_triton and torch.compiler.is_compiling():
         return quantize_rows_packed(x, groups, spec, axis, (rng, rng))[1:]
+    layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
     if layout.groups is None:
-        return packed_matrix(x, spec, axis, rng)
-    return _pack(operand(x, spec).contiguous(), groups, layout, draw_for(spec, rng)), layout
+        return packed_matrix(x.contiguous(), spec, axis, rng)
+    x, draw = operand(x, spec).contiguous(), draw_for(spec, rng)
+    if by_triton:
+        from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
-
-def _in_tiles(layout: Layout) -> bool:
-    return layout.axis == 0 and FORMATS[layout.spec.format].has_blocks
+        return triton_grouped_packed.quantize_rows_packed(x, groups, layout, (draw, draw), values=False)[1], layout
+    return _pack(x, groups, layout, draw), layout
 
 
 def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -> Packed:
-    """The reference. Along rows each group gets tiles of its own, as in quantize_rows."""
-    spec, tiled = layout.spec, _in_tiles(layout)
-    format_ = FORMATS[spec.format]
+    """The reference, as in quantize_rows."""
+    spec, axis = layout.spec, layout.axis
+    format_, tiled, size = FORMATS[spec.format], in_tiles(spec, axis), tile_rows(spec, (axis,))
     noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
-    rows, row_noise = (spread(t, groups).t().contiguous() if tiled and t is not None else t for t in (x, noise))
+    amax = amax_of_groups(x, groups, spec) if extent_of(spec) != NONE else None
+    kept = None if amax is None else kept_of(amax, spec, x.dtype)
+    if isinstance(format_, Scaled) and amax is not None:
+        of_rows = amax.index_select(0, groups.of_rows())
+        values, factor = format_.quantized(x.float(), of_rows, spec, noise, x.dtype)
+        return Packed(pack(format_.codes_of(values.where(factor.isfinite(), 0.0), spec), 8), kept, None)
+    rows, row_noise = (spread(t, groups, size) if tiled and t is not None else t for t in (x, noise))
+    rows, row_noise = (t.t().contiguous() if axis == 0 and tiled and t is not None else t for t in (rows, row_noise))
     assert rows is not None
-    tensor_scale = None
-    if has_tensor_scale(spec):
-        amax = amax_of_groups(x, groups)
-        _, tensor_scale = factors(amax, spec)
-        codes = SCALED[spec.format].encode(rows, spec, row_noise, by_blocks(amax, groups, spec, layout.axis))
+    if amax is not None:
+        codes = SCALED[spec.format].encode(rows, spec, row_noise, by_blocks(amax, groups, spec, axis))
     else:
         codes = format_.encode(rows, spec, row_noise)
     elements, scales = codes.elements, codes.block_scales
-    if tiled:
+    if tiled and axis == 0:
         assert scales is not None
-        elements, scales = elements.t().index_select(0, groups.slots(BLOCK)), scales.t().contiguous()
-    return Packed(pack(elements, format_.bits(spec)), scales, tensor_scale)
+        elements, scales = elements.t(), scales.t().contiguous()
+    if tiled:
+        elements = elements.index_select(0, groups.slots(size))
+    return Packed(pack(elements, format_.bits(spec)), scales, kept if kept is None else kept.view(_kept_shape(layout)))
+
+
+def _kept_shape(layout: Layout) -> tuple[int, ...]:
+    shape = shapes(layout).tensor_scale
+    assert shape is not None
+    return shape
 
 
 def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
@@ -136,13 +152,20 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
         return triton_grouped_packed.dequantize_rows(packed, layout, groups)
-    spec, tiled = layout.spec, _in_tiles(layout)
-    format_ = FORMATS[spec.format]
-    elements, scales, tensor_scale = unpack(packed.elements, format_.bits(spec), layout.columns), *packed[1:]
-    if tiled:
+    spec, axis = layout.spec, layout.axis
+    format_, tiled, size = FORMATS[spec.format], in_tiles(spec, axis), tile_rows(spec, (axis,))
+    elements, scales, kept = unpack(packed.elements, format_.bits(spec), layout.columns), *packed[1:]
+    if isinstance(format_, Scaled) and extent_of(spec) != NONE:
         assert scales is not None
-        elements, scales = spread(elements, groups).t(), scales.t()
-    if tensor_scale is not None:
-        tensor_scale = by_blocks(tensor_scale, groups, spec, layout.axis)
-    values = format_.decode(Codes(elements, scales, tensor_scale), spec, layout.dtype)
-    return values.t().index_select(0, groups.slots(BLOCK)) if tiled else values.contiguous()
+        factor = scales.index_select(0, groups.of_rows())
+        return scaled_dequantize(format_.elements_of(elements, spec), factor, layout.dtype)
+    if tiled:
+        elements = spread(elements, groups, size)
+    if tiled and axis == 0:
+        assert scales is not None
+        elements, scales = elements.t(), scales.t()
+    if kept is not None:
+        kept = by_blocks(kept.view(len(groups), -1), groups, spec, axis)
+    values = format_.decode(Codes(elements, scales, kept), spec, layout.dtype)
+    values = values.t() if tiled and axis == 0 else values
+    return values.index_select(0, groups.slots(size)) if tiled else values.contiguous()

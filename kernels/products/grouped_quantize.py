@@ -15,7 +15,6 @@ from torch import Tensor
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.blocks import block_of
-from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
@@ -23,9 +22,10 @@ from quantctl.kernels.formats.quantize import (
     operand,
     quantize_dequantize_along,
 )
-from quantctl.kernels.formats.tensor_scale import SCALED, has_tensor_scale, needs_amax
-from quantctl.kernels.products.groups import Groups
-from quantctl.spec import FormatSpec
+from quantctl.kernels.formats.scaled import Scaled, dequantize
+from quantctl.kernels.formats.tensor_scale import SCALED, extent_of, has_tensor_scale
+from quantctl.kernels.products.groups import Groups, in_tiles, tile_rows
+from quantctl.spec import NONE, FormatSpec
 
 Draws = tuple[philox.Draw | None, ...]
 
@@ -46,7 +46,7 @@ def quantize_rows(
         return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and is_same_along_all_axes(spec):
         return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2
-    by = family_of(x)
+    by = family_of(x, spec)
     if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
@@ -59,55 +59,69 @@ def quantize_rows(
 
 
 def groups_matter(spec: FormatSpec, axis: int) -> bool:
-    """Whether the rows' groups say anything about x along `axis`: where blocks start, or what a tensor is."""
-    format_ = FORMATS[spec.format]
-    in_squares = format_.has_blocks and block_of(spec, format_.block).across > 1
-    return needs_amax(spec) or in_squares or (axis == 0 and format_.has_blocks)
+    """Whether the rows' groups say anything about x along `axis`: where blocks start, or what a tensor or row is."""
+    in_blocks = FORMATS[spec.format].has_blocks
+    return extent_of(spec) == "tensor" or in_tiles(spec, axis) or (axis == 0 and in_blocks)
 
 
 def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
-    """The reference. Along rows each group gets tiles of its own, filled up with zeros, which change nothing."""
+    """The reference. Blocks along rows are in tiles of each group's own, filled up with zeros, which change nothing."""
     noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
-    in_tiles = axis == 0 and FORMATS[spec.format].has_blocks
-    tiled, tiled_noise = (spread(t, groups) if in_tiles and t is not None else t for t in (x, noise))
-    assert tiled is not None
+    format_ = FORMATS[spec.format]
+    if not groups_matter(spec, axis):
+        return format_.quantize_dequantize(x, spec, axis, noise)
+    if isinstance(format_, Scaled) and extent_of(spec) != NONE:
+        amax = amax_of_groups(x, groups, spec).index_select(0, groups.of_rows())
+        return dequantize(*format_.quantized(x.float(), amax, spec, noise, x.dtype), x.dtype)
+    tiled = in_tiles(spec, axis)
+    size = tile_rows(spec, (axis,))
+    x_in, noise = (spread(t, groups, size) if tiled and t is not None else t for t in (x, noise))
+    assert x_in is not None
     if has_tensor_scale(spec):
-        amax = by_blocks(amax_of_groups(x, groups), groups, spec, axis)
-        # the blocks' axis has one that counts within blocks behind it
-        amax = amax.unsqueeze(-1) if in_tiles else amax
-        result = SCALED[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise, amax)
-    elif draw is None:
-        (result,) = quantize_dequantize_along(tiled, spec, (axis,))
+        amax = by_blocks(amax_of_groups(x, groups, spec), groups, spec, axis)
+        if tiled and block_of(spec, 1).across <= 1:  # the blocks' axis is followed by one that counts within blocks
+            amax = (amax.unsqueeze(-1) if spec.extent == "row" else amax).movedim(0, -1)
+        result = SCALED[spec.format].quantize_dequantize(x_in, spec, axis, noise, amax)
     else:
-        result = FORMATS[spec.format].quantize_dequantize(tiled, spec, axis, tiled_noise)
-    return result.index_select(0, groups.slots(BLOCK)) if in_tiles else result
+        result = format_.quantize_dequantize(x_in, spec, axis, noise)
+    return result.index_select(0, groups.slots(size)) if tiled else result
 
 
-def spread(x: Tensor, groups: Groups) -> Tensor:
-    """x [rows, ...] at its slots, [tiles * BLOCK, ...], zeros elsewhere."""
-    places = x.new_zeros(groups.tiles(BLOCK) * BLOCK, *x.shape[1:])
-    return places.index_copy_(0, groups.slots(BLOCK), x)
+def spread(x: Tensor, groups: Groups, size: int) -> Tensor:
+    """x [rows, ...] at its slots, [tiles * size, ...], zeros elsewhere."""
+    places = x.new_zeros(groups.tiles(size) * size, *x.shape[1:])
+    return places.index_copy_(0, groups.slots(size), x)
 
 
 def by_blocks(of_groups: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Tensor:
-    """A number a group as it broadcasts: against rows in blocks [rows, blocks, size] for axis 1, against blocks of
-    tiles [n, tiles' blocks, size] for axis 0, against rows [rows, n] where the format has no blocks."""
-    block = FORMATS[spec.format].block
-    if not block or axis == 1:
-        return of_groups.index_select(0, groups.of_rows()).view((-1, 1, 1) if block else (-1, 1))
-    return of_groups.index_select(0, groups.of_tiles(BLOCK)).repeat_interleave(BLOCK // block).view(-1, 1)
+    """Numbers of groups [groups, 1 or n] as they broadcast: against rows in blocks [rows, blocks, size] for axis 1,
+    against blocks of tiles [n, tiles' blocks(, size)] for axis 0, against squares as blocks.split has them, against
+    rows [rows, n] where the format has no blocks."""
+    block = block_of(spec, FORMATS[spec.format].block)
+    if not in_tiles(spec, axis):
+        rows = of_groups.index_select(0, groups.of_rows())
+        return rows.unsqueeze(-1) if block.along else rows
+    size = tile_rows(spec, (axis,))
+    blocks = of_groups.index_select(0, groups.of_tiles(size)).repeat_interleave(size // block.along, 0)
+    if block.across > 1:
+        return blocks.view((-1, 1, 1) if axis == 1 else (1, -1, 1))
+    return blocks.t() if spec.extent == "row" else blocks.t().unsqueeze(-1)
 
 
-def _finite_magnitudes(x: Tensor) -> Tensor:
-    return x.float().nan_to_num(0.0, 0.0, 0.0).abs_()
-
-
-def amax_of_groups(x: Tensor, groups: Groups) -> Tensor:
-    """fp32 [groups]: the largest finite magnitude of each; 0 where there is nothing."""
-    amax = torch.zeros(len(groups), dtype=torch.float32, device=x.device)
-    if not x.numel():
-        return amax
-    return amax.scatter_reduce_(0, groups.of_rows(), _finite_magnitudes(x).amax(1), "amax")
+def amax_of_groups(x: Tensor, groups: Groups, spec: FormatSpec) -> Tensor:
+    """fp32 [groups, 1], or [groups, n] where rows of groups have scales: the largest magnitude of each, of finite ones
+    if the format counts those; 0 where there is nothing."""
+    magnitudes = x.float().abs()
+    if spec.format in SCALED:
+        magnitudes = magnitudes.nan_to_num(0.0, 0.0, 0.0)
+    bits = magnitudes.view(torch.int32)  # as integers NaN is above all others
+    if extent_of(spec) == "tensor" and x.shape[1]:
+        bits = bits.amax(1, keepdim=True)
+    found = torch.zeros(len(groups), bits.shape[1], dtype=torch.int32, device=x.device)
+    if x.numel():
+        owner = groups.of_rows().unsqueeze(1).expand_as(bits)
+        found.scatter_reduce_(0, owner, bits, "amax")
+    return found.view(torch.float32)
 
 
 def quantize_stack(
@@ -120,26 +134,18 @@ def quantize_stack(
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and is_same_along_all_axes(spec):
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
-    by = family_of(weights[0])
+    by = family_of(weights[0], spec)
     if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
     stack = torch.stack(list(weights))
-    if not needs_amax(spec):
+    if extent_of(spec) != "tensor":
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
     if by == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped
 
         return cpu_grouped.quantize_stack(stack, spec, axes, draws)
-    amax = _finite_magnitudes(stack).amax((1, 2)).view(-1, *(1,) * (2 + FORMATS[spec.format].has_blocks))
-    return [
-        SCALED[spec.format].quantize_dequantize(
-            stack,
-            spec,
-            axis + 1,
-            None if draw is None else philox.uniform(stack.shape, draw, stack.device),
-            amax,
-        )
-        for axis, draw in zip(axes, draws, strict=True)
-    ]
+    groups = Groups.equal(len(weights), stack.shape[1], stack.device)
+    rows = stack.flatten(0, 1)
+    return [_rows(rows, groups, spec, axis, draw).view_as(stack) for axis, draw in zip(axes, draws, strict=True)]

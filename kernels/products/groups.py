@@ -14,6 +14,22 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.formats.blocks import block_of
+from quantctl.kernels.formats.mx import BLOCK
+from quantctl.kernels.formats.quantize import FORMATS
+from quantctl.spec import FormatSpec
+
+
+def in_tiles(spec: FormatSpec, axis: int) -> bool:
+    """Whether blocks along `axis` of rows in groups start anew at each group's first row."""
+    across, along = block_of(spec, FORMATS[spec.format].block)
+    return along > 0 and (axis == 0 or across > 1)
+
+
+def tile_rows(spec: FormatSpec, axes: Sequence[int]) -> int:
+    """Rows of the tiles of which each group starts one: whole blocks along any of `axes`."""
+    along = block_of(spec, FORMATS[spec.format].block).along
+    return max(BLOCK, along if any(in_tiles(spec, axis) for axis in axes) else 0)
 
 
 def tiles(rows: int, groups: int, size: int) -> int:

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels import philox
-from quantctl.kernels.dispatch import CPU, PACKED, TRITON, family_of, supports
-from quantctl.kernels.formats.blocks import block_of, scale_shape
+from quantctl.kernels.dispatch import CPU, TRITON, family_of
+from quantctl.kernels.formats.blocks import WHOLE, block_of, scale_shape
 from quantctl.kernels.formats.codes import GROUPS, pack, unpack
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.hadamard import is_wanted, transformed, without
-from quantctl.kernels.formats.mx import BLOCK
+from quantctl.kernels.formats.hadamard import check_fits, transformed, without
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
@@ -33,7 +32,7 @@ from quantctl.kernels.formats.quantize import (
 )
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
-from quantctl.kernels.products.groups import tiles
+from quantctl.kernels.products.groups import in_tiles, tile_rows, tiles
 from quantctl.kernels.products.plan import Kept
 from quantctl.spec import FormatSpec, ProductSpecs
 
@@ -64,10 +63,12 @@ class Packed(NamedTuple):
     """[blocks, columns] (axis 0) or [rows, blocks] (axis 1), squares [blocks, blocks]: bytes E8M0 or E4M3, or fp32
     factors; None for HiFloat8.
 
-    Blocks along groups of rows lie in tiles of 32 rows: each group starts one, and there are as many as there can be.
+    Blocks along groups of rows lie in tiles (groups.tile_rows): each group starts one, and there are as many as there
+    can be. What is one block a group is [groups, columns] or [groups, 1].
     """
     tensor_scale: Tensor | None
-    """fp32 [], [groups] or of rows [rows, 1] or [1, columns]: as codes.Encoded's; None where the spec has none."""
+    """fp32 [], [groups] or of rows [rows, 1], [1, columns] or [groups, columns]: as codes.Encoded's; None where the
+    spec has none."""
 
 
 class Shapes(NamedTuple):
@@ -80,17 +81,21 @@ class Shapes(NamedTuple):
 
 def shapes(layout: Layout) -> Shapes:
     spec, axis, rows, columns, _, groups = layout
-    count, width = GROUPS[FORMATS[spec.format].bits(spec)]
-    format_, scales = FORMATS[spec.format], None
-    if format_.has_blocks and axis == 0 and groups is not None:
-        scales = (tiles(rows, groups, BLOCK) * (BLOCK // format_.block), columns)
+    format_ = FORMATS[spec.format]
+    count, width = GROUPS[format_.bits(spec)]
+    block, scales = block_of(spec, format_.block), None
+    if format_.has_blocks and groups is not None and block.along == WHOLE:
+        scales = (groups, columns if block.across else 1)
+    elif format_.has_blocks and groups is not None and in_tiles(spec, axis):
+        size = tile_rows(spec, (axis,))
+        scales = (tiles(rows, groups, size) * (size // block.along), -(-columns // block.across))
     elif format_.has_blocks:
-        size = (rows, columns) if axis == 1 else (columns, rows)
-        across, along = scale_shape(size, block_of(spec, format_.block))
+        size_of = (rows, columns) if axis == 1 else (columns, rows)
+        across, along = scale_shape(size_of, block)
         scales = (across, along) if axis == 1 else (along, across)
     factors: tuple[int, ...] = () if groups is None else (groups,)
     if spec.extent == "row":
-        factors = (rows, 1) if axis == 1 else (1, columns)
+        factors = (rows, 1) if axis == 1 else (1 if groups is None else groups, columns)
     return Shapes((rows, -(-columns // count) * width), scales, factors if has_tensor_scale(spec) else None)
 
 
@@ -110,7 +115,7 @@ def is_recorded(ctx: Any) -> bool:
 
 
 def _by_triton(x: Tensor, spec: FormatSpec) -> bool:
-    return family_of(x, spec) == TRITON and supports(PACKED, spec)
+    return family_of(x, spec) == TRITON
 
 
 def quantize_dequantize_packed(
@@ -125,12 +130,14 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if _by_triton(x, spec) and not is_wanted(spec):
+    if _by_triton(x, spec):
         from quantctl.kernels.triton import packed as triton_packed
 
-        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw)), layout
+        for along in {1, axis}:
+            check_fits(x, spec, along)
+        return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw), spec), layout
     values = quantize_dequantize(x, spec, 1, rng=draw)
-    return values, _packed(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
+    return values, _pack(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout
 
 
 def quantize_dequantize_kept(
@@ -168,16 +175,12 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
     x = operand(x, spec)
     draw = draw_for(spec, rng)
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    return _packed(transformed(x, spec, axis, draw), layout, draw), layout
-
-
-def _packed(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:
-    """x in the codes of its layout, by whoever computes."""
-    if _by_triton(x, layout.spec) and x.dtype == layout.dtype:
+    if _by_triton(x, spec):
         from quantctl.kernels.triton import packed as triton_packed
 
-        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw))[1]
-    return _pack(x, layout, draw)
+        check_fits(x, spec, axis)
+        return triton_packed.quantize_dequantize_packed(x, layout, (draw, draw), spec, values=False)[1], layout
+    return _pack(transformed(x, spec, axis, draw), layout, draw), layout
 
 
 def _pack(x: Tensor, layout: Layout, draw: philox.Draw | None) -> Packed:

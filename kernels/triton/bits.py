@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from quantctl.kernels.philox import FIRST_SIGN
+
 EXPONENT = tl.constexpr(0x7F800000)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 SIGN = tl.constexpr(-0x80000000)
@@ -80,6 +82,12 @@ def round_to_element(a, limit, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT:
 
 
 @triton.jit
+def round_to_integer(a, noise, ROUND: tl.constexpr):
+    """0 <= a < 2^22 rounded to integers."""
+    return round_to_step(a, tl.full(a.shape, 127 << 23, tl.int32), noise, ROUND)
+
+
+@triton.jit
 def _word(x):
     return x.to(tl.uint32, bitcast=True)
 
@@ -117,3 +125,22 @@ def noise_of_fours(counter, seed_low, seed_high, call_low, call_high, rank, ROWS
     w0, w1, w2, w3 = _philox(counter, seed_low, seed_high, call_low, call_high, rank)
     # join makes the last axis: (w0, w2) with (w1, w3) is w0 w1 w2 w3 in row-major order
     return _noise(tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, COLUMNS)))
+
+
+SIGNS_FROM = tl.constexpr(FIRST_SIGN >> 32)
+
+
+@triton.jit
+def random_words(index, seed_low, seed_high, call_low, call_high, rank):
+    """The top bit, int32, of the words of philox.random_signs with these int32 indices."""
+    zero = (index & 0).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox_impl(
+        (index >> 2).to(tl.uint32),
+        zero + _word((rank << 16) | SIGNS_FROM),
+        zero + _word(call_low),
+        zero + _word(call_high),
+        zero + _word(seed_low),
+        zero + _word(seed_high),
+    )
+    word = index & 3
+    return (tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3)) >> 31).to(tl.int32)

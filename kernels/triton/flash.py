@@ -10,15 +10,13 @@ import torch
 import triton
 from torch import Tensor
 
-from quantctl.kernels.formats import hifp8, nvfp4
 from quantctl.kernels.formats.rounding import finite_amax
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.flash_call import Call, Operands
-from quantctl.kernels.triton.constants import constants
+from quantctl.kernels.triton.constants import NOTHING, quantizer
 from quantctl.kernels.triton.flash_backward import keys_kernel, queries_kernel
 from quantctl.kernels.triton.flash_forward import output_kernel, softmax_kernel
-from quantctl.kernels.triton.qdq import signed
-from quantctl.spec import FormatSpec
+from quantctl.kernels.triton.launch import signed
 
 WIDEST = (256, 256)
 """Columns of Q and K, and of V: a tile of 64 keys of wider heads does not fit into the registers and the shared memory
@@ -44,10 +42,6 @@ def widest_heads(device: torch.device) -> tuple[int, int]:
 
 
 LOG2_E = 1.4426950408889634
-
-QUANTIZER = ("FORMAT", "BLOCK", "MANTISSA_BITS", "MIN_EXPONENT", "MAX_EXPONENT", "LARGEST", "RULE", "ROUND", "SCALED",
-             "DTYPE_LARGEST")  # fmt: skip
-"""The constants of a format, in the order in which the kernels' QUANTIZER holds them."""
 
 
 class Tile(NamedTuple):
@@ -117,18 +111,8 @@ def _common(q: Tensor, v: Tensor, call: Call, tile: Tile) -> dict[str, Any]:
     }
 
 
-def quantizer(spec: FormatSpec, dtype: torch.dtype) -> tuple[Any, ...]:
-    """The kernels' QUANTIZER: empty if nothing is quantized."""
-    return () if spec.is_none else tuple(constants(spec, dtype)[name] for name in QUANTIZER)
-
-
 def _format(call: Call, dtype: torch.dtype, keys: int) -> dict[str, Any]:
-    return {
-        "QUANTIZER": quantizer(call.pv, dtype),
-        "SCALED": call.is_scaled,
-        "STOCHASTIC": call.draw is not None,
-        "FOURS": keys % 4 == 0,
-    }
+    return {"Q": NOTHING if call.pv.is_none else quantizer(call.pv, dtype), "FOURS": keys % 4 == 0}
 
 
 def _words(draw: Draw | None) -> tuple[int, ...]:
@@ -138,15 +122,9 @@ def _words(draw: Draw | None) -> tuple[int, ...]:
     return (*(signed(word) for word in words), draw.rank)
 
 
-def _scales(row_rcp: Tensor, call: Call, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What P is multiplied by before rounding and after, fp32 []: a row's largest P is 1 / sum."""
-    if not call.is_scaled:
-        return row_rcp, row_rcp
-    amax = finite_amax(row_rcp.to(dtype))
-    if call.pv.format == "nvfp4":
-        return nvfp4.tensor_scales(amax)
-    scale = hifp8.tensor_scale(amax)
-    return scale.reciprocal(), scale
+def _amax(row_rcp: Tensor, call: Call, dtype: torch.dtype) -> Tensor:
+    """The bits of the largest P, int32 [], where the format asks: a row's largest is 1 / sum."""
+    return finite_amax(row_rcp.to(dtype)).view(torch.int32) if call.is_scaled else row_rcp
 
 
 def _parts(batch: int, heads: int, groups: int, key_tiles: int) -> int:
@@ -170,7 +148,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, tuple[
         shape = {name: value for name, value in common.items() if name not in ("D_V", "COLUMNS")}
         softmax_kernel[grid](_raw(q), _raw(k), row_max, row_rcp, q.stride()[:3], k.stride()[:3], *sizes, **shape)
         output_kernel[grid](
-            *(_raw(q), _raw(k), _raw(v), row_max, row_rcp, _raw(out), *_scales(row_rcp, call, q.dtype)),
+            *(_raw(q), _raw(k), _raw(v), row_max, row_rcp, _raw(out), _amax(row_rcp, call, q.dtype)),
             *(x.stride()[:3] for x in (q, k, v, out)),
             *(*sizes, *_words(call.draw)),
             **_format(call, q.dtype, keys),
@@ -205,7 +183,7 @@ def backward(grad: Tensor, operands: Operands, call: Call) -> tuple[Tensor, Tens
         )
         keys_kernel[(key_tiles * batch * groups * parts,)](
             *(_raw(x) for x in (q_scores, q, k_scores, v, grad)),
-            *(row_max, row_rcp, row_term, _raw(d_k), _raw(d_v_), *_scales(row_rcp, call, q.dtype)),
+            *(row_max, row_rcp, row_term, _raw(d_k), _raw(d_v_), _amax(row_rcp, call, q.dtype)),
             *(x.stride()[:3] for x in (q_scores, q, k_scores, v, grad)),
             *(d_k.stride()[:4], d_v_.stride()[:4], heads, groups, rows, keys, factor, call.scale, *_words(call.draw)),
             PARTS=parts,

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from quantctl.kernels.triton.flash_forward import last_tile
 from quantctl.kernels.triton.flash_tiles import (
+    amax_of_probabilities,
     draw_noise,
     load_head,
     load_rows,
@@ -104,9 +105,9 @@ def queries_kernel(q_ptr, k_scores_ptr, k_ptr, v_ptr, out_ptr, d_o_ptr, max_ptr,
 
 @triton.jit
 def _key_tile(sums, k, k_rest, v, q_scores_ptr, q_scores_stride, q_ptr, q_stride, d_o_ptr, d_o_stride, max_ptr,
-              rcp_ptr, row_term_ptr, first_row, first_key, index, row_count, key_count, factor, scales, draw,
-              CAUSAL: tl.constexpr, ONE_Q: tl.constexpr, WHOLE_ROWS: tl.constexpr, QUANTIZER: tl.constexpr,
-              STOCHASTIC: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+              rcp_ptr, row_term_ptr, first_row, first_key, index, row_count, key_count, factor, amax_ptr, draw,
+              CAUSAL: tl.constexpr, ONE_Q: tl.constexpr, WHOLE_ROWS: tl.constexpr, Q: tl.constexpr,
+              FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
               REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
               MASKED: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     d_k, d_k_rest, d_v = sums
@@ -121,9 +122,10 @@ def _key_tile(sums, k, k_rest, v, q_scores_ptr, q_scores_stride, q_ptr, q_stride
     if MASKED:
         p = masked(p, first_row, first_key, key_count, 0.0, CAUSAL, ROWS, KEYS)
     noise = 0.0
-    if STOCHASTIC:
+    if Q.value.ROUND == "stochastic":
         noise = draw_noise(index, first_row, first_key, key_count, draw, ROWS, KEYS, FOURS)
-    p_v = quantized(p, noise, scales, 1, QUANTIZER, ROWS, KEYS, d_o.dtype, BITS)
+    amax = amax_of_probabilities(amax_ptr, row_rcp, Q, d_o.dtype, BITS)
+    p_v = quantized(p, noise, amax, Q, ROWS, KEYS, d_o.dtype, BITS)
     d_v = multiply(tl.trans(p_v), d_o, d_v)
     d_s = operand(p * (scores(d_o, d_o, v, v, ROWS, KEYS, 0) - row_term[:, None]), d_o.dtype, BITS)
     if not ONE_Q:
@@ -136,11 +138,11 @@ def _key_tile(sums, k, k_rest, v, q_scores_ptr, q_scores_stride, q_ptr, q_stride
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "call_low", "call_high", "rank"])
 def keys_kernel(q_scores_ptr, q_ptr, k_ptr, v_ptr, d_o_ptr, max_ptr, rcp_ptr, row_term_ptr, d_k_ptr, d_v_ptr,
-                encode_ptr, decode_ptr, q_scores_strides, q_strides, k_strides, v_strides, d_o_strides, d_k_strides,
+                amax_ptr, q_scores_strides, q_strides, k_strides, v_strides, d_o_strides, d_k_strides,
                 d_v_strides, heads, groups, row_count, key_count, factor, scale, seed_low, seed_high, call_low,
                 call_high, rank, PARTS: tl.constexpr, CAUSAL: tl.constexpr, ONE_Q: tl.constexpr,
-                WHOLE_ROWS: tl.constexpr, WHOLE_KEYS: tl.constexpr, QUANTIZER: tl.constexpr, SCALED: tl.constexpr,
-                STOCHASTIC: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+                WHOLE_ROWS: tl.constexpr, WHOLE_KEYS: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr,
+                D: tl.constexpr, HEAD: tl.constexpr,
                 REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
                 BITS: tl.constexpr, OUT_BITS: tl.constexpr):  # fmt: skip
     """dK and dV of a tile of keys over PARTS-ths of the heads of its group.
@@ -160,9 +162,6 @@ def keys_kernel(q_scores_ptr, q_ptr, k_ptr, v_ptr, d_o_ptr, max_ptr, rcp_ptr, ro
     k, k_rest = load_head(k_ptr, first_key, k_strides[2], key_count, D, HEAD, REST, KEYS, False, BITS)
     v = load_rows(v_ptr, first_key, v_strides[2], key_count, 0, D_V, KEYS, COLUMNS, False, BITS)
     draw = (seed_low, seed_high, call_low, call_high, rank)
-    scales = (1.0, 1.0)
-    if SCALED:
-        scales = (tl.load(encode_ptr), tl.load(decode_ptr))
     REST_COLUMNS: tl.constexpr = REST if REST else 16
     sums = (tl.zeros((KEYS, HEAD), tl.float32), tl.zeros((KEYS, REST_COLUMNS), tl.float32),
             tl.zeros((KEYS, COLUMNS), tl.float32))  # fmt: skip
@@ -177,14 +176,14 @@ def keys_kernel(q_scores_ptr, q_ptr, k_ptr, v_ptr, d_o_ptr, max_ptr, rcp_ptr, ro
         for first_row in range(first_key + ROWS if CAUSAL else 0, row_count, ROWS):
             sums = _key_tile(sums, k, k_rest, v, q_scores_at, q_scores_strides[2], q_at, q_strides[2], d_o_at,
                              d_o_strides[2], max_ptr + at, rcp_ptr + at, row_term_ptr + at, first_row, first_key,
-                             at * key_count, row_count, key_count, factor, scales, draw, CAUSAL, ONE_Q, WHOLE_ROWS,
-                             QUANTIZER, STOCHASTIC, FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS,
+                             at * key_count, row_count, key_count, factor, amax_ptr, draw, CAUSAL, ONE_Q, WHOLE_ROWS,
+                             Q, FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS,
                              not CAUSAL and not WHOLE_KEYS, BITS)  # fmt: skip
         if CAUSAL:
             sums = _key_tile(sums, k, k_rest, v, q_scores_at, q_scores_strides[2], q_at, q_strides[2], d_o_at,
                              d_o_strides[2], max_ptr + at, rcp_ptr + at, row_term_ptr + at, first_key, first_key,
-                             at * key_count, row_count, key_count, factor, scales, draw, CAUSAL, ONE_Q, WHOLE_ROWS,
-                             QUANTIZER, STOCHASTIC, FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS, True,
+                             at * key_count, row_count, key_count, factor, amax_ptr, draw, CAUSAL, ONE_Q, WHOLE_ROWS,
+                             Q, FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS, True,
                              BITS)  # fmt: skip
     d_k, d_k_rest, d_v = sums
     d_k_ptr += part * d_k_strides[0] + batch * d_k_strides[1] + group * d_k_strides[2]

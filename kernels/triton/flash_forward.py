@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from quantctl.kernels.triton.flash_tiles import (
+    amax_of_probabilities,
     draw_noise,
     load_head,
     load_rows,
@@ -89,8 +90,8 @@ def softmax_kernel(q_ptr, k_ptr, max_ptr, rcp_ptr, q_strides, k_strides, heads, 
 
 @triton.jit
 def _output_tile(sum, q, q_rest, row_max, row_rcp, k_ptr, k_stride, v_ptr, v_stride, first_key, first_row, index,
-                 key_count, factor, scales, draw, CAUSAL: tl.constexpr, QUANTIZER: tl.constexpr,
-                 STOCHASTIC: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
+                 key_count, factor, amax, draw, CAUSAL: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr,
+                 D: tl.constexpr, HEAD: tl.constexpr,
                  REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
                  KEYS: tl.constexpr, MASKED: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     k, k_rest = load_head(k_ptr, first_key, k_stride, key_count, D, HEAD, REST, KEYS, not MASKED, BITS)
@@ -99,16 +100,16 @@ def _output_tile(sum, q, q_rest, row_max, row_rcp, k_ptr, k_stride, v_ptr, v_str
     if MASKED:
         p = masked(p, first_row, first_key, key_count, 0.0, CAUSAL, ROWS, KEYS)
     noise = 0.0
-    if STOCHASTIC:
+    if Q.value.ROUND == "stochastic":
         noise = draw_noise(index, first_row, first_key, key_count, draw, ROWS, KEYS, FOURS)
-    return multiply(quantized(p, noise, scales, 1, QUANTIZER, ROWS, KEYS, v.dtype, BITS), v, sum)
+    return multiply(quantized(p, noise, amax, Q, ROWS, KEYS, v.dtype, BITS), v, sum)
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "call_low", "call_high", "rank"])
-def output_kernel(q_ptr, k_ptr, v_ptr, max_ptr, rcp_ptr, out_ptr, encode_ptr, decode_ptr, q_strides, k_strides,
-                  v_strides, out_strides, heads, group_size, row_count, key_count, factor, seed_low, seed_high,
-                  call_low, call_high, rank, CAUSAL: tl.constexpr, WHOLE_KEYS: tl.constexpr, QUANTIZER: tl.constexpr,
-                  SCALED: tl.constexpr, STOCHASTIC: tl.constexpr, FOURS: tl.constexpr, D: tl.constexpr,
+def output_kernel(q_ptr, k_ptr, v_ptr, max_ptr, rcp_ptr, out_ptr, amax_ptr, q_strides, k_strides, v_strides,
+                  out_strides, heads, group_size, row_count, key_count, factor, seed_low, seed_high,
+                  call_low, call_high, rank, CAUSAL: tl.constexpr, WHOLE_KEYS: tl.constexpr, Q: tl.constexpr,
+                  FOURS: tl.constexpr, D: tl.constexpr,
                   HEAD: tl.constexpr, REST: tl.constexpr, D_V: tl.constexpr, COLUMNS: tl.constexpr,
                   ROWS: tl.constexpr, KEYS: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     """O = Q(P) V with V given in its values; P from the scores and softmax_kernel's results."""
@@ -125,18 +126,16 @@ def output_kernel(q_ptr, k_ptr, v_ptr, max_ptr, rcp_ptr, out_ptr, encode_ptr, de
     row_max = tl.load(max_ptr + at + rows, mask=rows < row_count, other=0.0)
     row_rcp = tl.load(rcp_ptr + at + rows, mask=rows < row_count, other=0.0)
     draw = (seed_low, seed_high, call_low, call_high, rank)
-    scales = (1.0, 1.0)
-    if SCALED:
-        scales = (tl.load(encode_ptr), tl.load(decode_ptr))
     q, q_rest = load_head(q_ptr, first_row, q_strides[2], row_count, D, HEAD, REST, ROWS, False, BITS)
+    amax = amax_of_probabilities(amax_ptr, row_rcp, Q, q.dtype, BITS)
     sum = tl.zeros((ROWS, COLUMNS), tl.float32)
     last = last_tile(first_row, key_count, CAUSAL, ROWS, KEYS)
     if last > 0:
         for first_key in range(0, last, KEYS):
             sum = _output_tile(sum, q, q_rest, row_max, row_rcp, k_ptr, k_strides[2], v_ptr, v_strides[2], first_key,
-                               first_row, at * key_count, key_count, factor, scales, draw, CAUSAL, QUANTIZER,
-                               STOCHASTIC, FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS, False, BITS)  # fmt: skip
+                               first_row, at * key_count, key_count, factor, amax, draw, CAUSAL, Q,
+                               FOURS, D, HEAD, REST, D_V, COLUMNS, ROWS, KEYS, False, BITS)  # fmt: skip
     sum = _output_tile(sum, q, q_rest, row_max, row_rcp, k_ptr, k_strides[2], v_ptr, v_strides[2], last, first_row,
-                       at * key_count, key_count, factor, scales, draw, CAUSAL, QUANTIZER, STOCHASTIC, FOURS, D, HEAD,
+                       at * key_count, key_count, factor, amax, draw, CAUSAL, Q, FOURS, D, HEAD,
                        REST, D_V, COLUMNS, ROWS, KEYS, CAUSAL or not WHOLE_KEYS, BITS)  # fmt: skip
     store_rows(out_ptr, first_row, out_strides[2], row_count, 0, sum, D_V, ROWS, COLUMNS, BITS)

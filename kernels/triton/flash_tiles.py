@@ -115,28 +115,23 @@ def draw_noise(first_index, first_row, first_key, key_count, draw, ROWS: tl.cons
 
 
 @triton.jit
-def quantized(p, noise, scales, AXIS: tl.constexpr, QUANTIZER: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-              DTYPE: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
-    """Probabilities, fp32 [M, N], as the product takes them: in the tensors' dtype, then through the format.
+def amax_of_probabilities(amax_ptr, row_rcp, Q: tl.constexpr, DTYPE: tl.constexpr, BITS: tl.constexpr):
+    """The bits of the largest of all probabilities [1, 1], or of each row's [ROWS, 1]: what its largest score has."""
+    if Q.value.EXTENT == "tensor":
+        return tl.load(amax_ptr + tl.zeros((1, 1), tl.int32))
+    elif Q.value.EXTENT == "row":
+        return bits_of(operand(row_rcp, DTYPE, BITS).to(tl.float32))[:, None]
+    else:
+        return 0
 
-    QUANTIZER: FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST of
-    quantize_dequantize_tile, or nothing. scales: encode and decode. Blocks of keys lie along AXIS.
-    """
+
+@triton.jit
+def quantized(p, noise, amax, Q: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr,
+              BITS: tl.constexpr):  # fmt: skip
+    """Probabilities, fp32 [M, N], as the product takes them: in the tensors' dtype, then through the format in blocks
+    of keys. amax: as amax_of_probabilities gives it."""
     p = operand(p, DTYPE, BITS)
-    if len(QUANTIZER) > 0:
-        # up to Triton 3.6 an element of a constant tuple is a constant only if it is said to be one
-        FORMAT: tl.constexpr = QUANTIZER[0]
-        BLOCK: tl.constexpr = QUANTIZER[1]
-        MANTISSA_BITS: tl.constexpr = QUANTIZER[2]
-        MIN_EXPONENT: tl.constexpr = QUANTIZER[3]
-        MAX_EXPONENT: tl.constexpr = QUANTIZER[4]
-        LARGEST: tl.constexpr = QUANTIZER[5]
-        RULE: tl.constexpr = QUANTIZER[6]
-        ROUND: tl.constexpr = QUANTIZER[7]
-        SCALED: tl.constexpr = QUANTIZER[8]
-        DTYPE_LARGEST: tl.constexpr = QUANTIZER[9]
-        bits = quantize_dequantize_tile(bits_of(p.to(tl.float32)), noise, scales[0], scales[1], AXIS, FORMAT, BLOCK,
-                                        MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED,
-                                        DTYPE_LARGEST, M, N)  # fmt: skip
+    if Q.value.FORMAT != "none":
+        bits = quantize_dequantize_tile(bits_of(p.to(tl.float32)), noise, amax, 1, Q, M, N)
         p = operand(float_of(bits), DTYPE, BITS)
     return p

@@ -1,18 +1,37 @@
-"""The formats in Triton: magnitudes in, values out, on a tile. Twins of mx.py, nvfp4.py, fp8.py and hifp8.py."""
+"""The formats in Triton: magnitudes in blocks to elements and what they are multiplied by, and values of these.
+
+Twins of mx.py, nvfp4.py, fp8.py, int8.py and hifp4.py; hifp8.py has its own module, as have NVFP4's scales.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from quantctl.kernels.formats import hifp8
-from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, SIGN, bits_of, float_of, round_to_element, round_to_step
+from quantctl.kernels.formats import hifp4
+from quantctl.kernels.triton.bits import (
+    EXPONENT,
+    MAGNITUDE,
+    SIGN,
+    bits_of,
+    float_of,
+    round_to_element,
+    round_to_integer,
+)
+from quantctl.kernels.triton.blocks import amax_of_blocks, extent_in_blocks, in_blocks
+from quantctl.kernels.triton.hadamard import rounded_to
+from quantctl.kernels.triton.hifp8 import hifloat8, hifloat8_scale, hifloat8_values
+from quantctl.kernels.triton.nvfp4 import nvfp4, nvfp4_values, of_tensor
+from quantctl.kernels.triton.scaled import scaled
 
-E4M3_LARGEST = tl.constexpr(448.0)
-OF_TENSOR = tl.constexpr(1 / (6.0 * 448.0))
 FP32_LARGEST = tl.constexpr(3.4028234663852886e38)
-HIF8_LARGEST = tl.constexpr(hifp8.LARGEST)
-HIF8_OVERFLOW = tl.constexpr(hifp8.OVERFLOW)
+HIF4_FACTOR = tl.constexpr(hifp4.FACTOR)
+HIF4_SMALLEST = tl.constexpr(hifp4.SMALLEST_SCALE)
+HIF4_LARGEST = tl.constexpr(hifp4.LARGEST)
+E6M2_LARGEST = tl.constexpr(hifp4.E6M2.largest)
+E6M2_MANTISSA_BITS = tl.constexpr(hifp4.E6M2.mantissa_bits)
+E6M2_MIN_EXPONENT = tl.constexpr(hifp4.E6M2.min_exponent)
+MX_NAN = tl.constexpr(0xFF)
 
 
 @triton.jit
@@ -23,178 +42,146 @@ def power_of_two(field):
 
 
 @triton.jit
-def mx_scale_byte(amax, MAX_EXPONENT: tl.constexpr, RULE: tl.constexpr):
-    """The E8M0 byte of blocks whose largest magnitudes have the bits amax; of no meaning where they are not finite."""
-    finite = tl.where(amax < EXPONENT, amax, 0)
-    return tl.minimum(tl.maximum(((finite + RULE) >> 23) - MAX_EXPONENT, 0), 254)
-
-
-@triton.jit
-def _mx(a, amax, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
-        LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr,
-        HEADROOM: tl.constexpr, BEHIND: tl.constexpr):  # fmt: skip
-    """Magnitudes a in blocks with the largest magnitudes' bits amax: mx.py, the scale as its E8M0 byte."""
-    byte = mx_scale_byte(amax, MAX_EXPONENT, RULE)
+def mx(a, amax, noise, Q: tl.constexpr):
+    """Elements and the E8M0 byte of blocks whose largest magnitudes have the bits amax."""
+    finite = amax < EXPONENT
+    byte = ((tl.where(finite, amax, 0) + Q.value.RULE) >> 23) - Q.value.MAX_EXPONENT
+    byte = tl.minimum(tl.maximum(byte, 0), 254)
     # 1 / scale has the byte 254 - byte: multiplying by it is exact where dividing by the scale is
-    inverse = power_of_two(254 - byte)
-    scale = tl.where(amax < EXPONENT, power_of_two(byte), float("nan"))
-    if HEADROOM != 1.0:
-        elements = round_to_element(a * inverse * HEADROOM, LARGEST, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND)
-        product = tl.minimum(elements * BEHIND * scale, DTYPE_LARGEST)
-        return tl.where(amax < EXPONENT, product, float("nan"))
-    # saturation of the element and of the product in one: the second limit is exact, or above the first
-    limit = tl.minimum(inverse * DTYPE_LARGEST, LARGEST)
-    return round_to_element(a * inverse, limit, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND) * scale
+    y = a * power_of_two(254 - byte)
+    if Q.value.HEADROOM != 1.0:
+        y = y * Q.value.HEADROOM
+    elements = round_to_element(y, Q.value.LARGEST, noise, Q.value.MANTISSA_BITS, Q.value.MIN_EXPONENT, Q.value.ROUND)
+    return elements, tl.where(finite, byte, MX_NAN)
 
 
 @triton.jit
-def nvfp4_scale(amax, encode, decode):
-    """The scales of blocks whose largest magnitudes have the bits amax, and what elements are multiplied by."""
+def mx_values(elements, byte, Q: tl.constexpr):
+    if Q.value.HEADROOM != 1.0:
+        elements = elements * Q.value.BEHIND
+    product = tl.minimum(elements * power_of_two(byte), Q.value.DTYPE_LARGEST)
+    return tl.where(byte != MX_NAN, product, float("nan"))
+
+
+@triton.jit
+def fp8(a, amax, noise, Q: tl.constexpr):
+    """Elements, and what they are multiplied by."""
     bounded = float_of(tl.where(amax < EXPONENT, amax, 0))
-    # div_rn: the plain division is not IEEE's on a GPU
-    wanted = tl.div_rn(bounded, tl.full(amax.shape, 6.0, tl.float32)) * encode
-    scale = round_to_element(wanted, E4M3_LARGEST, 0.0, 3, -6, "nearest")
-    product = tl.where(scale == 0.0, 1.0, scale * decode)
-    return scale, tl.where(scale == 0.0, 0.0, tl.div_rn(tl.full(product.shape, 1.0, tl.float32), product))
-
-
-@triton.jit
-def scaled(elements, factor, DTYPE_LARGEST: tl.constexpr):
-    """elements * factor as rounding.py's lowering and lower have it: what is subnormal is rounded a second time."""
-    low = factor < 2.0**-60
-    product = elements * tl.where(low, factor * 2.0**64, factor)
-    units = tl.minimum(product * 2.0**85, 8388608.0)
-    units = ((units + 8388608.0) - 8388608.0).to(tl.int32)
-    lowered = float_of(tl.maximum(bits_of(product) - (64 << 23), units))
-    return tl.where(low, lowered, tl.minimum(product, DTYPE_LARGEST))
-
-
-@triton.jit
-def _fp8(a, amax, noise, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, LARGEST: tl.constexpr,
-         POWERS: tl.constexpr, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr):  # fmt: skip
-    """Magnitudes a in blocks with the largest magnitudes' bits amax: fp8.py."""
-    bounded = float_of(tl.where(amax < EXPONENT, amax, 0))
-    scale = tl.div_rn(tl.full(amax.shape, LARGEST, tl.float32), tl.where(bounded == 0.0, 1.0, bounded))
-    scale = tl.where(bits_of(scale) == EXPONENT, DTYPE_LARGEST, scale)
-    if POWERS:
+    scale = tl.div_rn(tl.full(amax.shape, Q.value.LARGEST, tl.float32), tl.where(bounded == 0.0, 1.0, bounded))
+    scale = tl.where(bits_of(scale) == EXPONENT, Q.value.DTYPE_LARGEST, scale)
+    if Q.value.SCALE == "pow2":
         scale = float_of(bits_of(scale) & EXPONENT)
     scale = tl.where(bounded == 0.0, 1.0, scale)
-    elements = round_to_element(a * scale, LARGEST, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND)
+    elements = round_to_element(a * scale, Q.value.LARGEST, noise, Q.value.MANTISSA_BITS, Q.value.MIN_EXPONENT,
+                                Q.value.ROUND)  # fmt: skip
     factor = tl.div_rn(tl.full(amax.shape, 1.0, tl.float32), scale)
-    return tl.where(amax < EXPONENT, scaled(elements, factor, DTYPE_LARGEST), float("nan"))
+    return elements, tl.where(amax < EXPONENT, factor, float("nan"))
 
 
 @triton.jit
-def _multiplied(a, amax, encode, decode, of_tensor, noise, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr,
-                HEADROOM: tl.constexpr, BEHIND: tl.constexpr):  # fmt: skip
-    """nvfp4.py's scale=multiply; of_tensor: the largest finite magnitude of the tensor."""
+def int8(a, amax, noise, Q: tl.constexpr):
+    """Elements, and what they are multiplied by."""
     bounded = float_of(tl.where(amax < EXPONENT, amax, 0))
-    scale = round_to_element(bounded * encode, E4M3_LARGEST, 0.0, 3, -6, "nearest")
-    product = scale * decode
-    inverse = tl.div_rn(tl.full(product.shape, 1.0, tl.float32), tl.where(product == 0.0, 1.0, product))
-    inverse = tl.where(product == 0.0, FP32_LARGEST, tl.minimum(inverse, FP32_LARGEST))
-    y = a * inverse
-    factor = scale * of_tensor * OF_TENSOR
-    if HEADROOM != 1.0:
-        y = y * HEADROOM
-        factor = factor * BEHIND
-    elements = round_to_element(tl.minimum(y, 6.0), 6.0, noise, 1, 0, ROUND)
-    return tl.where(amax < EXPONENT, scaled(elements, factor, DTYPE_LARGEST), float("nan"))
-
-
-@triton.jit
-def _nvfp4(a, amax, encode, decode, noise, ROUND: tl.constexpr, DTYPE_LARGEST: tl.constexpr, HEADROOM: tl.constexpr,
-           BEHIND: tl.constexpr):  # fmt: skip
-    """Magnitudes a in blocks with the largest magnitudes' bits amax: nvfp4.py, E2M1 under an E4M3 scale."""
-    scale, inverse = nvfp4_scale(amax, encode, decode)
-    if HEADROOM != 1.0:
-        elements = round_to_element(a * inverse * HEADROOM, 6.0, noise, 1, 0, ROUND)
-        decode = decode * BEHIND
+    scale = tl.div_rn(bounded, tl.full(amax.shape, Q.value.LARGEST, tl.float32))
+    if Q.value.SQUARE:
+        kept = rounded_to(tl.minimum(scale, 65504.0), "fp16")
     else:
-        elements = round_to_element(a * inverse, 6.0, noise, 1, 0, ROUND)
-    return tl.where(amax < EXPONENT, tl.minimum(elements * scale * decode, DTYPE_LARGEST), float("nan"))
+        kept = rounded_to(scale, Q.value.DTYPE)
+        scale = kept
+    inverse = tl.div_rn(tl.full(amax.shape, 1.0, tl.float32), tl.where(scale == 0.0, 1.0, scale))
+    inverse = tl.where(scale == 0.0, 0.0, tl.minimum(inverse, FP32_LARGEST))
+    elements = round_to_integer(tl.minimum(a * inverse, Q.value.LARGEST), noise, Q.value.ROUND)
+    return elements, tl.where(amax < EXPONENT, kept, float("nan"))
 
 
 @triton.jit
-def hifloat8_bits(magnitude, noise, ROUND: tl.constexpr):
-    """Bits of magnitudes -> bits: hifp8.py."""
-    if ROUND == "away":
-        # in an exponent's range half a step is one bit of the mantissa: adding it carries where half goes up, and the
-        # bits below a step are cut off. An unsigned difference tests both ends of a range of exponents at once
-        half = tl.where((magnitude - (124 << 23)).to(tl.uint32, bitcast=True) < (7 << 23), 1 << 19, 1 << 20)
-        half = tl.where((magnitude - (120 << 23)).to(tl.uint32, bitcast=True) < (15 << 23), half, 1 << 21)
-        half = tl.where(magnitude < (112 << 23), 1 << 22, half)
-        # 2^-22 is the smallest; what is below half of it becomes 0
-        rounded = tl.maximum((magnitude + half) & -(half + half), 105 << 23)
-        rounded = tl.where(magnitude < (104 << 23), 0, rounded)
+def hifp4_scales(magnitude, AXIS: tl.constexpr):
+    """Of blocks as in_blocks has HiFloat4's: s and 1 / s, and whether the exponents of eights and fours are 1."""
+    if AXIS == 1:
+        fours = tl.max(magnitude, axis=4, keep_dims=True)
+        eights = tl.max(fours, axis=3, keep_dims=True)
+        amax = tl.max(eights, axis=2, keep_dims=True)
     else:
-        a = tl.minimum(float_of(magnitude), HIF8_OVERFLOW)
-        exponent = (bits_of(a) >> 23) - 127
-        size = tl.maximum(exponent, -exponent)
-        normal = exponent - 3 + (size > 3).to(tl.int32) + (size > 7).to(tl.int32)
-        step = tl.where(exponent < -15, tl.maximum(exponent, -22), normal)
-        rounded = bits_of(tl.minimum(round_to_step(a, (step + 127) << 23, noise, ROUND), HIF8_LARGEST))
-    # from 1.25 * 2^15 on: Inf, or NaN, whose bits are above those of Inf
-    return tl.where(magnitude < (142 << 23) + (1 << 21), rounded, tl.maximum(magnitude, EXPONENT))
+        fours = tl.max(magnitude, axis=3, keep_dims=True)
+        eights = tl.max(fours, axis=2, keep_dims=True)
+        amax = tl.max(eights, axis=1, keep_dims=True)
+    wanted = rounded_to(float_of(tl.where(amax < EXPONENT, amax, 0)) * HIF4_FACTOR, "bf16")
+    # limited first: steps of larger numbers have no 2^23 of them in fp32
+    wanted = tl.minimum(wanted, E6M2_LARGEST)
+    scale = round_to_element(wanted, E6M2_LARGEST, 0.0, E6M2_MANTISSA_BITS, E6M2_MIN_EXPONENT, "nearest")
+    scale = tl.maximum(scale, HIF4_SMALLEST)
+    inverse = rounded_to(tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale), "bf16")
+    scale = tl.where(amax < EXPONENT, scale, float("nan"))
+    second = (float_of(eights) * inverse >= 4.0) & (amax < EXPONENT)
+    third = (float_of(fours) * inverse * tl.where(second, 0.5, 1.0) >= 2.0) & (amax < EXPONENT)
+    return scale, inverse, second, third
 
 
 @triton.jit
-def quantize_dequantize_tile(bits, noise, encode, decode, AXIS: tl.constexpr, FORMAT: tl.constexpr,
-                             BLOCK: tl.constexpr, MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr,
-                             MAX_EXPONENT: tl.constexpr, LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr,
-                             SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr, ROWS: tl.constexpr,
-                             COLUMNS: tl.constexpr, of_tensor=0.0, SQUARE: tl.constexpr = False,
-                             POWERS: tl.constexpr = False, HEADROOM: tl.constexpr = 1.0,
-                             BEHIND: tl.constexpr = 1.0):  # fmt: skip
-    """fp32 bits [ROWS, COLUMNS] -> fp32 bits of their values in the format, in blocks along AXIS, or in squares.
+def hifp4_elements(a, inverse, second, third, noise, Q: tl.constexpr):
+    """k, the elements' four times."""
+    per_step = tl.where(second, 0.5, 1.0) * tl.where(third, 2.0, 4.0)
+    y = tl.minimum(a * inverse * per_step, HIF4_LARGEST)
+    return round_to_integer(y, noise, Q.value.ROUND)
 
-    HEADROOM, BEHIND: what elements are multiplied by before rounding beside their scale, and its inverse.
+
+@triton.jit
+def hifp4_values(k, scale, second, third, Q: tl.constexpr):
+    product = k * (tl.where(second, 2.0, 1.0) * tl.where(third, 2.0, 1.0) * (scale * 0.25))
+    return tl.where(scale == scale, tl.minimum(product, Q.value.DTYPE_LARGEST), float("nan"))
+
+
+@triton.jit
+def quantize_dequantize_tile(bits, noise, amax, AXIS: tl.constexpr, Q: tl.constexpr, ROWS: tl.constexpr,
+                             COLUMNS: tl.constexpr):  # fmt: skip
+    """fp32 bits [ROWS, COLUMNS] -> fp32 bits of their values in the format, in blocks along AXIS.
+
+    noise: 1 .. 2^24 of that shape, for stochastic rounding. amax: as blocks.amax_of_extent gives it.
     """
-    tl.static_assert((FORMAT == "mx" or FORMAT == "nvfp4") or (FORMAT == "hifp8" or FORMAT == "nvfp4_multiply")
-                     or (FORMAT == "fp8" or FORMAT == "fp8_tensor"))  # fmt: skip
-    tl.static_assert(ROWS % BLOCK == 0 or AXIS == 1)
-    tl.static_assert(COLUMNS % BLOCK == 0 or AXIS == 0)
-    magnitude = bits & MAGNITUDE
+    B: tl.constexpr = Q.value.BLOCK
+    FORMAT: tl.constexpr = Q.value.FORMAT
+    tl.static_assert(B == 0 or ((ROWS % B == 0 or AXIS == 1) and (COLUMNS % B == 0 or AXIS == 0)))
+    magnitude, sign = bits & MAGNITUDE, bits & SIGN
     if FORMAT == "hifp8":
-        if SCALED:
-            values = hifloat8_bits(bits_of(float_of(magnitude) * encode) & MAGNITUDE, noise, ROUND)
-            product = bits_of(tl.minimum(float_of(values) * decode, DTYPE_LARGEST))
-            result = tl.where(values < EXPONENT, product, values)
-        else:
-            values = hifloat8_bits(magnitude, noise, ROUND)
-            result = values
+        values = hifloat8(magnitude, noise, amax, Q)
         # there is one zero
-        return tl.where(values == 0, 0, result | (bits & SIGN))
-    elif FORMAT == "fp8_tensor":
-        elements = round_to_element(float_of(magnitude) * encode, LARGEST, noise, MANTISSA_BITS, MIN_EXPONENT, ROUND)
-        values = tl.where(decode == decode, scaled(elements, decode, DTYPE_LARGEST), float("nan"))
-        return bits_of(values) | (bits & SIGN)
+        result = tl.where(values == 0, 0, hifloat8_values(values, hifloat8_scale(amax, Q), Q) | sign)
     else:
-        if SQUARE:
-            SHAPE: tl.constexpr = (ROWS // BLOCK, BLOCK, COLUMNS // BLOCK, BLOCK)
-            INNER: tl.constexpr = 3
-        elif AXIS == 1:
-            SHAPE: tl.constexpr = (ROWS, COLUMNS // BLOCK, BLOCK)  # type: ignore[no-redef]
-            INNER: tl.constexpr = 2  # type: ignore[no-redef]
+        blocks = in_blocks(magnitude, AXIS, Q, ROWS, COLUMNS)
+        a = float_of(blocks)
+        if Q.value.ROUND == "stochastic":
+            noise = in_blocks(noise, AXIS, Q, ROWS, COLUMNS)
+        if FORMAT == "hifp4":
+            scale, inverse, second, third = hifp4_scales(blocks, AXIS)
+            values = hifp4_values(hifp4_elements(a, inverse, second, third, noise, Q), scale, second, third, Q)
+        elif FORMAT == "nvfp4":
+            extent = extent_in_blocks(amax, AXIS, Q, ROWS, COLUMNS)
+            elements, b = nvfp4(a, amax_of_blocks(blocks, AXIS, Q), extent, noise, AXIS, Q, ROWS, COLUMNS)
+            values = nvfp4_values(elements, b, of_tensor(extent, Q), Q)
         else:
-            SHAPE: tl.constexpr = (ROWS // BLOCK, BLOCK, COLUMNS)  # type: ignore[no-redef]
-            INNER: tl.constexpr = 1  # type: ignore[no-redef]
-        blocks = float_of(tl.reshape(magnitude, SHAPE))
-        # bits of magnitudes ascend as the magnitudes do, NaN above Inf above all others
-        amax = tl.max(tl.reshape(magnitude, SHAPE), axis=INNER, keep_dims=True)
-        if SQUARE:
-            amax = tl.max(amax, axis=1, keep_dims=True)
-        if ROUND == "stochastic":
-            noise = tl.reshape(noise, SHAPE)
-        if FORMAT == "mx":
-            values = _mx(blocks, amax, noise, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST, RULE, ROUND,
-                         DTYPE_LARGEST, HEADROOM, BEHIND)  # fmt: skip
-        elif FORMAT == "fp8":
-            values = _fp8(blocks, amax, noise, MANTISSA_BITS, MIN_EXPONENT, LARGEST, POWERS, ROUND,
-                          DTYPE_LARGEST)  # fmt: skip
-        elif FORMAT == "nvfp4_multiply":
-            values = _multiplied(blocks, amax, encode, decode, of_tensor, noise, ROUND, DTYPE_LARGEST, HEADROOM,
-                                 BEHIND)  # fmt: skip
-        else:
-            values = _nvfp4(blocks, amax, encode, decode, noise, ROUND, DTYPE_LARGEST, HEADROOM, BEHIND)
-        return tl.reshape(bits_of(values), (ROWS, COLUMNS)) | (bits & SIGN)
+            if B != 0:
+                amax = amax_of_blocks(blocks, AXIS, Q)
+            if FORMAT == "mx":
+                elements, byte = mx(a, amax, noise, Q)
+                values = mx_values(elements, byte, Q)
+            elif FORMAT == "fp8":
+                elements, factor = fp8(a, amax, noise, Q)
+                values = scaled(elements, factor, Q.value.DTYPE_LARGEST)
+            else:
+                elements, factor = int8(a, amax, noise, Q)
+                values = scaled(elements, factor, Q.value.DTYPE_LARGEST)
+                # there is one zero; the value of another element may be one, too
+                sign = tl.where(tl.reshape(elements, (ROWS, COLUMNS)) == 0.0, 0, sign)
+        result = tl.reshape(bits_of(values), (ROWS, COLUMNS)) | sign
+    return within_dtype(result, Q)
+
+
+@triton.jit
+def within_dtype(bits, Q: tl.constexpr):
+    """Bits of values limited to the tensor's dtype, where something wider was quantized."""
+    if Q.value.OUT_LARGEST < Q.value.DTYPE_LARGEST:
+        magnitude = bits & MAGNITUDE
+        limited = bits_of(tl.minimum(float_of(magnitude), Q.value.OUT_LARGEST)) | (bits & SIGN)
+        return tl.where(magnitude > EXPONENT, bits, limited)
+    else:
+        return bits

@@ -13,106 +13,19 @@ from contextlib import nullcontext
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from quantctl.kernels.formats.mx import BLOCK
-from quantctl.kernels.formats.tensor_scale import factors, has_tensor_scale
+from quantctl.kernels.formats.tensor_scale import extent_of
 from quantctl.kernels.operator import uncaptured
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.groups import Groups
-from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, store_bits
-from quantctl.kernels.triton.constants import constants
-from quantctl.kernels.triton.formats import quantize_dequantize_tile
-from quantctl.kernels.triton.qdq import COLUMNS, draw_words, raw, tile_noise
-from quantctl.spec import FormatSpec, parse
+from quantctl.kernels.triton.constants import Quantizer, quantizer
+from quantctl.kernels.triton.group_kernels import grouped_amax_kernel, grouped_qdq_kernel
+from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
+from quantctl.spec import NONE, FormatSpec, parse
 
 ALIGNMENT = 16
 """Bytes: a table's addresses are multiples, so that the compiler may load as many at once."""
-
-
-@triton.jit
-def group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABLE: tl.constexpr,
-               GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """This program's group, rows [ROWS, 1] of the whole, which of them are the group's, first column, columns
-    [1, COLUMNS], which elements are x's, pointers to them."""
-    n_tiles = tl.cdiv(n_size, COLUMNS)
-    tile = tl.program_id(0) // n_tiles
-    lanes = tl.arange(0, GROUPS)
-    tile_ends = tl.load(tile_ends_ptr + lanes, mask=lanes < groups, other=0x7FFFFFFF)
-    group = tl.sum((tile_ends <= tile).to(tl.int32), axis=0)
-    found, behind_another = group < groups, (group > 0) & (group < groups)
-    first_tile = tl.load(tile_ends_ptr + group - 1, mask=behind_another, other=0)
-    # int64 before the first product with a stride: tensors have more than 2^31 elements
-    start = tl.load(ends_ptr + group - 1, mask=behind_another, other=0).to(tl.int64)
-    end = tl.load(ends_ptr + group, mask=found, other=0).to(tl.int64)
-    m = (start + (tile - first_tile).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
-    n_start = (tl.program_id(0) % n_tiles).to(tl.int64) * COLUMNS
-    n = (n_start + tl.arange(0, COLUMNS))[None, :]
-    exists = m < end
-    if TABLE:
-        address = tl.load(table_ptr + group, mask=found, other=0)
-        base = tl.multiple_of(address.to(x_ptr.dtype), 16)
-        pointers = base + ((m - start) * x_row + n)
-    else:
-        pointers = x_ptr + (m * x_row + n)
-    return group, m, exists, n_start, n, exists & (n < n_size), pointers
-
-
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
-                               "call_high_first", "groups"])  # fmt: skip
-def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_ends_ptr, encode_ptr, decode_ptr, groups,
-                       n_size, x_row, seed_low, seed_high, rank, call_low_last, call_high_last, call_low_first,
-                       call_high_first, TABLE: tl.constexpr, LAST: tl.constexpr, FIRST: tl.constexpr,
-                       FORMAT: tl.constexpr, BLOCK: tl.constexpr, MANTISSA_BITS: tl.constexpr,
-                       MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr, LARGEST: tl.constexpr,
-                       RULE: tl.constexpr, ROUND: tl.constexpr, SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr,
-                       BF16: tl.constexpr, EXACT: tl.constexpr, FOURS: tl.constexpr, GROUPS: tl.constexpr,
-                       ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """x -> its values in blocks along the columns (LAST), along the rows of each group (FIRST), or both.
-
-    x is [rows, n_size] with x_row elements between rows or, with TABLE, such a matrix a group at the address that
-    the table has for it. The results are [rows of all groups, n_size], contiguous.
-    """
-    tl.static_assert(LAST or FIRST)
-    group, m, _, n_start, n, mask, pointers = group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size,
-                                                         x_row, TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
-    bits = load_bits(pointers, mask, BF16)
-    out = m * n_size + n
-    encode, decode = 1.0, 1.0
-    if SCALED:
-        encode = tl.load(encode_ptr + group, mask=group < groups, other=1.0)
-        decode = tl.load(decode_ptr + group, mask=group < groups, other=1.0)
-    if LAST:
-        noise = 0.0
-        if ROUND == "stochastic":
-            noise = tile_noise(0, m, n, n_start, n_size, 1, seed_low, seed_high, rank, call_low_last, call_high_last,
-                               FOURS, ROWS, COLUMNS)  # fmt: skip
-        values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
-                                          MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS)  # fmt: skip
-        store_bits(last_ptr + out, values, mask, BF16, EXACT)
-    if FIRST:
-        noise = 0.0
-        if ROUND == "stochastic":
-            noise = tile_noise(0, m, n, n_start, n_size, 1, seed_low, seed_high, rank, call_low_first, call_high_first,
-                               FOURS, ROWS, COLUMNS)  # fmt: skip
-        values = quantize_dequantize_tile(bits, noise, encode, decode, 0, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
-                                          MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS)  # fmt: skip
-        store_bits(first_ptr + out, values, mask, BF16, EXACT)
-
-
-@triton.jit(do_not_specialize=["groups"])
-def grouped_amax_kernel(x_ptr, table_ptr, amax_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row, TABLE: tl.constexpr,
-                        BF16: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
-                        COLUMNS: tl.constexpr):  # fmt: skip
-    """The bits of each group's largest finite magnitude, into int32 [groups] that are 0 before."""
-    group, _, _, _, _, mask, pointers = group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row,
-                                                   TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
-    magnitude = load_bits(pointers, mask, BF16) & MAGNITUDE
-    finite = tl.where(magnitude < EXPONENT, magnitude, 0)
-    tl.atomic_max(amax_ptr + group, tl.max(tl.max(finite, axis=1), axis=0), mask=group < groups, sem="relaxed")
 
 
 def _quantize(
@@ -130,52 +43,63 @@ def _quantize(
         return outs
     roles = tuple("first" if axis == 0 else "last" for axis in axes)
     by_role = dict(zip(roles, outs, strict=True))
-    grid, tile = launch(groups, n)
-    tile_ends = groups.tile_ends(BLOCK)
+    q = quantizer(spec, x.dtype)
+    tile = Tile.of(q, n, roles)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = group_factors(x, table, groups, tile_ends, spec)
-        grouped_qdq_kernel[grid](
+        amax = group_amaxes(x, table, groups, tile, q, roles)
+        grouped_qdq_kernel[(programs(groups, n, tile),)](
             *(raw(x), groups.ends if table is None else table),
             *(raw(by_role.get(role, outs[0])) for role in ("last", "first")),
-            *(groups.ends, tile_ends, encode, decode, len(groups), n, x.stride(0)),
-            **draw_words(roles, draws),
+            *(groups.ends, groups.tile_ends(tile.rows), *(amax[role] for role in ROLES), len(groups), n, x.stride(0)),
+            **without_signs(draw_words(roles, draws)),
             TABLE=table is not None,
             LAST="last" in by_role,
             FIRST="first" in by_role,
+            Q=q,
             FOURS=n % 4 == 0,
-            **constants(spec, x.dtype),
-            **tile,
-            enable_fp_fusion=False,
+            GROUPS=triton.next_power_of_2(len(groups)),
+            **tile.constants(q),
         )
     return outs
 
 
-def launch(groups: Groups, n: int) -> tuple[tuple[int], dict[str, int]]:
-    """The grid for rows of n elements in groups, and the size of a tile: whole blocks of either direction."""
-    columns = max(min(COLUMNS, triton.next_power_of_2(n)), BLOCK)
-    tile = {"GROUPS": triton.next_power_of_2(len(groups)), "ROWS": BLOCK, "COLUMNS": columns}
-    return (groups.tiles(BLOCK) * triton.cdiv(n, columns),), tile
+def programs(groups: Groups, n: int, tile: Tile) -> int:
+    return groups.tiles(tile.rows) * triton.cdiv(n, tile.columns)
 
 
-def group_factors(
-    x: Tensor, table: Tensor | None, groups: Groups, tile_ends: Tensor, spec: FormatSpec
-) -> tuple[Tensor, Tensor]:
-    """What elements of each group are multiplied by before rounding and after, fp32 [groups]; anything if by nothing.
+def without_signs(words: dict[str, int]) -> dict[str, int]:
+    """Draws of what has no Hadamard transform."""
+    return {name: word for name, word in words.items() if not name.startswith("signs")}
+
+
+def group_amaxes(
+    x: Tensor, table: Tensor | None, groups: Groups, tile: Tile, q: Quantizer, roles: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """By role, int32: the bits of the largest magnitude of each group [groups], or of each row: [rows], or [groups, n];
+    anything where the format has none.
 
     x, table: as in _quantize.
     """
-    if not has_tensor_scale(spec):
-        return groups.ends, groups.ends
-    grid, tile = launch(groups, x.shape[1])
-    bits = torch.zeros(len(groups), dtype=torch.int32, device=x.device)
-    grouped_amax_kernel[grid](
-        *(raw(x), groups.ends if table is None else table, bits, groups.ends, tile_ends),
-        *(len(groups), x.shape[1], x.stride(0)),
+    if q.EXTENT == NONE:
+        return dict.fromkeys(ROLES, groups.ends)
+    n = x.shape[1]
+    roles = roles if q.EXTENT == "row" else roles[:1]
+    lengths = {"last": groups.rows, "first": len(groups) * n}
+    sizes = [lengths[role] if q.EXTENT == "row" else len(groups) for role in roles]
+    found = torch.zeros(sum(sizes), dtype=torch.int32, device=x.device).split(sizes)
+    by_role = dict(zip(roles, found, strict=True))
+    amax = {role: by_role.get(role, found[0]) for role in ROLES}
+    grouped_amax_kernel[(programs(groups, n, tile),)](
+        *(raw(x), groups.ends if table is None else table, *(amax[role] for role in ROLES)),
+        *(groups.ends, groups.tile_ends(tile.rows), len(groups), n, x.stride(0)),
         TABLE=table is not None,
-        BF16=x.dtype == torch.bfloat16,
-        **tile,
+        LAST="last" in by_role,
+        FIRST="first" in by_role,
+        Q=q,
+        GROUPS=triton.next_power_of_2(len(groups)),
+        **tile.constants(q),
     )
-    return factors(bits.view(torch.float32), spec)
+    return amax
 
 
 def quantize_rows(
@@ -238,9 +162,10 @@ _tables = _Tables()
 def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
     """Bytes of device memory that quantize_rows of x, or quantize_stack for one weight x, has to read and write.
 
-    One read and a write a direction; tensor scales read everything once more. Where the groups end is 8 bytes a group.
+    One read and a write a direction; scales of tensors and rows read everything once more. Where the groups end is 8
+    bytes a group.
     """
-    return (1 + has_tensor_scale(spec) + directions) * x.numel() * x.element_size()
+    return (1 + (extent_of(spec) != NONE) + directions) * x.numel() * x.element_size()
 
 
 def literal(spec: FormatSpec) -> str:

@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from quantctl.kernels.formats import hifp8
-from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.operator import uncaptured
 from quantctl.kernels.philox import Draw
@@ -24,119 +23,125 @@ from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.products.packed import Layout, Packed
 from quantctl.kernels.triton.bits import load_bits, store_bits
 from quantctl.kernels.triton.codes import decode_tile
-from quantctl.kernels.triton.constants import constants
-from quantctl.kernels.triton.grouped import draws_of, group_factors, group_tile, launch, literal, words_of
-from quantctl.kernels.triton.packed import (
-    ENCODE_ONLY,
-    empty,
-    load_codes,
-    packing,
-    scale_positions,
-    store_codes,
-    values_and_codes,
+from quantctl.kernels.triton.constants import quantizer
+from quantctl.kernels.triton.group_kernels import group_row_of, group_tile
+from quantctl.kernels.triton.grouped import (
+    draws_of,
+    group_amaxes,
+    literal,
+    programs,
+    without_signs,
+    words_of,
 )
-from quantctl.kernels.triton.qdq import draw_words, raw
-from quantctl.spec import FormatSpec, parse
+from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
+from quantctl.kernels.triton.pack_kernels import load_codes, load_scales, scale_positions, store_codes, tile_codes
+from quantctl.kernels.triton.packed import empty, kept_in, packing, with_kept
+from quantctl.kernels.triton.qdq import tile_values
+from quantctl.spec import NONE, FormatSpec, parse
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
                                "call_high_first", "groups"])  # fmt: skip
-def grouped_pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, ends_ptr, tile_ends_ptr, encode_ptr, decode_ptr,
-                        table_ptr, groups, n_size, row_bytes, seed_low, seed_high, rank, call_low_last, call_high_last,
-                        call_low_first, call_high_first, AXIS: tl.constexpr, FORMAT: tl.constexpr,
-                        BLOCK: tl.constexpr, BITS: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr,
-                        MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
-                        LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, SCALED: tl.constexpr,
-                        DTYPE_LARGEST: tl.constexpr, BF16: tl.constexpr, EXACT: tl.constexpr, FOURS: tl.constexpr,
+def grouped_pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, ends_ptr, tile_ends_ptr, amax_last_ptr,
+                        amax_first_ptr, table_ptr, groups, n_size, row_bytes, seed_low, seed_high, rank, call_low_last,
+                        call_high_last, call_low_first, call_high_first, AXIS: tl.constexpr, Q: tl.constexpr,
+                        VALUES: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, FOURS: tl.constexpr,
                         GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """x [rows of all groups, n_size] -> its values in blocks along n, its codes and scales in blocks along AXIS.
+    """x [rows of all groups, n_size] -> its values in blocks along n, if VALUES; its codes and scales in blocks along
+    AXIS.
 
-    Parameters as in triton_packed.pack_kernel; the factors that encode_ptr and decode_ptr have are the groups'.
+    Parameters as in packed.pack_kernel; amax_*: as grouped.grouped_amax_kernel gives them.
     """
-    tl.static_assert(COUNT * BITS == WIDTH * 8)
+    tl.static_assert(COUNT * Q.value.BITS == WIDTH * 8)
     tl.static_assert(COLUMNS % COUNT == 0)
     group, m, exists, n_start, n, mask, pointers = group_tile(x_ptr, ends_ptr, ends_ptr, tile_ends_ptr, groups, n_size,
                                                               n_size, False, GROUPS, ROWS, COLUMNS)  # fmt: skip
     n_tile = n_start // COLUMNS
-    bits = load_bits(pointers, mask, BF16)
-    encode, decode = 1.0, 1.0
-    if SCALED:
-        encode = tl.load(encode_ptr + group, mask=group < groups, other=1.0)
-        decode = tl.load(decode_ptr + group, mask=group < groups, other=1.0)
-    values, codes, scales = values_and_codes(
-        bits, m, n, n_tile, n_size, encode, decode, table_ptr, seed_low, seed_high, rank, call_low_last, call_high_last,
-        call_low_first, call_high_first, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS, MIN_EXPONENT, MAX_EXPONENT, LARGEST,
-        RULE, ROUND, SCALED, DTYPE_LARGEST, FOURS, ROWS, COLUMNS)  # fmt: skip
-    store_bits(values_ptr + (m * n_size + n), values, mask, BF16, EXACT)
-    store_codes(elements_ptr, codes, m, exists, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
-    if FORMAT != "hifp8":
-        at, mask = _scale_positions(m, exists, n_tile, n_size, AXIS, BLOCK, ROWS, COLUMNS)
-        tl.store(scales_ptr + at, scales.to(tl.uint8), mask=mask)
+    bits = load_bits(pointers, mask, Q.value.BF16)
+    if VALUES:
+        at, there = group_row_of(group, groups, m, exists, n, n_size, 1, Q)
+        values = tile_values(bits, amax_last_ptr, at, there, 0, m, n, n_start, n_size, 1, seed_low, seed_high, rank,
+                             call_low_last, call_high_last, 0, 0, 1, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
+        store_bits(values_ptr + (m * n_size + n), values, mask, Q.value.BF16, Q.value.EXACT)
+    at, there = group_row_of(group, groups, m, exists, n, n_size, AXIS, Q)
+    if AXIS == 1:
+        codes, scales, _ = tile_codes(bits, amax_last_ptr, at, there, table_ptr, m, n, n_start, n_size, seed_low,
+                                      seed_high, rank, call_low_last, call_high_last, 0, 0, 1, Q, False, FOURS, ROWS,
+                                      COLUMNS)  # fmt: skip
+    else:
+        codes, scales, _ = tile_codes(bits, amax_first_ptr, at, there, table_ptr, m, n, n_start, n_size, seed_low,
+                                      seed_high, rank, call_low_first, call_high_first, 0, 0, 0, Q, False, FOURS, ROWS,
+                                      COLUMNS)  # fmt: skip
+    store_codes(elements_ptr, codes, m, exists, n_tile, row_bytes, Q.value.BITS, COUNT, WIDTH, ROWS, COLUMNS)
+    if Q.value.BLOCK != 0:
+        at, mask = _scale_positions(m, exists, n_tile, n_size, AXIS, Q, ROWS, COLUMNS)
+        tl.store(scales_ptr + at, scales.to(scales_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _scale_positions(m, exists, n_tile, n_size, AXIS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+def _scale_positions(m, exists, n_tile, n_size, AXIS: tl.constexpr, Q: tl.constexpr, ROWS: tl.constexpr,
                      COLUMNS: tl.constexpr):  # fmt: skip
     """Those of this program's tile; along the rows there is room for all of a tile's blocks."""
     tile = (tl.program_id(0) // tl.cdiv(n_size, COLUMNS)).to(tl.int64)
-    return scale_positions(m, exists, tile, n_tile, (tile + 1) * (ROWS // BLOCK), n_size, AXIS, BLOCK, ROWS, COLUMNS)
+    blocks = (tile + 1) * (ROWS // Q.value.BLOCK)
+    return scale_positions(m, exists, tile, n_tile, blocks, n_size, AXIS, Q, ROWS, COLUMNS)
 
 
 @triton.jit(do_not_specialize=["groups"])
-def grouped_unpack_kernel(elements_ptr, scales_ptr, ends_ptr, tile_ends_ptr, decode_ptr, table_ptr, values_ptr, groups,
-                          n_size, row_bytes, AXIS: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr,
-                          BITS: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, MANTISSA_BITS: tl.constexpr,
-                          MIN_EXPONENT: tl.constexpr, SCALED: tl.constexpr, DTYPE_LARGEST: tl.constexpr,
-                          BF16: tl.constexpr, EXACT: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
+def grouped_unpack_kernel(elements_ptr, scales_ptr, ends_ptr, tile_ends_ptr, kept_ptr, table_ptr, values_ptr, groups,
+                          n_size, row_bytes, AXIS: tl.constexpr, Q: tl.constexpr, COUNT: tl.constexpr,
+                          WIDTH: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
                           COLUMNS: tl.constexpr):  # fmt: skip
     """What grouped_pack_kernel stored of x -> its values in blocks along AXIS."""
-    group, m, exists, n_start, _, mask, pointers = group_tile(values_ptr, ends_ptr, ends_ptr, tile_ends_ptr, groups,
+    group, m, exists, n_start, n, mask, pointers = group_tile(values_ptr, ends_ptr, ends_ptr, tile_ends_ptr, groups,
                                                               n_size, n_size, False, GROUPS, ROWS,
                                                               COLUMNS)  # fmt: skip
     n_tile = n_start // COLUMNS
-    codes = load_codes(elements_ptr, m, exists, n_tile, row_bytes, BITS, COUNT, WIDTH, ROWS, COLUMNS)
-    decode, scales = 1.0, 0
-    if SCALED:
-        decode = tl.load(decode_ptr + group, mask=group < groups, other=1.0)
-    if FORMAT != "hifp8":
-        at, scales_exist = _scale_positions(m, exists, n_tile, n_size, AXIS, BLOCK, ROWS, COLUMNS)
-        scales = tl.load(scales_ptr + at, mask=scales_exist, other=0).to(tl.int32)
-    values = decode_tile(codes, scales, decode, table_ptr, AXIS, FORMAT, BLOCK, BITS, MANTISSA_BITS, MIN_EXPONENT,
-                         SCALED, DTYPE_LARGEST, ROWS, COLUMNS)  # fmt: skip
-    store_bits(pointers, values, mask, BF16, EXACT)
+    codes = load_codes(elements_ptr, m, exists, n_tile, row_bytes, Q.value.BITS, COUNT, WIDTH, ROWS, COLUMNS)
+    kept, scales = 1.0, 0
+    if Q.value.EXTENT != "none":
+        at, there = group_row_of(group, groups, m, exists, n, n_size, AXIS, Q)
+        kept = tl.load(kept_ptr + at, mask=there, other=1.0)
+    if Q.value.BLOCK != 0:
+        at, scales_exist = _scale_positions(m, exists, n_tile, n_size, AXIS, Q, ROWS, COLUMNS)
+        scales = load_scales(scales_ptr, at, scales_exist)
+    values = decode_tile(codes, scales, kept, table_ptr, AXIS, Q, ROWS, COLUMNS)
+    store_bits(pointers, values, mask, Q.value.BF16, Q.value.EXACT)
 
 
 def quantize_rows_packed(
-    x: Tensor, groups: Groups, layout: Layout, draws: tuple[Draw | None, Draw | None]
+    x: Tensor, groups: Groups, layout: Layout, draws: tuple[Draw | None, Draw | None], *, values: bool = True
 ) -> tuple[Tensor, Packed]:
-    """Contiguous x [rows, n]: its values along axis 1, and packed as `layout` says. Waits for no device.
+    """Contiguous x [rows, n]: its values along axis 1 if they are wanted, and packed as `layout` says. Waits for no
+    device.
 
     draws: that of the values and, for axis 0, that of the codes; of one seed and rank.
     """
     spec = layout.spec
-    values, packed = torch.empty_like(x), empty(x, layout)
+    out, packed = torch.empty_like(x) if values else x, empty(x, layout)
     if not x.numel():
-        return values, packed
-    grid, tile = launch(groups, layout.columns)
-    tile_ends = groups.tile_ends(BLOCK)
+        return out, packed
+    q, roles = quantizer(spec, x.dtype), ROLES if layout.axis == 0 else ROLES[:1]
+    tile = Tile.of(q, layout.columns, roles)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = group_factors(x, None, groups, tile_ends, spec)
-        if has_tensor_scale(spec):
-            packed = packed._replace(tensor_scale=decode)
-        grouped_pack_kernel[grid](
-            *(raw(x), raw(values), packed.elements, x if packed.block_scales is None else packed.block_scales),
-            *(groups.ends, tile_ends, encode, decode),
+        amax = group_amaxes(x, None, groups, tile, q, roles)
+        grouped_pack_kernel[(programs(groups, layout.columns, tile),)](
+            *(raw(x), raw(out), packed.elements, x if packed.block_scales is None else packed.block_scales),
+            *(groups.ends, groups.tile_ends(tile.rows), *(amax[role] for role in ROLES)),
             hifp8.codes_table(x) if spec.format == "hifp8" else x,
             *(len(groups), layout.columns, packed.elements.shape[1]),
-            **draw_words(("last", "first"), draws),
+            **without_signs(draw_words(ROLES, draws)),
             AXIS=layout.axis,
+            Q=q,
+            VALUES=values,
             FOURS=layout.columns % 4 == 0,
+            GROUPS=triton.next_power_of_2(len(groups)),
             **packing(spec),
-            **constants(spec, x.dtype),
-            **tile,
-            enable_fp_fusion=False,
+            **tile.constants(q),
         )
-    return values, packed
+        if q.EXTENT != NONE:
+            packed = with_kept(packed, amax[roles[-1]], q, layout)
+    return out, packed
 
 
 def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
@@ -145,23 +150,19 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     values = elements.new_empty(layout.rows, layout.columns, dtype=layout.dtype)
     if not values.numel():
         return values
-    grid, tile = launch(groups, layout.columns)
-    fixed = {name: value for name, value in constants(spec, layout.dtype).items() if name not in ENCODE_ONLY}
+    q = quantizer(spec, layout.dtype)
+    tile = Tile.of(q, layout.columns, ROLES if layout.axis == 0 else ROLES[:1])
     with torch.cuda.device(elements.device) if elements.is_cuda else nullcontext():
-        grouped_unpack_kernel[grid](
+        grouped_unpack_kernel[(programs(groups, layout.columns, tile),)](
             *(elements, elements if packed.block_scales is None else packed.block_scales),
-            *(
-                groups.ends,
-                groups.tile_ends(BLOCK),
-                groups.ends if packed.tensor_scale is None else packed.tensor_scale,
-            ),
+            *(groups.ends, groups.tile_ends(tile.rows), kept_in(packed)),
             raw(hifp8.values_table(elements)) if spec.format == "hifp8" else elements,
             *(raw(values), len(groups), layout.columns, elements.shape[1]),
             AXIS=layout.axis,
+            Q=q,
+            GROUPS=triton.next_power_of_2(len(groups)),
             **packing(spec),
-            **fixed,
-            **tile,
-            enable_fp_fusion=False,
+            **tile.constants(q),
         )
     return values
 

@@ -1,8 +1,9 @@
-"""Quantize-dequantize on a GPU: one kernel for every format, scale rule, rounding and direction.
+"""Quantize-dequantize on a GPU: one kernel for every format, scale rule, rounding, transform and direction.
 
-Formulas: mx.py, nvfp4.py, hifp8.py, whose results this equals in every bit. A program takes a tile of a matrix, for
-all blocks that lie in it; blocks along the matrix's last axis, its first, or both: then the tile is read once.
-Tensors with more dimensions become batches of matrices by strides, without a copy where that is possible.
+Formulas: the reference's, whose results this equals in every bit. A program takes a tile of a matrix, for all blocks
+that lie in it; blocks along the matrix's last axis, its first, or both: then the tile is read once. A Hadamard
+transform is made of what was read. A scale of the tensor or of rows takes a pass before; of rows that fit into a tile
+none. Tensors with more dimensions become batches of matrices by strides, without a copy where that is possible.
 """
 
 from __future__ import annotations
@@ -14,34 +15,34 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantctl.kernels.formats import fp8, mx, nvfp4
 from quantctl.kernels.formats.blocks import block_of
-from quantctl.kernels.formats.tensor_scale import factors, needs_amax
+from quantctl.kernels.formats.tensor_scale import extent_of
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import Matrices, matrices
-from quantctl.kernels.triton.bits import EXPONENT, MAGNITUDE, load_bits, noise_of_elements, noise_of_fours, store_bits
-from quantctl.kernels.triton.constants import constants, options_of
+from quantctl.kernels.triton.amax import amaxes, row_of
+from quantctl.kernels.triton.bits import load_bits, noise_of_elements, noise_of_fours, store_bits
+from quantctl.kernels.triton.blocks import amax_of_extent
+from quantctl.kernels.triton.constants import quantizer
 from quantctl.kernels.triton.formats import quantize_dequantize_tile
-from quantctl.spec import FormatSpec
+from quantctl.kernels.triton.hadamard import transformed
+from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
+from quantctl.spec import NONE, FormatSpec
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
-                               "call_high_first"])  # fmt: skip
-def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_size,
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "signs_low_last",
+                               "signs_high_last", "call_low_first", "call_high_first", "signs_low_first",
+                               "signs_high_first"])  # fmt: skip
+def qdq_kernel(x_ptr, last_ptr, first_ptr, amax_last_ptr, amax_first_ptr, m_size, n_size,
                x_batch, x_m, x_n, out_batch, out_m, out_n, index_batch, index_m, index_n,
-               seed_low, seed_high, rank, call_low_last, call_high_last, call_low_first, call_high_first,
-               LAST: tl.constexpr, FIRST: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr,
-               MANTISSA_BITS: tl.constexpr, MIN_EXPONENT: tl.constexpr, MAX_EXPONENT: tl.constexpr,
-               LARGEST: tl.constexpr, RULE: tl.constexpr, ROUND: tl.constexpr, SCALED: tl.constexpr,
-               DTYPE_LARGEST: tl.constexpr, BF16: tl.constexpr, EXACT: tl.constexpr, FOURS: tl.constexpr,
-               SQUARE: tl.constexpr, POWERS: tl.constexpr, HEADROOM: tl.constexpr, BEHIND: tl.constexpr,
-               ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+               seed_low, seed_high, rank, call_low_last, call_high_last, signs_low_last, signs_high_last,
+               call_low_first, call_high_first, signs_low_first, signs_high_first, LAST: tl.constexpr,
+               FIRST: tl.constexpr, Q: tl.constexpr, WHOLE: tl.constexpr, FOURS: tl.constexpr, ROWS: tl.constexpr,
+               COLUMNS: tl.constexpr):  # fmt: skip
     """x [batch, m_size, n_size] by strides -> its values in blocks along n (LAST), along m (FIRST), or both.
 
-    Squares count as LAST. Where the values are made of the tensor's largest magnitude, it lies behind decode.
-
-    Strides are in elements; index_* are those of the elements' numbers in stochastic rounding. FOURS: four neighbours
-    along n share a Philox counter.
+    amax_*: as amax_kernel gives them; WHOLE: a tile holds whole rows, whose largest magnitudes are found here. Strides
+    are in elements; index_* are those of the elements' numbers in stochastic rounding. FOURS: four neighbours along n
+    share a Philox counter.
     """
     tl.static_assert(LAST or FIRST)
     m_tiles, n_tiles = tl.cdiv(m_size, ROWS), tl.cdiv(n_size, COLUMNS)
@@ -53,32 +54,35 @@ def qdq_kernel(x_ptr, last_ptr, first_ptr, encode_ptr, decode_ptr, m_size, n_siz
     m = (m_start + tl.arange(0, ROWS))[:, None]
     n = (n_start + tl.arange(0, COLUMNS))[None, :]
     mask = (m < m_size) & (n < n_size)
-    bits = load_bits(x_ptr + (batch * x_batch + m * x_m + n * x_n), mask, BF16)
+    bits = load_bits(x_ptr + (batch * x_batch + m * x_m + n * x_n), mask, Q.value.BF16)
     out = batch * out_batch + m * out_m + n * out_n
-    encode, decode = 1.0, 1.0
-    if SCALED:
-        encode, decode = tl.load(encode_ptr), tl.load(decode_ptr)
-    of_tensor = 0.0
-    if FORMAT == "nvfp4_multiply":
-        of_tensor = tl.load(decode_ptr + 1)
+    number = batch * index_batch
     if LAST:
-        noise = 0.0
-        if ROUND == "stochastic":
-            noise = tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
-                               call_low_last, call_high_last, FOURS, ROWS, COLUMNS)  # fmt: skip
-        values = quantize_dequantize_tile(bits, noise, encode, decode, 1, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
-                                          MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS, of_tensor, SQUARE, POWERS, HEADROOM, BEHIND)  # fmt: skip
-        store_bits(last_ptr + out, values, mask, BF16, EXACT)
+        at, exists = row_of(batch, m, n, m_size, n_size, 1, Q)
+        values = tile_values(bits, amax_last_ptr, at, exists, number, m, n, n_start, index_m, index_n, seed_low,
+                             seed_high, rank, call_low_last, call_high_last, signs_low_last, signs_high_last, 1, Q,
+                             WHOLE, FOURS, ROWS, COLUMNS)  # fmt: skip
+        store_bits(last_ptr + out, values, mask, Q.value.BF16, Q.value.EXACT)
     if FIRST:
-        noise = 0.0
-        if ROUND == "stochastic":
-            noise = tile_noise(batch * index_batch, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
-                               call_low_first, call_high_first, FOURS, ROWS, COLUMNS)  # fmt: skip
-        values = quantize_dequantize_tile(bits, noise, encode, decode, 0, FORMAT, BLOCK, MANTISSA_BITS, MIN_EXPONENT,
-                                          MAX_EXPONENT, LARGEST, RULE, ROUND, SCALED, DTYPE_LARGEST, ROWS,
-                                          COLUMNS, of_tensor, SQUARE, POWERS, HEADROOM, BEHIND)  # fmt: skip
-        store_bits(first_ptr + out, values, mask, BF16, EXACT)
+        at, exists = row_of(batch, m, n, m_size, n_size, 0, Q)
+        values = tile_values(bits, amax_first_ptr, at, exists, number, m, n, n_start, index_m, index_n, seed_low,
+                             seed_high, rank, call_low_first, call_high_first, signs_low_first, signs_high_first, 0, Q,
+                             WHOLE, FOURS, ROWS, COLUMNS)  # fmt: skip
+        store_bits(first_ptr + out, values, mask, Q.value.BF16, Q.value.EXACT)
+
+
+@triton.jit
+def tile_values(bits, amax_ptr, at, exists, number, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
+                call_low, call_high, signs_low, signs_high, AXIS: tl.constexpr, Q: tl.constexpr, WHOLE: tl.constexpr,
+                FOURS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """fp32 bits of a tile -> those of its values in blocks along AXIS. number: that of the first of all elements."""
+    bits = transformed(bits, seed_low, seed_high, rank, signs_low, signs_high, AXIS, Q, ROWS, COLUMNS)
+    noise = 0.0
+    if Q.value.ROUND == "stochastic":
+        noise = tile_noise(number, m, n, n_start, index_m, index_n, seed_low, seed_high, rank, call_low, call_high,
+                           FOURS, ROWS, COLUMNS)  # fmt: skip
+    amax = amax_of_extent(bits, amax_ptr, at, exists, AXIS, Q, WHOLE)
+    return quantize_dequantize_tile(bits, noise, amax, AXIS, Q, ROWS, COLUMNS)
 
 
 @triton.jit
@@ -93,76 +97,8 @@ def tile_noise(base, m, n, n_start, index_m, index_n, seed_low, seed_high, rank,
         return noise_of_elements(index, seed_low, seed_high, call_low, call_high, rank)
 
 
-@triton.jit
-def amax_kernel(x_ptr, amax_ptr, m_size, n_size, x_batch, x_m, x_n, BF16: tl.constexpr, ROWS: tl.constexpr,
-                COLUMNS: tl.constexpr, FINITE: tl.constexpr = True):  # fmt: skip
-    """The bits of the largest magnitude, of finite ones or of all, into int32 that is 0 before.
-
-    A maximum has no order: deterministic.
-    """
-    m_tiles, n_tiles = tl.cdiv(m_size, ROWS), tl.cdiv(n_size, COLUMNS)
-    tile = tl.program_id(0)
-    batch = (tile // (m_tiles * n_tiles)).to(tl.int64)
-    m = ((tile // n_tiles % m_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
-    n = ((tile % n_tiles).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    mask = (m < m_size) & (n < n_size)
-    magnitude = load_bits(x_ptr + (batch * x_batch + m * x_m + n * x_n), mask, BF16) & MAGNITUDE
-    if FINITE:
-        magnitude = tl.where(magnitude < EXPONENT, magnitude, 0)
-    tl.atomic_max(amax_ptr, tl.max(tl.max(magnitude, axis=1), axis=0), sem="relaxed")
-
-
-ROWS, COLUMNS = 32, 128
-"""Size of a tile: whole blocks of either direction, 8 KiB of bf16."""
-
-
-def raw(x: Tensor) -> Tensor:
-    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
-
-
-def signed(word: int) -> int:
-    """A 32-bit word as the int32 with these bits, so that every draw has the kernel's one signature."""
-    word &= 0xFFFFFFFF
-    return word - (word >> 31 << 32)
-
-
-def draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[str, int]:
-    words = dict.fromkeys(("seed_low", "seed_high", "rank"), 0)
-    words |= {f"call_{part}_{role}": 0 for role in ("last", "first") for part in ("low", "high")}
-    for role, draw in zip(roles, draws, strict=True):
-        if draw is not None:
-            words |= {"seed_low": signed(draw.seed), "seed_high": signed(draw.seed >> 32), "rank": draw.rank}
-            words |= {f"call_low_{role}": signed(draw.call), f"call_high_{role}": signed(draw.call >> 32)}
-    return words
-
-
-def _tiles(matrices: Matrices, rows: int = ROWS, block: int = mx.BLOCK) -> tuple[tuple[int], dict[str, int]]:
-    """The grid, and the size of a tile: narrower for a narrow matrix, but never less than a block."""
-    batch, m, n, _ = matrices
-    columns = max(min(COLUMNS, triton.next_power_of_2(n.size)), block)
-    programs = batch.size * triton.cdiv(m.size, rows) * triton.cdiv(n.size, columns)
-    return (programs,), {"ROWS": rows, "COLUMNS": columns}
-
-
-def tensor_scales(x: Tensor, spec: FormatSpec, launch: Matrices) -> tuple[Tensor, Tensor]:
-    """What elements are multiplied by before rounding and after, fp32 []."""
-    batch, m, n, _ = launch
-    bits = torch.zeros((), dtype=torch.int32, device=x.device)
-    sizes = (m.size, n.size, batch.x, m.x, n.x)
-    grid, tile = _tiles(launch)
-    amax_kernel[grid](raw(x), bits, *sizes, BF16=x.dtype == torch.bfloat16, FINITE=spec.format != "fp8", **tile)
-    amax = bits.view(torch.float32)
-    if spec.format == "fp8":
-        scale = fp8.scale_of(amax, spec, x.dtype)
-        return scale, scale.reciprocal()
-    if spec.scale == "multiply":
-        encode, decode = nvfp4.multiplied_scales(amax)
-        return encode, torch.stack((decode, amax))
-    return factors(amax, spec)
-
-
 def _launch(x: Tensor, out: Tensor, spec: FormatSpec, axes: tuple[int, ...]) -> Matrices | None:
-    """matrices for the axes; squares, which lie in the last two, are one result whatever the axis."""
+    """matrices for the axes; for squares, which lie in the last two, with the role of the one axis."""
     if block_of(spec, 1).across <= 1:
         return matrices(x.shape, x.stride(), out.stride(), axes)
     if len(axes) > 1:
@@ -171,8 +107,9 @@ def _launch(x: Tensor, out: Tensor, spec: FormatSpec, axes: tuple[int, ...]) -> 
     if x.dim() == 1:
         strides = [(x.shape[0] * stride[0], *stride) for stride in strides]
         sizes = torch.Size((1, *sizes))
-    found = matrices(sizes, *strides, (len(sizes) - 2, len(sizes) - 1))
-    return found and found._replace(roles=("last",))
+    last = len(sizes) - 1
+    found = matrices(sizes, *strides, (last - 1, last))
+    return found and found._replace(roles=found.roles[axes[0] - x.dim() :][:1])
 
 
 def quantize_dequantize(
@@ -180,7 +117,8 @@ def quantize_dequantize(
 ) -> list[Tensor]:
     """`x` through the format along each of one or two axes (>= 0), read once; the results have x's shape and dtype.
 
-    draws: for each axis, of one seed and rank, where the spec rounds stochastically. Nothing here waits for the device.
+    draws: for each axis, of one seed and rank, where the spec rounds stochastically or has random signs. Nothing here
+    waits for the device.
     """
     outs = [torch.empty_like(x) for _ in axes]
     if not x.numel():
@@ -192,31 +130,32 @@ def quantize_dequantize(
         results = quantize_dequantize(x.contiguous(), spec, axes, draws)
         return [out.copy_(result) for out, result in zip(outs, results, strict=True)]
     batch, m, n, roles = launch
-    by_role = dict(zip(roles, outs, strict=True))
+    by_role, q = dict(zip(roles, outs, strict=True)), quantizer(spec, x.dtype)
+    whole = Tile.whole(q, launch, roles[0]) if len(roles) == 1 else None
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        encode, decode = tensor_scales(x, spec, launch) if needs_amax(spec) else (x, x)
-        fixed, options = constants(spec, x.dtype), options_of(spec)
-        down = options["SQUARE"] or "first" in by_role
-        grid, tile = _tiles(launch, max(ROWS, fixed["BLOCK"] if down else 0), max(mx.BLOCK, fixed["BLOCK"]))
-        qdq_kernel[grid](
+        tile = whole or Tile.of(q, n.size, roles)
+        waits = q.EXTENT != NONE and whole is None
+        amax = amaxes(x, q, launch, tile, roles, draws) if waits else dict.fromkeys(ROLES, x)
+        qdq_kernel[(tile.programs(launch),)](
             *(raw(t) for t in (x, by_role.get("last", x), by_role.get("first", x))),
-            *(encode, decode, m.size, n.size),
+            *(*(amax[role] for role in ROLES), m.size, n.size),
             *(batch.x, m.x, n.x, batch.out, m.out, n.out, batch.number, m.number, n.number),
             **draw_words(roles, draws),
             LAST="last" in by_role,
             FIRST="first" in by_role,
+            Q=q,
+            WHOLE=whole is not None,
             FOURS=n.number == 1 and m.number % 4 == 0 and batch.number % 4 == 0,
-            **fixed,
-            **options,
-            **tile,
-            enable_fp_fusion=False,
+            **tile.constants(q),
         )
     return outs
 
 
-def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
+def bytes_moved(x: Tensor, spec: FormatSpec, directions: int, *, whole: bool = False) -> int:
     """Bytes of device memory that quantize_dequantize along so many axes has to read and write.
 
-    One read and a write a direction; a tensor scale reads everything once more. Block scales are never stored.
+    One read and a write a direction; what has a largest magnitude of the tensor or of rows reads everything once more,
+    but for rows that a tile holds as a whole. Block scales are never stored.
     """
-    return (1 + needs_amax(spec) + directions) * x.numel() * x.element_size()
+    waits = extent_of(spec) != NONE and not whole
+    return (1 + waits + directions) * x.numel() * x.element_size()

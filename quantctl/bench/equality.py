@@ -41,7 +41,7 @@ SPECS = (
     "hifp8:round=stochastic",
 )
 QUICK = SPECS[:6]
-ALONE = (
+LATER = (
     "fp8:block=1x128",
     "fp8",
     "nvfp4:scale=multiply,block=16x16",
@@ -49,8 +49,23 @@ ALONE = (
     "fp8:block=128x128,scale=pow2",
     "mxfp8:block=32x32",
     "mxfp4:scale=floor,round=stochastic,headroom=3/4",
+    "int8",
+    "hifp4",
+    "nvfp4:scale=4over6",
+    "hifp8:scale=fp32,target=224",
+    "int8:block=32x32",
+    "nvfp4:scale=4over6_mse,block=16x16",
+    "fp8:block=row,elem=e5m2",
+    "hifp4:round=stochastic",
 )
-"""What is quantized tensor by tensor only."""
+"""Blocks, scales and formats beside the first ones."""
+TRANSFORMED = (
+    "nvfp4:hadamard=16,signs=fixed",
+    "mxfp4:hadamard=32,signs=random,round=stochastic",
+    "int8:hadamard=64,hadamard_out=fp32",
+    "nvfp4:extent=row,hadamard=16",
+)
+"""Experts are not quantized in groups behind these."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FAR = 0.03
 """Relative error of an attention's result or gradient, bf16, that is no matter of rounding."""
@@ -79,13 +94,18 @@ def _two_draws(text: str) -> tuple[Draw | None, Draw | None]:
     return (Draw(5, 77, 3), Draw(5, 78, 3)) if "stochastic" in text else (None, None)
 
 
+def _size(text: str, columns: int) -> tuple[int, int]:
+    """Tails, but where a transform divides the axes."""
+    return (64, 128) if "hadamard" in text else (33, columns)
+
+
 def _qdq(text: str, axes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Results:
-    x = _values(33, 130, dtype).to(device)
+    x = _values(*_size(text, 130), dtype).to(device)
     return quantize_dequantize_along(x, text, axes, _draws(text, len(axes)))
 
 
 def _packed(text: str, axis: int, device: torch.device) -> Results:
-    x = _values(33, 72, torch.bfloat16).to(device)
+    x = _values(*_size(text, 72), torch.bfloat16).to(device)
     values, packed, layout = quantize_dequantize_packed(x, parse(text), axis, _two_draws(text))
     return [values, *(t for t in packed if t is not None), dequantize(packed, layout)]
 
@@ -108,9 +128,10 @@ def _attention(text: str, device: torch.device) -> Results:
 
 
 def _cases(part: str, quick: bool) -> Iterator[Case]:
-    specs: tuple[str, ...] = QUICK if quick else SPECS
+    specs: tuple[str, ...] = (QUICK if quick else SPECS) + (LATER[:8] if quick else LATER)
+    if part in ("qdq", "packed"):
+        specs += TRANSFORMED[:2] if quick else TRANSFORMED
     if part == "qdq":
-        specs += ALONE[:3] if quick else ALONE
         for dtype in DTYPES:
             kind = str(dtype).removeprefix("torch.")
             for text in specs if dtype == torch.bfloat16 or not quick else specs[:3]:
@@ -119,7 +140,7 @@ def _cases(part: str, quick: bool) -> Iterator[Case]:
             for text in specs:
                 yield f"bfloat16, axis {axis}", text, partial(_qdq, text, (axis,), torch.bfloat16)
     elif part == "attention":
-        for text in ("none", *specs[:4]):
+        for text in ("none", *specs[:4], "int8", "nvfp4:scale=4over6", "fp8"):
             yield "distance", f"pv={text}", partial(_attention, text)
     else:
         run = {"packed": _packed, "grouped": _grouped}[part]

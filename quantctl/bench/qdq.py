@@ -31,6 +31,9 @@ SPECS = (
     "fp8",
     "fp8:block=1x128",
     "nvfp4:scale=multiply,block=16x16",
+    "hifp4",
+    "nvfp4:scale=4over6",
+    "mxfp4:hadamard=16",
 )
 QUICK = ("mxfp8", "hifp8")
 AXES = {"last axis": (1,), "first axis": (0,), "both in one pass": (1, 0)}

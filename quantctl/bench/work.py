@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from quantctl.spec import FormatSpec, parse
+from quantctl.spec import NONE, FormatSpec, parse
 
 
 def directions(spec: FormatSpec, axes: int) -> int:
@@ -14,14 +14,15 @@ def directions(spec: FormatSpec, axes: int) -> int:
     return 1 if is_same_along_all_axes(spec) else axes
 
 
-def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2) -> tuple[int, int]:
+def qdq_bytes(elements: int, spec: FormatSpec, axes: int, size: int = 2, *, whole: bool = False) -> tuple[int, int]:
     """Bytes read and bytes written by quantize-dequantize along so many axes in one pass.
 
-    The sum is kernels/triton_qdq.bytes_moved. size: bytes an element, in and out. A tensor scale is one more read.
+    The sum is that of kernels/triton/qdq.bytes_moved. size: bytes an element, in and out. A scale of the tensor or of
+    rows is one more read, but where rows are held as a whole.
     """
-    from quantctl.kernels.formats.tensor_scale import needs_amax
+    from quantctl.kernels.formats.tensor_scale import extent_of
 
-    reads = 1 + needs_amax(spec)
+    reads = 1 + (extent_of(spec) != NONE and not whole)
     return reads * elements * size, directions(spec, axes) * elements * size
 
 

@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton_source import source
 
 from quantctl.kernels.triton import flash as triton_flash
+from quantctl.kernels.triton.constants import NOTHING, quantizer
 from quantctl.kernels.triton.flash_backward import keys_kernel, queries_kernel
 from quantctl.kernels.triton.flash_forward import output_kernel, softmax_kernel
 from quantctl.spec import parse
@@ -42,7 +43,7 @@ KERNELS = [
     (keys_kernel, "hifp8:scale=tensor", 192, 128, 90),
     (output_kernel, "mxfp4:round=stochastic", 64, 64, 80),
 ]
-POINTERS = {"max_ptr", "rcp_ptr", "row_term_ptr", "encode_ptr", "decode_ptr"}
+POINTERS = {"max_ptr", "rcp_ptr", "row_term_ptr"}
 
 
 def compiled(kernel: Any, text: str, d: int, d_v: int, capability: int) -> Any:
@@ -52,8 +53,7 @@ def compiled(kernel: Any, text: str, d: int, d_v: int, capability: int) -> Any:
         **triton_flash.widths(d, d_v),
         **{"ROWS": tile.rows, "KEYS": tile.keys, "CAUSAL": True, "WHOLE_ROWS": True, "WHOLE_KEYS": True},
         **{"ONE_K": True, "ONE_Q": True, "PARTS": 1, "BITS": False, "OUT_BITS": False, "FOURS": True},
-        **{"SCALED": spec.scale == "tensor", "STOCHASTIC": spec.round == "stochastic"},
-        "QUANTIZER": triton_flash.quantizer(spec, torch.bfloat16),
+        "Q": NOTHING if spec.is_none else quantizer(spec, torch.bfloat16),
     }
     types: dict[str, Any] = {"factor": "fp32", "scale": "fp32"}
     divisible: dict[tuple[int, ...], Any] = {}

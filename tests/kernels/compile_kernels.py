@@ -14,11 +14,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton_source import VERSION, source
 
+from quantctl.kernels.triton import amax as triton_amax
 from quantctl.kernels.triton import constants as triton_constants
-from quantctl.kernels.triton import grouped as triton_grouped
+from quantctl.kernels.triton import group_kernels as triton_group_kernels
 from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
+from quantctl.kernels.triton import pack_kernels as triton_pack_kernels
 from quantctl.kernels.triton import packed as triton_packed
 from quantctl.kernels.triton import qdq as triton_qdq
+from quantctl.kernels.triton.launch import ROLES, Tile
 from quantctl.spec import parse
 
 # fused multiply-add, subnormals flushed, approximate division and functions
@@ -27,8 +30,9 @@ SUSPECTS = re.compile(r"\b(?:fma|mad)\.\w*\.?f32|\.ftz\b|\bdiv\.(?:full|approx)|
 BOTH = {"LAST": True, "FIRST": True}
 LAST = {"LAST": True, "FIRST": False}
 FIRST = {"LAST": False, "FIRST": True}
+WHOLE = {"WHOLE": True, "ROWS": 1, "COLUMNS": 8192}
 ROWS, COLUMNS = {"AXIS": 0}, {"AXIS": 1}
-UNPACKS = (triton_packed.unpack_kernel, triton_grouped_packed.grouped_unpack_kernel)
+UNPACKS = (triton_pack_kernels.unpack_kernel, triton_grouped_packed.grouped_unpack_kernel)
 
 # kernel, spec, dtype, what is asked of it, compute capability
 KERNELS = [
@@ -40,35 +44,54 @@ KERNELS = [
     (triton_qdq.qdq_kernel, "nvfp4:round=stochastic", torch.bfloat16, BOTH, 80),
     (triton_qdq.qdq_kernel, "nvfp4:round=stochastic", torch.bfloat16, BOTH, 100),
     (triton_qdq.qdq_kernel, "fp8:block=1x128", torch.bfloat16, BOTH, 90),
-    (triton_qdq.qdq_kernel, "nvfp4:scale=multiply,block=16x16", torch.bfloat16, LAST, 90),
-    (triton_qdq.amax_kernel, "nvfp4", torch.bfloat16, {}, 90),
-    (triton_packed.pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
-    (triton_packed.pack_kernel, "nvfp4:round=stochastic", torch.bfloat16, COLUMNS, 90),
-    (triton_packed.pack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "mxfp6", torch.bfloat16, COLUMNS, 90),
-    (triton_packed.unpack_kernel, "nvfp4", torch.bfloat16, ROWS, 90),
-    (triton_packed.unpack_kernel, "hifp8:scale=tensor", torch.bfloat16, ROWS, 90),
-    (triton_grouped.grouped_qdq_kernel, "mxfp4:round=stochastic", torch.bfloat16, BOTH, 90),
-    (triton_grouped.grouped_amax_kernel, "hifp8:scale=tensor", torch.bfloat16, {}, 90),
+    (triton_qdq.qdq_kernel, "nvfp4:scale=4over6", torch.bfloat16, FIRST, 90),
+    (triton_qdq.qdq_kernel, "nvfp4:scale=4over6_mse,block=16x16", torch.bfloat16, LAST, 90),
+    (triton_qdq.qdq_kernel, "int8", torch.bfloat16, LAST | WHOLE, 90),
+    (triton_qdq.qdq_kernel, "hifp8:scale=fp32", torch.bfloat16, LAST, 90),
+    (triton_qdq.qdq_kernel, "hifp4", torch.bfloat16, BOTH, 90),
+    (triton_qdq.qdq_kernel, "mxfp4:hadamard=32,signs=random,round=stochastic", torch.bfloat16, BOTH, 90),
+    (triton_amax.amax_kernel, "nvfp4:extent=row,hadamard=16,signs=fixed", torch.bfloat16, BOTH, 90),
+    (triton_pack_kernels.pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.pack_kernel, "nvfp4:round=stochastic", torch.bfloat16, COLUMNS, 90),
+    (triton_pack_kernels.pack_kernel, "int8:hadamard=128,hadamard_out=fp32", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.pack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "fp8:block=128x128", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
+    (triton_pack_kernels.unpack_kernel, "mxfp6", torch.bfloat16, COLUMNS, 90),
+    (triton_pack_kernels.unpack_kernel, "nvfp4", torch.bfloat16, ROWS, 90),
+    (triton_group_kernels.grouped_qdq_kernel, "mxfp4:round=stochastic", torch.bfloat16, BOTH, 90),
+    (triton_group_kernels.grouped_amax_kernel, "int8:block=row", torch.bfloat16, BOTH, 90),
     (triton_grouped_packed.grouped_pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
-    (triton_grouped_packed.grouped_unpack_kernel, "mxfp4", torch.bfloat16, ROWS, 90),
+    (triton_grouped_packed.grouped_unpack_kernel, "nvfp4:extent=row", torch.bfloat16, ROWS, 90),
 ]
 
 
-def ptx(kernel: Any, spec: str, dtype: torch.dtype, asked: dict[str, Any], capability: int) -> str:
-    constants = triton_constants.constants(parse(spec), dtype) | triton_packed.packing(parse(spec)) | asked
-    constants |= triton_constants.options_of(parse(spec)) | {"FINITE": True}
-    constants |= {"FOURS": True, "TABLE": True, "GROUPS": 8, "COLUMNS": triton_qdq.COLUMNS}
-    constants |= {"ROWS": max(triton_qdq.ROWS, constants["BLOCK"])}
-    constants |= {"x_n": 1, "out_n": 1, "index_n": 1}  # as Triton specializes a stride of 1
+def source_of(kernel: Any, spec: str, dtype: torch.dtype, asked: dict[str, Any]) -> tuple[Any, int]:
+    """What is compiled, and for how many warps."""
+    q = triton_constants.quantizer(parse(spec), dtype)
+    roles = tuple(role for role in ROLES if asked.get(role.upper()) or asked.get("AXIS") == ROLES.index(role) ^ 1)
+    fixed = Tile.of(q, 4096, roles).constants(q) | {"Q": q, "WHOLE": False, "VALUES": True, "FOURS": True}
+    fixed |= {"TABLE": True, "GROUPS": 8, **triton_packed.packing(parse(spec)), **asked}
+    fixed |= {"x_n": 1, "out_n": 1, "index_n": 1}  # as Triton specializes a stride of 1
     types = dict.fromkeys(("x_ptr", "values_ptr", "last_ptr", "first_ptr"), triton_constants.POINTERS[dtype])
-    types |= dict.fromkeys(("elements_ptr", "scales_ptr"), "*u8") | dict.fromkeys(("encode_ptr", "decode_ptr"), "*fp32")
-    types |= dict.fromkeys(("ends_ptr", "tile_ends_ptr", "amax_ptr"), "*i32")
+    if "amax" in kernel.fn.__name__:
+        types |= dict.fromkeys(("last_ptr", "first_ptr"), "*i32")
+    scales = {torch.float32: "*fp32", torch.int32: "*i32"}.get(
+        triton_constants.SCALE_DTYPES.get(parse(spec).format, torch.uint8), "*u8"
+    )
+    types |= {"elements_ptr": "*u8", "scales_ptr": scales, "kept_ptr": "*fp32"}
+    types |= dict.fromkeys(("ends_ptr", "tile_ends_ptr", "amax_last_ptr", "amax_first_ptr"), "*i32")
     # of codes, of values, or of addresses
     types["table_ptr"] = "*i16" if kernel in UNPACKS else "*i64" if "TABLE" in kernel.arg_names else "*u8"
-    target = GPUTarget("cuda", capability, 32)
-    options = {"enable_fp_fusion": False}
-    return triton.compile(source(kernel, types, constants), target=target, options=options).asm["ptx"]
+    names, aligned = kernel.arg_names, ("x_m", "out_m", "x_row", "n_size", "row_bytes")
+    divisible = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in (*types, *aligned)}
+    return source(kernel, types, fixed, divisible), fixed["num_warps"]
+
+
+def ptx(kernel: Any, spec: str, dtype: torch.dtype, asked: dict[str, Any], capability: int) -> str:
+    built, warps = source_of(kernel, spec, dtype, asked)
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    return triton.compile(built, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
 
 
 if __name__ == "__main__":

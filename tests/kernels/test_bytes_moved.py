@@ -29,7 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 SPECS = [
     *("mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "mxfp4:round=stochastic", "nvfp4", "hifp8", "hifp8:scale=tensor"),
     *("fp8", "fp8:block=1x128", "fp8:block=128x128", "nvfp4:scale=multiply,block=16x16"),
+    *("int8", "int8:block=32x32", "nvfp4:scale=4over6,extent=row", "hifp8:scale=fp32", "hifp4"),
+    *("mxfp4:hadamard=16", "nvfp4:hadamard=32,signs=random"),
 ]
+ROWS_ARE_BLOCKS = {"int8"}
 
 
 @pytest.fixture
@@ -81,18 +84,19 @@ def traffic(monkeypatch):
 @pytest.mark.parametrize("spec", SPECS)
 def test_quantize_dequantize(spec, axes, traffic) -> None:
     """33 x 140: tails and several tiles each way; what is masked out is not moved."""
-    x = torch.randn(33, 140).to(torch.bfloat16)
+    x = torch.randn((64, 160) if "hadamard" in spec else (33, 140)).to(torch.bfloat16)
+    whole = spec in ROWS_ARE_BLOCKS and len(axes) == 1
     with traffic() as moved:
         quantize_dequantize_along(x, spec, axes)
-    read, written = qdq_bytes(x.numel(), parse(spec), len(axes))
+    read, written = qdq_bytes(x.numel(), parse(spec), len(axes), whole=whole)
     assert moved == {"read": read, "written": written}
     directions = written // x.nbytes
-    assert triton_qdq.bytes_moved(x, parse(spec), directions) == read + written
+    assert triton_qdq.bytes_moved(x, parse(spec), directions, whole=whole) == read + written
 
 
-@pytest.mark.parametrize("spec", ["mxfp8", "mxfp6", "mxfp4", "nvfp4", "hifp8"])
+@pytest.mark.parametrize("spec", ["mxfp8", "mxfp6", "mxfp4", "nvfp4", "hifp8", "mxfp4:hadamard=16,signs=fixed"])
 def test_linear_forward_and_backward(spec, traffic) -> None:
-    shape = LinearShape(33, 64, 96)
+    shape = LinearShape(48 if "hadamard" in spec else 33, 64, 96)
     x = torch.randn(shape.tokens, shape.inputs).to(torch.bfloat16).requires_grad_()
     weight = torch.randn(shape.outputs, shape.inputs).to(torch.bfloat16).requires_grad_()
     with traffic() as moved:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from quantctl.errors import QuantctlError
 from quantctl.kernels.dispatch import TRITON
 from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
 from quantctl.kernels.philox import Draw
+from quantctl.kernels.triton import launch
 from quantctl.kernels.triton import qdq as triton_qdq
 from quantctl.spec import parse
 
@@ -28,14 +30,33 @@ DEVICE = torch.device(os.environ.get("QUANTCTL_TEST_DEVICE", "cpu"))
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 DRAWS = (Draw(seed=2**63 + 5, call=2**33 + 7, rank=3), Draw(seed=2**63 + 5, call=8, rank=3))
 
-LATER = {"block", "headroom"}
+LATER = {"block", "headroom", "extent", "target"}
 SPECS = [
-    *(spec for spec in every(TRITON) if not differing(spec) & LATER or differing(spec) == {"block"}),
+    *(
+        spec
+        for spec in every(TRITON)
+        if len(differing(spec)) < 2 or not (differing(spec) & LATER or spec.startswith(("fp8", "int8")))
+    ),
     *("mxfp4:scale=floor,round=stochastic,headroom=3/4", "nvfp4:scale=multiply,round=stochastic,headroom=16/17"),
     *("nvfp4:scale=multiply,block=16x16", "fp8:block=1x128,round=stochastic", "fp8:block=128x128,scale=pow2"),
+    *("nvfp4:scale=4over6,extent=row", "nvfp4:scale=4over6_mse,block=16x16", "int8:block=32x32,round=stochastic"),
+    *("hifp8:scale=fp32,target=224", "fp8:block=row,elem=e5m2,scale=pow2"),
 ]
 """Every format with every combination of scale rule, element type and rounding; what came later beside the defaults."""
-FEW = ["mxfp8", "mxfp4:round=stochastic", "nvfp4:round=stochastic", "hifp8:scale=tensor", "hifp8:round=stochastic"]
+TRANSFORMS = [
+    *("mxfp4:hadamard=16", "nvfp4:hadamard=16,signs=fixed", "mxfp4:hadamard=32,signs=random,round=stochastic"),
+    *("int8:hadamard=64,hadamard_out=fp32", "mxfp8:hadamard=128,hadamard_out=fp32", "hifp8:hadamard=16,scale=tensor"),
+    *("nvfp4:extent=row,hadamard=32", "fp8:block=128x128,hadamard=16,signs=random"),
+]
+"""Each size, signs, and what is rounded, in front of each kind of scale."""
+FEW = [
+    "mxfp8",
+    "mxfp4:round=stochastic",
+    "nvfp4:round=stochastic",
+    "hifp8:scale=tensor",
+    "hifp8:round=stochastic",
+    "int8",
+]
 
 
 @pytest.fixture
@@ -73,13 +94,55 @@ def test_every_option_equals_the_reference_in_one_pass_over_both_directions(spec
     both(values(rows, 140, dtype=torch.bfloat16), spec, (0, 1))
 
 
-@pytest.mark.parametrize("spec", [s for s in SPECS if "scale=floor" not in s and "scale=ceil" not in s])
+@pytest.mark.parametrize("spec", TRANSFORMS)
+def test_a_transform_in_the_same_pass(spec, both, same) -> None:
+    """Four tiles; signs of a draw of their own."""
+    draws = (replace(DRAWS[0], signs=2**40 + 9), DRAWS[1])
+    x = values(128, 256, dtype=torch.bfloat16)
+    first, _ = both(x, spec, (0, 1), draws)
+    same(both(x.t().contiguous().t(), spec, (0,), draws[:1])[0].contiguous(), first)
+    both(values(64, 128, dtype=torch.float16).view(2, 32, 128), spec, (2,), draws[1:])
+
+
+def test_a_transform_of_another_size_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("QUANTCTL_KERNELS", "triton")
+    with pytest.raises(QuantctlError, match="hadamard=16 does not divide 40, the size of axis 1"):
+        quantize_dequantize(torch.ones(32, 40), "mxfp4:hadamard=16")
+
+
+@pytest.mark.parametrize("spec", ["int8", "fp8:block=row,hadamard=16"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_that_no_tile_holds_are_what_others_are(spec, axis, both, monkeypatch, same) -> None:
+    x = values(64, 160, dtype=torch.bfloat16)
+    (whole,) = both(x, spec, (axis,), DRAWS[:1])
+    monkeypatch.setattr(launch, "_LARGEST", 1024)
+    same(both(x, spec, (axis,), DRAWS[:1])[0], whole)
+
+
+@pytest.mark.parametrize(
+    "spec", [s for s in SPECS if len(differing(s)) < 2 and "scale=floor" not in s and "scale=ceil" not in s]
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_other_dtypes(spec, dtype, both) -> None:
     both(values(33, 67, dtype=dtype), spec, (0, 1))
 
 
-@pytest.mark.parametrize("spec", ["mxfp8", "mxfp8:elem=e5m2", "mxfp6", "mxfp4", "nvfp4", "hifp8", "hifp8:scale=tensor"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "mxfp8",
+        "mxfp8:elem=e5m2",
+        "mxfp6",
+        "mxfp4",
+        "nvfp4",
+        "hifp8",
+        "hifp8:scale=tensor",
+        "int8:block=32x32",
+        "hifp8:scale=fp32",
+        "hifp4",
+        "nvfp4:scale=4over6",
+    ],
+)
 def test_every_bf16_and_random_fp32_bits(spec, all_bf16, random_bits, both) -> None:
     random_bits = random_bits.to(DEVICE)
     both(all_bf16.to(DEVICE).view(-1, 256), spec, (1,))
@@ -186,5 +249,5 @@ def test_compiled_code_has_no_operation_that_could_round_otherwise() -> None:
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()
-    assert len(rows) == 20
+    assert len(rows) == 27
     assert [row for row in rows if not row.endswith(": clean")] == []
