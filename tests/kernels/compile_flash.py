@@ -39,7 +39,7 @@ KERNELS = [
     (softmax_kernel, "none", 128, 128, 90),
     (output_kernel, "mxfp8", 128, 128, 90),
     (queries_kernel, "none", 128, 128, 90),
-    (keys_kernel, "mxfp8", 128, 128, 90),
+    (keys_kernel, "int8", 128, 128, 90),
     (keys_kernel, "hifp8:scale=tensor", 192, 128, 90),
     (output_kernel, "mxfp4:round=stochastic", 64, 64, 80),
 ]
@@ -60,7 +60,7 @@ def compiled(kernel: Any, text: str, d: int, d_v: int, capability: int) -> Any:
     multiple_of_16 = [["tt.divisibility", 16]]
     for i, name in enumerate(kernel.arg_names):
         if name.endswith("_ptr"):
-            types[name] = "*fp32" if name in POINTERS else "*bf16"
+            types[name] = "*i32" if name == "amax_ptr" else "*fp32" if name in POINTERS else "*bf16"
             divisible[(i,)] = multiple_of_16
         elif name.endswith("_strides"):
             types[name] = ("i32",) * (4 if name in ("d_k_strides", "d_v_strides") else 3)
