@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba.core.types import none
 
-from quantctl.kernels.cpu import four_over_six, hifp4, mx, nvfp4, scaled  # noqa: F401
+from quantctl.kernels.cpu import mx, nvfp4, scaled
 from quantctl.kernels.cpu.blocks import (
     block_of,
     columns,

@@ -72,7 +72,8 @@ def operand(x: Tensor, spec: FormatSpec) -> Tensor:
             f"{spec.format} cannot quantize a {type(x).__name__} of layout {x.layout}, nested or made of other tensors",
             "give it a plain strided tensor: .to_dense(), or .to_local() of a DTensor",
         )
-    return x.detach().resolve_neg()
+    x = x.detach().resolve_neg()
+    return x.clone() if x._is_zerotensor() else x  # autograd's zeros have no memory
 
 
 def _in_squares(spec: FormatSpec) -> bool:
