@@ -52,7 +52,7 @@ class LinearPlan(NamedTuple):
     is_transformed: bool
     """Whether any has a Hadamard transform."""
     draws: LinearDraws | None
-    """What its quantizations draw from where they never draw anything; None where each forward draws anew."""
+    """What a forward draws where it draws nothing; None where each draws anew."""
     kept: Kept | None
     gradient: FormatSpec | None
     """That of dY, where dgrad and wgrad take it in one format: read once for both."""
@@ -70,11 +70,14 @@ def plan_of(text: str, site: str) -> LinearPlan:
     of_gradient, of_weight = specs.dgrad[0].spec, specs.fprop[1].spec
     steps, later = (weight_steps(specs.fprop[1], specs.dgrad[1], product) for product in ("fprop", "dgrad"))
     is_read_once = bool(steps) and later == ((of_weight, 0),) and not of_weight.is_random
+    in_forward = (*specs.fprop, specs.wgrad[1])
+    draws_anew = any(own.spec.round == "stochastic" for own in in_forward)
+    draws_anew = draws_anew or any(pair[0].spec.signs == "random" for pair in pairs)
     return LinearPlan(
         specs=specs,
         is_none=specs.is_none,
         is_transformed=any(is_wanted(pair[0].spec) for pair in pairs),
-        draws=None if any(own.spec.is_random for pair in pairs for own in pair) else LinearDraws.of(specs),
+        draws=None if draws_anew else LinearDraws.of(specs),
         kept=kept(specs),
         gradient=of_gradient if not of_gradient.is_none and of_gradient == specs.wgrad[0].spec else None,
         weight=of_weight if is_read_once else None,
