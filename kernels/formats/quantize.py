@@ -93,8 +93,7 @@ class Way(NamedTuple):
     is_random: bool
 
 
-@lru_cache(maxsize=1024)
-def way_of(spec: FormatSpec, axes: tuple[int, ...], shape: torch.Size) -> Way:
+def _way_of(spec: FormatSpec, axes: tuple[int, ...], shape: torch.Size) -> Way:
     """For tensors of `shape`. Raises QuantctlError for an axis that they do not have, and for one that the spec's
     square blocks do not lie along, too."""
     dim = len(shape)
@@ -113,6 +112,9 @@ def way_of(spec: FormatSpec, axes: tuple[int, ...], shape: torch.Size) -> Way:
         )
     is_once = len(axes) == 2 and is_same_along_all_axes(spec)
     return Way(found, is_once, is_wanted(spec), spec.is_random)
+
+
+way_of = lru_cache(maxsize=1024)(_way_of)
 
 
 def axes_of(x: Tensor, axes: tuple[int, ...], spec: FormatSpec) -> tuple[int, ...]:
@@ -146,7 +148,8 @@ def quantize_dequantize_along(
     if spec.is_none:
         return [x for _ in axes]
     x = operand(x, spec)
-    way = way_of(spec, axes, x.shape)
+    compiling = torch.compiler.is_compiling()
+    way = (_way_of if compiling else way_of)(spec, axes, x.shape)  # a graph is traced through no cache
     axes = way.axes
     draws: tuple[philox.Draw | None, ...] = (None,) * len(axes)
     if way.is_random:
@@ -154,7 +157,7 @@ def quantize_dequantize_along(
     if way.is_once:
         return quantize_dequantize_along(x, spec, axes[:1]) * 2
     by = family_of(x, spec)
-    if torch.compiler.is_compiling() and (by != REFERENCE or spec.signs == "random"):
+    if compiling and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
     if by == TRITON:
         for axis in axes:
