@@ -57,7 +57,8 @@ computed: set[str] = set()
 """The families that were chosen for tensors of this process."""
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
@@ -94,7 +95,7 @@ def _why_not(choice: str, device: torch.device) -> tuple[str, str] | None:
     unset = f"unset {VARIABLE}"
     if choice == TRITON and not HAS_TRITON:
         return "Triton is not installed", f"pip install triton, or {unset}"
-    if choice == TRITON and device.type != "cuda" and not _interpreted():
+    if choice == TRITON and device.type != "cuda" and not interpreted():
         return (
             f"there is a tensor on {device.type}, where Triton has no compiler",
             f"{unset}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",

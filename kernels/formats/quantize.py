@@ -160,7 +160,7 @@ def quantize_dequantize_along(
     if compiling and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
     if by == TRITON:
-        for axis in axes:
+        for axis in axes if way.is_transformed else ():
             check_fits(x, spec, axis)
         return _triton(x, spec, axes, draws)
     if by == CPU:
@@ -170,8 +170,6 @@ def quantize_dequantize_along(
     if way.is_transformed:
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
-    if by == TRITON:
-        return _triton(x, spec, axes, draws)
     return [
         FORMATS[spec.format].quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)

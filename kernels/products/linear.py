@@ -49,7 +49,7 @@ def fprop_operands(
     """
     ctx.quant_spec = spec_now(ctx.quant_type, ctx.quant_site, getattr(ctx, "quant_layer", None))
     plan = ctx.quant_plan = plan_of(ctx.quant_spec, ctx.quant_site)
-    specs = ctx.quant_products = plan.specs
+    specs = plan.specs
     if not plan.is_none and getattr(ctx, "grad_output_buffer", None) is not None:
         raise QuantctlError(
             f"{ctx.quant_site}={ctx.quant_type}: --defer-embedding-wgrad-compute computes the output layer's weight "
@@ -112,7 +112,7 @@ def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Ten
 
 def dgrad(ctx: Any, grad_output: Tensor, weight: Tensor) -> Tensor:
     """dY W: grad_output [..., out], weight [out, in] -> [..., in]."""
-    specs = ctx.quant_products
+    specs = ctx.quant_plan.specs
     _begin_backward(ctx, "dgrad")
     if ctx.quant_place is not None:
         begin = operands.begin(specs.dgrad[1], weight, quantized_weight(weight, specs, "fprop", ctx.quant_draws.weight))
@@ -157,7 +157,7 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:
         same_memory = source.data_ptr() == grad_output.data_ptr() and grad_output.is_contiguous()
         if same_memory and by_tokens.shape == grad_output.shape and source._version == version:
             return by_tokens
-    spec = ctx.quant_products.wgrad[0].spec
+    spec = ctx.quant_plan.specs.wgrad[0].spec
     return quantize_dequantize(
         with_rows(grad_output, ctx.quant_filled), spec, 0, rng=ctx.quant_draws.gradient(spec, "wgrad")
     )
@@ -169,7 +169,7 @@ def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[
     Behind an expert's tokens both have as many rows of zeros as a Hadamard transform along them wants.
     The bias gradient is to be taken from the caller's grad_output, not from this one.
     """
-    specs = ctx.quant_products
+    specs = ctx.quant_plan.specs
     _begin_backward(ctx, "wgrad")
     packed, ctx.quant_packed = ctx.quant_packed, None
     if packed is not None:

@@ -46,7 +46,11 @@ def count(site: str, product: str, text: str, layer: Named | str | None = None) 
     name = layer.name if isinstance(layer, Named) and site in layer.literals else None
     if torch.compiler.is_compiling():
         _count_operator(site, product, text, name)
-        return
+    else:
+        _count(site, product, text, name)
+
+
+def _count(site: str, product: str, text: str, name: str | None) -> None:
     counted, is_none = _counted(text, site)
     if name is not None or not is_none:
         hits.count(site, product, counted, name)
@@ -58,9 +62,7 @@ def count(site: str, product: str, text: str, layer: Named | str | None = None) 
 def _count_operator(site: str, product: str, text: str, name: str | None) -> None:
     """`count` as one node of a torch.compile graph."""
     coverage.give_up()
-    counted, is_none = _counted(text, site)
-    if name is not None or not is_none:
-        hits.count(site, product, counted, name)
+    _count(site, product, text, name)
 
 
 @_count_operator.register_fake

@@ -114,10 +114,6 @@ def is_recorded(ctx: Any) -> bool:
     return not torch.compiler.is_compiling() and getattr(ctx, "next_functions", None) != ()
 
 
-def _by_triton(x: Tensor, spec: FormatSpec) -> bool:
-    return family_of(x, spec) == TRITON
-
-
 def quantize_dequantize_packed(
     x: Tensor, spec: FormatSpec, axis: int, rngs: tuple[philox.Draw | None, philox.Draw | None] = (None, None)
 ) -> tuple[Tensor, Packed, Layout]:
@@ -130,7 +126,7 @@ def quantize_dequantize_packed(
     draw = draw_for(spec, rngs[0])
     packed_draw = draw_for(spec, rngs[1]) if axis == 0 else draw
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if _by_triton(x, spec):
+    if family_of(x, spec) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         for along in {1, axis}:
@@ -175,7 +171,7 @@ def packed_matrix(x: Tensor, spec: FormatSpec, axis: int, rng: philox.Draw | Non
     x = operand(x, spec)
     draw = draw_for(spec, rng)
     layout = Layout(without(spec), axis, x.shape[0], x.shape[1], x.dtype)
-    if _by_triton(x, spec):
+    if family_of(x, spec) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         check_fits(x, spec, axis)
@@ -198,7 +194,7 @@ def dequantize(packed: Packed, layout: Layout) -> Tensor:
     """The values, contiguous [rows, columns] in the dtype of the tensor that was packed."""
     if packed.elements.dtype == layout.dtype:
         return packed.elements
-    if _by_triton(packed.elements, layout.spec):
+    if family_of(packed.elements, layout.spec) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
         return triton_packed.dequantize(packed, layout)

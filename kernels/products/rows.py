@@ -36,14 +36,14 @@ def rows_to_fill(ctx: Any, total_input: Tensor, weight: Tensor) -> int:
 
     Raises QuantctlError for a Hadamard transform that does not divide the axis of its product.
     """
-    specs = ctx.quant_products
-    if not ctx.quant_plan.is_transformed:
+    plan = ctx.quant_plan
+    if not plan.is_transformed:
         return 0
     layer = getattr(ctx, "quant_layer", None)
     name = layer.name if isinstance(layer, Named) else ctx.quant_site
     tokens, filled = total_input.shape[:-1].numel(), 0
     if isinstance(layer, Named) and "experts" in name.split("."):
-        filled = -tokens % int(specs.wgrad[0].spec.transform[0].replace(NONE, "1"))
+        filled = -tokens % int(plan.specs.wgrad[0].spec.transform[0].replace(NONE, "1"))
     sizes = (weight.shape[1], weight.shape[0], tokens + filled)
-    operands.check_sizes(specs, sizes, f"{name} ({ctx.quant_site}={ctx.quant_spec})")
+    operands.check_sizes(plan.specs, sizes, f"{name} ({ctx.quant_site}={ctx.quant_spec})")
     return filled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
+from quantctl.kernels.dispatch import interpreted
 from quantctl.kernels.formats import fp8, hifp4, int8, mx
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.hadamard import is_wanted
@@ -73,7 +73,7 @@ class Quantizer:
     @property
     def parameter(self) -> Quantizer | Compiled:
         """What a launch is given."""
-        return self if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") else Compiled(self)
+        return self if interpreted() else Compiled(self)
 
 
 @dataclass(frozen=True)
