@@ -11,6 +11,7 @@ import numpy as np
 
 from quantctl.kernels.cpu.blocks import columns, of_line, rows
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
+from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.nvfp4 import (
     ELEMENT_LARGEST,
     ELEMENT_LOWEST,
@@ -102,10 +103,7 @@ def _stored(word: Any, b: Any, inverse: Any, e: Any) -> Any:
 def _largest_of(x: Any, start: Any, size: Any) -> Any:
     if size == np.uint64(_BLOCK):
         return _largest(x, start)
-    raw = unsigned(x[start])
-    for j in range(size):
-        raw = max(raw, unsigned(x[start + j]))
-    return raw
+    return largest_from(x, start, size)
 
 
 @implements(rows, e=[Numbers, Lines])
@@ -201,12 +199,7 @@ def _columns(x: Any, out: Any, e: Any, g: Any, tile: Any, raw: Any) -> Any:
     six, by_six, four, by_four, error_six, error_four = np.empty((6, width), np.float32)
     for top in range(row, min(row + g.rows, g.m), _BLOCK):
         lines = range(top, min(top + _BLOCK, g.m))
-        for c in range(width):
-            raw[c] = 0
-        for i in lines:
-            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
-            for c in range(width):
-                raw[c] = max(raw[c], unsigned(x[source + c]))
+        largest_of_columns(x, raw, g, batch, column, width, top, min(top + _BLOCK, g.m))
         for c in range(width):
             own, amax = of_line(e, line + c), magnitude(raw[c])
             plain &= amax < np.int32(INFINITY)

@@ -8,6 +8,7 @@ import numpy as np
 
 from quantctl.kernels.cpu.blocks import columns, rows
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
+from quantctl.kernels.cpu.largest import largest_of_columns
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic, nearest, rounded_to
 from quantctl.kernels.cpu.scaled import whole_numbers
@@ -123,12 +124,8 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
             raw[c] = 0
         for f in range(_FOURS):
             own = fours[f]
-            for c in range(width):
-                own[c] = 0
-            for i in range(top + f * _FOUR, min(top + f * _FOUR + _FOUR, stop)):
-                source = np.uint64(batch * g.x_batch + i * g.x_m + column)
-                for c in range(width):
-                    own[c] = max(own[c], unsigned(x[source + c]))
+            first = top + f * _FOUR
+            largest_of_columns(x, own, g, batch, column, width, first, min(first + _FOUR, stop))
             for c in range(width):
                 raw[c] = max(raw[c], own[c])
         for c in range(width):

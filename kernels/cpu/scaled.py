@@ -13,6 +13,7 @@ import torch
 
 from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored
 from quantctl.kernels.cpu.compiled import LARGEST, as_bits, as_float, implements, part
+from quantctl.kernels.cpu.largest import largest_from
 from quantctl.kernels.cpu.mx import FIELD, FIRST_PLAIN, LAST_PLAIN, LOWEST_SCALE
 from quantctl.kernels.cpu.rounding import nearest, rounded_to
 from quantctl.kernels.cpu.words import INFINITY, rounded, signed, unsigned
@@ -160,10 +161,7 @@ def _room_block_of(e: Any) -> Any:
 
 @implements(largest, e=[FP8Numbers, INT8Numbers])
 def _largest_of_block(words: Any, start: Any, size: Any, e: Any) -> Any:
-    raw = unsigned(words[start])
-    for j in range(size):
-        raw = max(raw, unsigned(words[start + j]))
-    return raw
+    return largest_from(words, start, size)
 
 
 @implements(largest, e=MXRoomNumbers)

@@ -24,6 +24,7 @@ from quantctl.kernels.cpu.blocks import (
 )
 from quantctl.kernels.cpu.compiled import Kernel, implements, part
 from quantctl.kernels.cpu.geometry import place
+from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
 from quantctl.kernels.cpu.words import Memory, magnitude, unsigned, words_of
@@ -73,9 +74,7 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
             raw = largest(x, source + j, block, e)
             plain &= _block(x, source + j, out, target + j, block, raw, own, words, j, how)
         if whole < width:
-            raw = unsigned(x[source + whole])
-            for j in range(whole, width):
-                raw = max(raw, unsigned(x[source + j]))
+            raw = largest_from(x, source + whole, width - whole)
             plain &= _block(x, source + whole, out, target + whole, width - whole, raw, own, words, whole, how)
     return plain
 
@@ -102,20 +101,15 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
     block = np.int64(block_of(e))
     plain = True
     for top in range(row, min(row + g.rows, g.m), block):
-        rows = range(top, min(top + block, g.m))
-        for c in range(width):
-            raw[c] = 0
-        for i in rows:
-            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
-            for c in range(width):
-                raw[c] = max(raw[c], unsigned(x[source + c]))
+        stop = min(top + block, g.m)
+        largest_of_columns(x, raw, g, batch, column, width, top, stop)
         if g.across > 1:
             _shared(raw, width, np.uint64(g.across))
         for c in range(width):
             amax = magnitude(raw[c])
             plain &= is_plain(amax, e)
             firsts[c], seconds[c] = prepare(amax, of_line(e, line + c))
-        for i in rows:
+        for i in range(top, stop):
             source = np.uint64(batch * g.x_batch + i * g.x_m + column)
             target = np.uint64(batch * g.out_batch + i * g.out_m + column)
             if is_stochastic(how):
