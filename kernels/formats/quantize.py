@@ -191,7 +191,6 @@ def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[phi
 
 def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
     """All of it as one node of a torch.compile graph."""
-    text = f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
     words = [
         word
         for draw in filter(None, draws)
@@ -202,7 +201,7 @@ def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philo
             -1 if draw.signs is None else draw.signs,
         )
     ]
-    return list(_operator(x, text, list(axes), words))
+    return list(_operator(x, spec.text, list(axes), words))
 
 
 # the schema in words: torch before 2.7 does not read it off list[int]

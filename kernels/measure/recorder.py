@@ -178,7 +178,7 @@ def observe(where: Place | None, product: str, specs: ProductSpecs, *operands: t
 
 @lru_cache(maxsize=64)
 def _text(spec: FormatSpec) -> str:
-    return canonical(f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items()))
+    return canonical(spec.text)
 
 
 def _stepped(*_: Any) -> None:

@@ -110,7 +110,7 @@ def quantize_rows(
     draws: for each axis, of one seed and rank, where the spec rounds stochastically. Nothing here waits for the device.
     """
     if torch.compiler.is_compiling():
-        return rows_operator(x, groups.ends, literal(spec), list(axes), words_of(draws))
+        return rows_operator(x, groups.ends, spec.text, list(axes), words_of(draws))
     return _quantize(x, None, groups, spec, axes, draws)
 
 
@@ -119,7 +119,7 @@ def quantize_stack(
 ) -> list[Tensor]:
     """Weights [out, in] of equal shape and dtype as one [weights, out, in] along each of `axes`; each is read once."""
     if torch.compiler.is_compiling():
-        return stack_operator(list(weights), literal(spec), list(axes), words_of(draws))
+        return stack_operator(list(weights), spec.text, list(axes), words_of(draws))
     first = weights[0].detach()
     groups = Groups.equal(len(weights), first.shape[0], first.device)
     addresses = tuple(weight.data_ptr() for weight in weights)
@@ -166,10 +166,6 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
     bytes a group.
     """
     return (1 + (extent_of(spec) != NONE) + directions) * x.numel() * x.element_size()
-
-
-def literal(spec: FormatSpec) -> str:
-    return f"{spec.format}:" + ",".join(f"{key}={value}" for key, value in spec.options().items())
 
 
 def words_of(draws: tuple[Draw | None, ...]) -> list[int]:

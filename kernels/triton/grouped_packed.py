@@ -28,7 +28,6 @@ from quantctl.kernels.triton.group_kernels import group_row_of, group_tile
 from quantctl.kernels.triton.grouped import (
     draws_of,
     group_amaxes,
-    literal,
     programs,
     without_signs,
     words_of,
@@ -172,7 +171,7 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
 
 def as_node(x: Tensor, groups: Groups, layout: Layout, draws: tuple[Draw | None, Draw | None]) -> tuple[Tensor, Packed]:
     """grouped_packed.quantize_rows_packed as one node, but for the layout."""
-    values, *kept = pack_operator(x, groups.ends, literal(layout.spec), layout.axis, words_of(draws))
+    values, *kept = pack_operator(x, groups.ends, layout.spec.text, layout.axis, words_of(draws))
     return values, _packed(kept, layout.spec)
 
 
@@ -202,7 +201,7 @@ def _(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int]) -> list[T
 
 
 def dequantize_as_node(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
-    spec = literal(layout.spec)
+    spec = layout.spec.text
     return unpack_operator(_present(packed), groups.ends, spec, layout.axis, layout.columns, layout.dtype)
 
 

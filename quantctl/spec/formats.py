@@ -128,6 +128,11 @@ class FormatSpec:
         """Size and signs of the Hadamard transform, which both operands of a product have to have."""
         return self.hadamard or NONE, self.signs or NONE
 
+    @property
+    def text(self) -> str:
+        """A literal that says every option."""
+        return f"{self.format}:" + ",".join(f"{key}={value}" for key, value in self.options().items())
+
     def options(self) -> dict[str, str]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "format"}
         return {key: value for key, value in values.items() if value is not None}
