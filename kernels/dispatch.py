@@ -39,7 +39,7 @@ COMPUTES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
 """Family -> format -> option -> the values that it has kernels for; of an option that is not named, all.
 
 What is not here the reference computes. Triton's kernels have Hadamard transforms in their pass; in front of the
-others they stand as kernels of their own, and none is in fused attention or in products of groups.
+others they stand as kernels of their own, and none is in fused attention.
 """
 
 

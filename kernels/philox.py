@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +55,27 @@ logging.getLogger("megatron.core.tensor_parallel.random").addFilter(
 def own_draw(call: int) -> Draw:
     """The draw of that number in this process."""
     return Draw(torch.initial_seed(), call, int(os.environ.get("RANK", "0")))
+
+
+def words_of(draws: Sequence[Draw | None]) -> list[int]:
+    """Seed (as int64), call, rank and the signs' call (-1: none) of each, as the nodes of a graph take them."""
+    return [
+        word
+        for draw in filter(None, draws)
+        for word in (
+            draw.seed - (draw.seed >> 63 << 64),
+            draw.call,
+            draw.rank,
+            -1 if draw.signs is None else draw.signs,
+        )
+    ]
+
+
+def draws_of(words: Sequence[int], count: int) -> tuple[Draw | None, ...]:
+    """`count` draws by their words; None each where there are none."""
+    parts = (words[i : i + 4] for i in range(0, len(words), 4))
+    found = (Draw(seed, call, rank, None if signs < 0 else signs) for seed, call, rank, signs in parts)
+    return tuple(found) or (None,) * count
 
 
 def next_draw() -> Draw:

@@ -99,7 +99,7 @@ def _transform(
 @lru_cache(maxsize=16)
 def _constant_signs(spec: FormatSpec) -> np.ndarray:
     signs = hadamard.signs_of(spec, None, torch.empty(0))
-    return np.ones(int(spec.transform[0]), np.float32) if signs is None else signs.numpy()
+    return np.ones(hadamard.size_of(spec), np.float32) if signs is None else signs.numpy()
 
 
 def transformed(
@@ -111,7 +111,7 @@ def transformed(
         return hadamard.reference(x, spec, axis, draw), None
     x = x.contiguous()
     out = room_like(x if spec.hadamard_out != "fp32" else x.to(torch.float32, memory_format=torch.contiguous_format))
-    size = int(spec.transform[0])
+    size = hadamard.size_of(spec)
     lines = _lines(x.shape, axis, size)
     width = min(_WORKSPACE // size, lines.together)
     if spec.signs == "random":

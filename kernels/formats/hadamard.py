@@ -35,6 +35,11 @@ def is_wanted(spec: FormatSpec) -> bool:
     return spec.transform[0] != NONE
 
 
+def size_of(spec: FormatSpec) -> int:
+    """Of the lines that are transformed; 1 without a transform."""
+    return int(spec.transform[0]) if is_wanted(spec) else 1
+
+
 @lru_cache(maxsize=256)
 def without(spec: FormatSpec) -> FormatSpec:
     """What is left of a spec behind its transform."""
@@ -55,7 +60,7 @@ def butterfly(y: Tensor) -> Tensor:
 
 def fits(length: int, spec: FormatSpec) -> bool:
     """Whether the transform divides an axis of `length`."""
-    return not is_wanted(spec) or length % int(spec.transform[0]) == 0
+    return length % size_of(spec) == 0
 
 
 def check_fits(x: Tensor, spec: FormatSpec, axis: int) -> None:
@@ -81,7 +86,7 @@ def signs_of(spec: FormatSpec, draw: philox.Draw | None, like: Tensor) -> Tensor
     if spec.signs != "random":
         return None
     assert draw is not None
-    return philox.random_signs(int(spec.transform[0]), draw, like.device)
+    return philox.random_signs(size_of(spec), draw, like.device)
 
 
 def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
@@ -102,7 +107,7 @@ def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None
 
 def reference(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
     """`transformed` for a spec that has a transform, of a size that divides the axis."""
-    size = int(spec.transform[0])
+    size = size_of(spec)
     y = x.movedim(axis, -1).float().unflatten(-1, (-1, size))
     signs = signs_of(spec, draw, y)
     y = y if signs is None else y * signs

@@ -191,17 +191,7 @@ def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[phi
 
 def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:
     """All of it as one node of a torch.compile graph."""
-    words = [
-        word
-        for draw in filter(None, draws)
-        for word in (
-            draw.seed - (draw.seed >> 63 << 64),
-            draw.call,
-            draw.rank,
-            -1 if draw.signs is None else draw.signs,
-        )
-    ]
-    return list(_operator(x, spec.text, list(axes), words))
+    return list(_operator(x, spec.text, list(axes), philox.words_of(draws)))
 
 
 # the schema in words: torch before 2.7 does not read it off list[int]
@@ -209,12 +199,8 @@ def _node(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philo
     "quantctl::quantize_dequantize", mutates_args=(), schema="(Tensor x, str spec, int[] axes, int[] draws) -> Tensor[]"
 )
 def _operator(x: Tensor, spec: str, axes: list[int], draws: list[int]) -> list[Tensor]:
-    """draws: seed (as int64), call, rank and signs (-1: none) of each axis."""
-    parts = [draws[i : i + 4] for i in range(0, len(draws), 4)]
-    given = tuple(philox.Draw(seed, call, rank, None if signs < 0 else signs) for seed, call, rank, signs in parts) or (
-        None,
-    ) * len(axes)
-    return quantize_dequantize_along(x, spec, tuple(axes), given)
+    """draws: philox.words_of those of each axis."""
+    return quantize_dequantize_along(x, spec, tuple(axes), philox.draws_of(draws, len(axes)))
 
 
 @_operator.register_fake

@@ -4,11 +4,12 @@
     dgrad  dX_e = dY_e W_e     reduces out-features
     wgrad  dW_e = dY_e^T X_e   reduces the tokens of expert e
 
-The operands of expert e are, bit for bit, those that linear.py gives it alone, but for the noise of stochastic
-rounding. With bwd=quantized these are six quantizations in two passes: X and dY are read once for both of theirs, the
-weights of all experts once for fprop and once for dgrad, or once a step (reuse.py). What wgrad needs of X waits for it
-in the format's own bits (grouped_packed.py). Products are the library's grouped GEMM where it has one for the device
-and dtype, else its GEMM in a loop over the experts. A call counts as one product, or as one of each named expert.
+The operands of expert e are, bit for bit, those that linear.py gives it alone, but for the noise of stochastic rounding
+and random signs, which are one draw of all. With bwd=quantized these are six quantizations in two passes: X and dY are
+read once for both of theirs, the weights of all experts once for fprop and once for dgrad, or once a step (reuse.py).
+What wgrad needs of X waits for it in the format's own bits (grouped_packed.py). Products are the library's grouped GEMM
+where it has one for the device and dtype, else its GEMM in a loop over the experts. A call counts as one product, or as
+one of each named expert.
 """
 
 from __future__ import annotations
@@ -20,17 +21,15 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.formats.hadamard import is_wanted
-from quantctl.kernels.formats.quantize import draw_for
+from quantctl.kernels.formats.hadamard import size_of
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
-from quantctl.kernels.products.draws import NO_SIGNS
+from quantctl.kernels.products.draws import LinearDraws
 from quantctl.kernels.products.gradient_mode import keeps_autocast, once
 from quantctl.kernels.products.grouped_gemm import rows_by_matrices, weights_of_groups
 from quantctl.kernels.products.grouped_packed import dequantize_rows, quantize_rows_kept
-from quantctl.kernels.products.grouped_quantize import quantize_rows
+from quantctl.kernels.products.grouped_quantize import filled, quantize_rows
 from quantctl.kernels.products.groups import Groups
-from quantctl.kernels.products.linear import quantized_linear
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, is_recorded
 from quantctl.kernels.products.plan import kept as kept_of
@@ -55,15 +54,15 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.specs = specs = operands.resolve(text, site)
         ctx.text, ctx.site, ctx.counts, ctx.layers, ctx.places = text, site, counts, layers, places
         _count(ctx, "fprop")
-        x_draw, ctx.weight_draw = draw_for(specs.fprop[0].spec), draw_for(specs.fprop[1].spec)
-        ctx.x_draws = x_draw, draw_for(specs.wgrad[1].spec) if _needed(ctx)[1] else None
+        ctx.draws = LinearDraws.of(specs)
         groups = Groups(x.shape[0], ends, counts)
         operand, kept = _fprop_operand(ctx, x.contiguous(), groups)
         if places is not None:
             recorder.observe_groups(places, "fprop", specs, ends, (x, -1), (weights, 1))
-            recorder.observe_groups(places, "wgrad", specs, ends, None, (operands.begin(specs.wgrad[1], x, operand), 0))
+            begin, own = _for_wgrad(ctx, operands.begin(specs.wgrad[1], x, operand), groups)
+            recorder.observe_groups(places, "wgrad", specs, own.ends, None, (begin, 0))
         ctx.save_for_backward(*kept, ends, *weights)
-        stack = quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+        stack = quantized_stack(weights, specs, "fprop", ctx.draws.weight)
         return rows_by_matrices(operand, stack.transpose(1, 2), groups)
 
     @staticmethod
@@ -72,18 +71,20 @@ class _GroupedLinear(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: some hooks give a tensor back once only
         *kept, ends = saved[:4]
         weights, specs = saved[4:], ctx.specs
-        _observe_backward(ctx, grad, weights, ends)
         groups = Groups(grad.shape[0], ends, ctx.counts)
-        needed = _needed(ctx)
-        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, NO_SIGNS, _rows_of(groups))
+        _observe_backward(ctx, grad, weights, groups)
+        needed, signs = _needed(ctx), ctx.draws.signs
+        for_x, for_weight = operands.gradients(grad.contiguous(), specs, (1, 0), needed, signs, _rows_of(groups))
         grad_x = None
         grad_weights: Sequence[Tensor | None] = (None,) * len(weights)
         if needed[0]:
             _count(ctx, "dgrad")
-            grad_x = rows_by_matrices(for_x, quantized_stack(weights, specs, "dgrad", ctx.weight_draw), groups)
+            stack = quantized_stack(weights, specs, "dgrad", ctx.draws.weight, signs[1])
+            grad_x = rows_by_matrices(for_x, stack, groups)
         if needed[1]:
             _count(ctx, "wgrad")
-            grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups), groups).unbind(0)
+            own = groups.filled(size_of(specs.wgrad[0].spec))
+            grad_weights = weights_of_groups(for_weight, _wgrad_operand(ctx, kept, groups), own).unbind(0)
         return grad_x, None, None, None, None, None, None, *grad_weights
 
 
@@ -97,17 +98,23 @@ def _count(ctx: Any, product: str) -> None:
         operands.count(ctx.site, product, ctx.text, layer)
 
 
-def _observe_backward(ctx: Any, grad: Tensor, weights: tuple[Tensor, ...], ends: Tensor) -> None:
+def _observe_backward(ctx: Any, grad: Tensor, weights: tuple[Tensor, ...], groups: Groups) -> None:
     if ctx.places is None:
         return
     specs, needed = ctx.specs, _needed(ctx)
     if needed[0]:
         begin = (
-            weights if specs.dgrad[1].source != FORWARD else quantized_stack(weights, specs, "fprop", ctx.weight_draw)
+            weights if specs.dgrad[1].source != FORWARD else quantized_stack(weights, specs, "fprop", ctx.draws.weight)
         )
-        recorder.observe_groups(ctx.places, "dgrad", specs, ends, (grad, -1), (tuple(begin), 0))
+        recorder.observe_groups(ctx.places, "dgrad", specs, groups.ends, (grad, -1), (tuple(begin), 0))
     if needed[1]:
-        recorder.observe_groups(ctx.places, "wgrad", specs, ends, (grad, 0), None)
+        rows, own = _for_wgrad(ctx, grad, groups)
+        recorder.observe_groups(ctx.places, "wgrad", specs, own.ends, (rows, 0), None)
+
+
+def _for_wgrad(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, Groups]:
+    """The rows that wgrad reduces."""
+    return filled(x, groups, ctx.specs.wgrad[0].spec, 0)
 
 
 def _rows_of(groups: Groups) -> operands.Quantize:
@@ -120,9 +127,9 @@ def _fprop_operand(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, tuple[T
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
     if _needed(ctx)[1] and recorded and (way := kept_of(specs)) is not None:
-        values, packed, ctx.layout = quantize_rows_kept(x, groups, way, specs, ctx.x_draws)
+        values, packed, ctx.layout = quantize_rows_kept(x, groups, way, specs, (ctx.draws.x, ctx.draws.tokens))
         return values, packed
-    (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), ctx.x_draws[:1])
+    (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), (ctx.draws.x,))
     return operand, (x if _needed(ctx)[1] else None, None, None)
 
 
@@ -131,28 +138,15 @@ def _wgrad_operand(ctx: Any, kept: Sequence[Tensor | None], groups: Groups) -> T
     x, specs = kept[0], ctx.specs
     assert x is not None
     if ctx.layout is not None:
-        return dequantize_rows(Packed(x, *kept[1:]), ctx.layout, groups)
-    quantize = _rows_of(groups)
-    return operands.forward_operand_in_backward(x, specs.fprop[0], specs.wgrad[1], (1, 0), ctx.x_draws, quantize)
+        return dequantize_rows(Packed(x, *kept[1:]), ctx.layout, groups.filled(size_of(specs.wgrad[1].spec)))
+    draws, quantize = (ctx.draws.x, ctx.draws.tokens), _rows_of(groups)
+    return operands.forward_operand_in_backward(x, specs.fprop[0], specs.wgrad[1], (1, 0), draws, quantize)
 
 
 def one_spec(layers: Sequence[Any], spec: str, site: str = "linear") -> str | None:
     """The spec that holds now for all of these modules, of which each may have its own; None if they differ."""
     specs = {spec_now(spec, site, getattr(layer, "quant_layer", None)) for layer in layers}
     return specs.pop() if len(specs) == 1 else None
-
-
-def in_groups(text: str, site: str) -> bool:
-    """Whether all of the spec's operands are quantized for all experts at once; others in a loop over experts.
-
-    A Hadamard transform along an expert's tokens wants as many as its size divides, which are not there.
-    """
-    return not any(is_wanted(own.spec) for _, own in operands.resolve(text, site).items() if not own.spec.is_none)
-
-
-def _alone(x: Tensor, weight: Tensor, text: str, site: str, layer: Any) -> Tensor:
-    named = getattr(layer, "quant_layer", None)
-    return quantized_linear(x, weight, None, text, site, named if isinstance(named, Named) else Named("experts"))
 
 
 def grouped_linear(
@@ -172,8 +166,8 @@ def grouped_linear(
     under whose names statistics are recorded; where the model has named them (modules.py) they say what holds for them,
     which must be one spec.
 
-    Raises QuantctlError for an unknown spec, for experts of several, and where the counts do not fit the tokens or the
-    weights.
+    Raises QuantctlError for an unknown spec, for experts of several, where the counts do not fit the tokens or the
+    weights, and for a Hadamard transform that does not divide the features that its product reduces.
     """
     if isinstance(tokens_per_expert, Groups):
         groups = tokens_per_expert
@@ -193,15 +187,13 @@ def grouped_linear(
     if text is None:
         raise QuantctlError(f"{site}={spec}: the experts differ in what holds for them", "compute them one by one")
     each = layers if layers is not None and len(layers) == len(weights) else None
-    if not in_groups(text, site):
-        first = layers[0] if layers else None
-        own = [first] * len(weights) if each is None else each
-        parts = zip(x.split(groups.sizes()), weights, own, strict=True)
-        return torch.cat([_alone(part, weight, text, site, layer) for part, weight, layer in parts])
     places = recorder.places(site, each, len(weights)) if recorder.ON else None
     # experts of which one thing is said have one name, under which a call counts once
     given = (getattr(layer, "quant_layer", None) for layer in layers or ())
     named = {one.name: one for one in given if isinstance(one, Named)}
     of_layers = tuple(named.values()) or (None,)
+    # rows are added to the tokens of each until the transform divides them
+    where = ", ".join(named) or "experts"
+    operands.check_sizes(operands.resolve(text, site), (x.shape[1], weights[0].shape[0], 0), f"{where} ({site}={text})")
     output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, text, site, of_layers, places, *weights)
     return output

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantctl.kernels.measure import coverage
 from quantctl.kernels.products import operands, stock_code
-from quantctl.kernels.products.grouped import grouped_linear, in_groups, one_spec
+from quantctl.kernels.products.grouped import grouped_linear, one_spec
 from quantctl.kernels.products.groups import Groups
 from quantctl.patches.grouped_experts import PATCHES
 
@@ -62,8 +62,8 @@ def forward(
         return None
     fc1, fc2 = [expert.linear_fc1 for expert in experts], [expert.linear_fc2 for expert in experts]
     texts = one_spec(fc1, spec), one_spec(fc2, spec)
-    if any(text is None or operands.resolve(text, "linear").is_none or not in_groups(text, "linear") for text in texts):
-        return None  # experts that differ, stock products, which are Megatron's own, and what is computed one by one
+    if any(text is None or operands.resolve(text, "linear").is_none for text in texts):
+        return None  # experts that differ, and stock products, which are Megatron's own
     _wait_for_parameters(experts)
     groups = Groups.of(counts, hidden.shape[0], hidden.device)
     together = copy.copy(experts[0])

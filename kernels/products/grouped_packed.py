@@ -17,12 +17,20 @@ from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.codes import pack, unpack
 from quantctl.kernels.formats.format import Codes
-from quantctl.kernels.formats.quantize import FORMATS, draw_for, operand
+from quantctl.kernels.formats.hadamard import check_fits, transformed, without
+from quantctl.kernels.formats.quantize import FORMATS, draw_for, noise_for, operand
 from quantctl.kernels.formats.scaled import Scaled
 from quantctl.kernels.formats.scaled import dequantize as scaled_dequantize
 from quantctl.kernels.formats.tensor_scale import SCALED, extent_of, kept_of
 from quantctl.kernels.products import operands
-from quantctl.kernels.products.grouped_quantize import amax_of_groups, by_blocks, groups_matter, quantize_rows, spread
+from quantctl.kernels.products.grouped_quantize import (
+    amax_of_groups,
+    by_blocks,
+    filled,
+    groups_matter,
+    quantize_rows,
+    spread,
+)
 from quantctl.kernels.products.groups import Groups, in_tiles, tile_rows
 from quantctl.kernels.products.packed import (
     Layout,
@@ -40,7 +48,9 @@ from quantctl.spec import NONE, FormatSpec, ProductSpecs
 def layout_of(size: Sequence[int], dtype: torch.dtype, groups: int, spec: FormatSpec, axis: int) -> Layout:
     """What the bytes of a matrix of `size` [rows, n] in so many groups, in blocks along `axis`, mean."""
     rows, columns = size
-    return Layout(spec, axis, rows, columns, dtype, groups if groups_matter(spec, axis) else None)
+    if not groups_matter(spec, axis):
+        return Layout(without(spec), axis, rows, columns, dtype)
+    return Layout(spec, axis, rows, columns, dtype, groups)
 
 
 def quantize_rows_packed(
@@ -53,22 +63,36 @@ def quantize_rows_packed(
     """quantize_rows(x, groups, spec, (1,)), and x [rows, n] in codes in blocks along `axis`; read once for both.
 
     rngs: the draws of the two, new ones in this order where none is given; along axis 1 there is one quantization, and
-    only the first counts. Raises QuantctlError for dtypes that cannot be quantized.
+    only the first counts. The codes are those of grouped_quantize.filled rows, read apart where these are more. Raises
+    QuantctlError as quantize_rows does.
     """
     x = operand(x, spec).contiguous()
     draw = draw_for(spec, rngs[0])
     draws = (draw, draw_for(spec, rngs[1]) if axis == 0 else draw)
+    rows, own = filled(x, groups, spec, axis)
+    if own is not groups:
+        (values,) = quantize_rows(x, groups, spec, (1,), draws[:1])
+        return values, *_packed_rows(rows, own, spec, axis, draws[1])
+    return rows_and_codes(x, groups, spec, axis, draws)
+
+
+def rows_and_codes(
+    x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draws: tuple[philox.Draw | None, philox.Draw | None]
+) -> tuple[Tensor, Packed, Layout]:
+    """quantize_rows_packed of rows that are filled up."""
     layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
     by_triton = family_of(x) == TRITON
     if by_triton and torch.compiler.is_compiling():
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
-        return *triton_grouped_packed.as_node(x, groups, layout, draws), layout
+        return *triton_grouped_packed.as_node(x, groups, spec, axis, draws), layout
     if layout.groups is None:
         return quantize_dequantize_packed(x, spec, axis, draws)
     if by_triton:
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
+        for along in {1, axis}:
+            check_fits(x, spec, along)
         return *triton_grouped_packed.quantize_rows_packed(x, groups, layout, draws), layout
     (values,) = quantize_rows(x, groups, spec, (1,), draws[:1])
     return values, _pack(x, groups, layout, draws[1]), layout
@@ -89,14 +113,20 @@ def quantize_rows_kept(
 def packed_rows(
     x: Tensor, groups: Groups, spec: FormatSpec, axis: int, rng: philox.Draw | None = None
 ) -> tuple[Packed, Layout]:
-    """packed.packed_matrix for rows in groups."""
+    """packed.packed_matrix for rows in groups, or for the rows of grouped_quantize.filled."""
+    x, draw = operand(x, spec).contiguous(), draw_for(spec, rng)
+    return _packed_rows(*filled(x, groups, spec, axis), spec, axis, draw)
+
+
+def _packed_rows(
+    x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None
+) -> tuple[Packed, Layout]:
     by_triton = family_of(x) == TRITON
     if by_triton and torch.compiler.is_compiling():
-        return quantize_rows_packed(x, groups, spec, axis, (rng, rng))[1:]
+        return rows_and_codes(x, groups, spec, axis, (draw, draw))[1:]
     layout = layout_of(x.shape, x.dtype, len(groups), spec, axis)
     if layout.groups is None:
-        return packed_matrix(x.contiguous(), spec, axis, rng)
-    x, draw = operand(x, spec).contiguous(), draw_for(spec, rng)
+        return packed_matrix(x, spec, axis, draw)
     if by_triton:
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
@@ -107,8 +137,9 @@ def packed_rows(
 def _pack(x: Tensor, groups: Groups, layout: Layout, draw: philox.Draw | None) -> Packed:
     """The reference, as in quantize_rows."""
     spec, axis = layout.spec, layout.axis
+    x = transformed(x, spec, axis, draw)
     format_, tiled, size = FORMATS[spec.format], in_tiles(spec, axis), tile_rows(spec, (axis,))
-    noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
+    noise = noise_for(x, spec, draw)
     amax = amax_of_groups(x, groups, spec) if extent_of(spec) != NONE else None
     kept = None if amax is None else kept_of(amax, spec, x.dtype)
     if isinstance(format_, Scaled) and amax is not None:

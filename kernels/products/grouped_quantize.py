@@ -2,7 +2,9 @@
 
 Each group is quantized as if it were alone: blocks along the rows start anew at each group's first row, and a tensor
 scale is the group's own. So an expert's operands are, bit for bit, those that it has when it is computed by itself.
-One thing differs: stochastic rounding takes one draw for all groups, an element's number being its place in the whole.
+One thing differs: stochastic rounding takes one draw for all groups, an element's number being its place in the whole,
+and so do random signs. Along the rows a Hadamard transform wants as many in each group as its size divides: it is that
+of the rows with zeros behind each group, and so has those rows.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from torch import Tensor
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.blocks import block_of
+from quantctl.kernels.formats.hadamard import check_fits, is_wanted, lowered, size_of, transformed, without
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
     is_same_along_all_axes,
+    noise_for,
     operand,
     quantize_dequantize_along,
 )
@@ -35,22 +39,47 @@ def quantize_rows(
 ) -> list[Tensor]:
     """x [rows, n] along each of `axes`: 1, within the rows, or 0, along the rows of each group; read once for both.
 
-    Results have x's shape and dtype, and are contiguous. rngs: as in quantize_dequantize_along. Raises QuantctlError
-    for dtypes that cannot be quantized.
+    Results have x's dtype and are contiguous, and have x's shape, but for axis 0 the rows of `filled`. rngs: as in
+    quantize_dequantize_along. Raises QuantctlError for dtypes that cannot be quantized, and for a Hadamard transform
+    that does not divide the rows' elements.
     """
     if spec.is_none:
         return [x for _ in axes]
     x = operand(x, spec).contiguous()
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
+    if is_wanted(spec):
+        each = [filled(x, groups, spec, axis) for axis in axes]
+        if any(own is not groups for _, own in each):
+            parts = zip(each, axes, draws, strict=True)
+            return [_in_groups(*rows, spec, (axis,), (draw,))[0] for rows, axis, draw in parts]
+    return _in_groups(x, groups, spec, axes, draws)
+
+
+def filled(x: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> tuple[Tensor, Groups]:
+    """x [rows, ...] and its groups as `spec` takes them along `axis`: with zeros behind each group, where there is a
+    Hadamard transform along rows which it does not divide."""
+    size = size_of(spec) if axis == 0 else 1
+    own = groups.filled(size)
+    return (x, groups) if own is groups else (_spread(x, groups, size, own.rows), own)
+
+
+def _in_groups(x: Tensor, groups: Groups, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
+    """quantize_rows of rows that are filled up."""
     if not any(groups_matter(spec, axis) for axis in axes):
         return quantize_dequantize_along(x, spec, axes, draws)
     if len(axes) == 2 and is_same_along_all_axes(spec):
-        return quantize_rows(x, groups, spec, axes[:1], draws[:1]) * 2
+        return _in_groups(x, groups, spec, axes[:1], draws[:1]) * 2
     by = family_of(x, spec)
     if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
+        for axis in axes:
+            check_fits(x, spec, axis)
         return triton_grouped.quantize_rows(x, groups, spec, axes, draws)
+    if is_wanted(spec):
+        behind = ((transformed(x, spec, axis, draw), axis, draw) for axis, draw in zip(axes, draws, strict=True))
+        results = (_in_groups(y, groups, without(spec), (axis,), (draw,))[0] for y, axis, draw in behind)
+        return [lowered(result, x.dtype) for result in results]
     if by == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped
 
@@ -66,7 +95,7 @@ def groups_matter(spec: FormatSpec, axis: int) -> bool:
 
 def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
     """The reference. Blocks along rows are in tiles of each group's own, filled up with zeros, which change nothing."""
-    noise = None if draw is None else philox.uniform(x.shape, draw, x.device)
+    noise = noise_for(x, spec, draw)
     format_ = FORMATS[spec.format]
     if not groups_matter(spec, axis):
         return format_.quantize_dequantize(x, spec, axis, noise)
@@ -89,8 +118,11 @@ def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.D
 
 def spread(x: Tensor, groups: Groups, size: int) -> Tensor:
     """x [rows, ...] at its slots, [tiles * size, ...], zeros elsewhere."""
-    places = x.new_zeros(groups.tiles(size) * size, *x.shape[1:])
-    return places.index_copy_(0, groups.slots(size), x)
+    return _spread(x, groups, size, groups.tiles(size) * size)
+
+
+def _spread(x: Tensor, groups: Groups, size: int, rows: int) -> Tensor:
+    return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, groups.slots(size), x)
 
 
 def by_blocks(of_groups: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Tensor:
@@ -134,18 +166,29 @@ def quantize_stack(
     draws = tuple(draw_for(spec, rng) for rng in rngs or (None,) * len(axes))
     if len(axes) == 2 and is_same_along_all_axes(spec):
         return quantize_stack(weights, spec, axes[:1], draws[:1]) * 2
-    by = family_of(weights[0], spec)
-    if by == TRITON:
+    if family_of(weights[0], spec) == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
+        for axis in axes:
+            check_fits(weights[0], spec, axis)
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
-    stack = torch.stack(list(weights))
+    return _stack(torch.stack(list(weights)), spec, axes, draws)
+
+
+def _stack(stack: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
+    """quantize_stack of [weights, out, in], by the reference or on a CPU."""
     if extent_of(spec) != "tensor":
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
-    if by == CPU and not torch.compiler.is_compiling():
+    if is_wanted(spec):
+        behind = (
+            (transformed(stack, spec, axis + 1, draw), axis, draw) for axis, draw in zip(axes, draws, strict=True)
+        )
+        results = (_stack(y, without(spec), (axis,), (draw,))[0] for y, axis, draw in behind)
+        return [lowered(result, stack.dtype) for result in results]
+    if family_of(stack, spec) == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped
 
         return cpu_grouped.quantize_stack(stack, spec, axes, draws)
-    groups = Groups.equal(len(weights), stack.shape[1], stack.device)
+    groups = Groups.equal(stack.shape[0], stack.shape[1], stack.device)
     rows = stack.flatten(0, 1)
     return [_rows(rows, groups, spec, axis, draw).view_as(stack) for axis, draw in zip(axes, draws, strict=True)]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.formats.blocks import block_of
+from quantctl.kernels.formats.hadamard import size_of
 from quantctl.kernels.formats.mx import BLOCK
 from quantctl.kernels.formats.quantize import FORMATS
 from quantctl.spec import FormatSpec
@@ -27,9 +28,9 @@ def in_tiles(spec: FormatSpec, axis: int) -> bool:
 
 
 def tile_rows(spec: FormatSpec, axes: Sequence[int]) -> int:
-    """Rows of the tiles of which each group starts one: whole blocks along any of `axes`."""
+    """Rows of the tiles of which each group starts one: whole blocks and transforms along any of `axes`."""
     along = block_of(spec, FORMATS[spec.format].block).along
-    return max(BLOCK, along if any(in_tiles(spec, axis) for axis in axes) else 0)
+    return max(BLOCK, along if any(in_tiles(spec, axis) for axis in axes) else 0, size_of(spec) if 0 in axes else 0)
 
 
 def tiles(rows: int, groups: int, size: int) -> int:
@@ -78,6 +79,20 @@ class Groups:
         """`groups` groups of `size` rows each."""
         ends = torch.arange(1, groups + 1, dtype=torch.int32, device=device) * size
         return Groups(groups * size, ends, (size,) * groups)
+
+    def filled(self, size: int) -> Groups:
+        """These with rows behind each, up to a multiple of `size`; themselves where the host knows that there are none.
+
+        Where only the device knows how many there are, the last has as many more as there can be.
+        """
+        if size == 1:
+            return self
+        if self.counts is not None:
+            counts = tuple(-(-count // size) * size for count in self.counts)
+            return self if counts == self.counts else Groups.of(counts, sum(counts), self.ends.device)
+        rows = self.tiles(size) * size
+        ends = self.tile_ends(size)[:-1] * size
+        return Groups(rows, torch.cat((ends, ends.new_full((1,), rows))), None)
 
     def __len__(self) -> int:
         return self.ends.shape[0]

@@ -41,7 +41,7 @@ class Layout(NamedTuple):
     """What the bytes of a packed matrix mean."""
 
     spec: FormatSpec
-    """Without the Hadamard transform that it may have had."""
+    """Without the Hadamard transform that it may have had; where rows lie in groups with it, whose lines tiles hold."""
     axis: int
     """0 or 1: the blocks go along the rows' numbers, or along the rows."""
     rows: int

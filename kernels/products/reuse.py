@@ -166,6 +166,8 @@ def weight_ahead(
     return w, w if ahead else None
 
 
-def quantized_stack(weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None) -> Tensor:
+def quantized_stack(
+    weights: Sequence[Tensor], specs: ProductSpecs, product: str, rng: Draw | None = None, signs: int | None = None
+) -> Tensor:
     """The same for weights of equal shape, behind each other: [weights, out, in]."""
-    return _quantized(weights, specs, product, _Given(rng, None), quantize_stack)
+    return _quantized(weights, specs, product, _Given(rng, signs), quantize_stack)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from quantctl.kernels.formats.blocks import block_of
+from quantctl.kernels.formats.hadamard import size_of
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.modules import Named
-from quantctl.spec import NONE, FormatSpec
+from quantctl.spec import FormatSpec
 
 
 def tokens_of(x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def rows_to_fill(ctx: Any, total_input: Tensor, weight: Tensor) -> int:
     name = layer.name if isinstance(layer, Named) else ctx.quant_site
     tokens, filled = total_input.shape[:-1].numel(), 0
     if isinstance(layer, Named) and "experts" in name.split("."):
-        filled = -tokens % int(plan.specs.wgrad[0].spec.transform[0].replace(NONE, "1"))
+        filled = -tokens % size_of(plan.specs.wgrad[0].spec)
     sizes = (weight.shape[1], weight.shape[0], tokens + filled)
     operands.check_sizes(plan.specs, sizes, f"{name} ({ctx.quant_site}={ctx.quant_spec})")
     return filled

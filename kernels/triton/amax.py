@@ -14,7 +14,7 @@ from quantctl.kernels.triton.bits import MAGNITUDE, load_bits
 from quantctl.kernels.triton.blocks import counted
 from quantctl.kernels.triton.constants import Quantizer
 from quantctl.kernels.triton.hadamard import transformed
-from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
+from quantctl.kernels.triton.launch import ROLES, Tile, raw, sign_words
 
 
 @triton.jit
@@ -75,12 +75,11 @@ def amaxes(
     sizes = [batch.size * lengths[role] if q.EXTENT == "row" else 1 for role in roles]
     found = torch.zeros(sum(sizes), dtype=torch.int32, device=x.device).split(sizes)
     by_role = dict(zip(roles, found, strict=True))
-    words = draw_words(roles, draws)
     amax_kernel[(tile.programs(launch),)](
         raw(x),
         *(by_role.get(role, found[0]) for role in ROLES),
         *(m.size, n.size, batch.x, m.x, n.x),
-        **{name: word for name, word in words.items() if not name.startswith("call")},
+        **sign_words(roles, draws),
         LAST="last" in by_role,
         FIRST="first" in by_role,
         Q=q.parameter,

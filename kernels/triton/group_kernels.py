@@ -11,6 +11,7 @@ import triton.language as tl
 
 from quantctl.kernels.triton.amax import add_amax
 from quantctl.kernels.triton.bits import load_bits, store_bits
+from quantctl.kernels.triton.hadamard import transformed
 from quantctl.kernels.triton.qdq import tile_values
 
 
@@ -54,11 +55,13 @@ def group_row_of(group, groups, m, exists, n, n_size, AXIS: tl.constexpr, Q: tl.
         return group.to(tl.int64) * n_size + n, (n < n_size) & (group < groups)
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
-                               "call_high_first", "groups"])  # fmt: skip
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "signs_low_last",
+                               "signs_high_last", "call_low_first", "call_high_first", "signs_low_first",
+                               "signs_high_first", "groups"])  # fmt: skip
 def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_ends_ptr, amax_last_ptr, amax_first_ptr,
-                       groups, n_size, x_row, seed_low, seed_high, rank, call_low_last, call_high_last, call_low_first,
-                       call_high_first, TABLE: tl.constexpr, LAST: tl.constexpr, FIRST: tl.constexpr, Q: tl.constexpr,
+                       groups, n_size, x_row, seed_low, seed_high, rank, call_low_last, call_high_last, signs_low_last,
+                       signs_high_last, call_low_first, call_high_first, signs_low_first, signs_high_first,
+                       TABLE: tl.constexpr, LAST: tl.constexpr, FIRST: tl.constexpr, Q: tl.constexpr,
                        FOURS: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
                        COLUMNS: tl.constexpr):  # fmt: skip
     """x -> its values in blocks along the columns (LAST), along the rows of each group (FIRST), or both.
@@ -75,27 +78,33 @@ def grouped_qdq_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_end
     if LAST:
         at, there = group_row_of(group, groups, m, exists, n, n_size, 1, Q)
         values = tile_values(bits, amax_last_ptr, at, there, 0, m, n, n_start, n_size, 1, seed_low, seed_high, rank,
-                             call_low_last, call_high_last, 0, 0, 1, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
+                             call_low_last, call_high_last, signs_low_last, signs_high_last, 1, Q, False, FOURS, ROWS,
+                             COLUMNS)  # fmt: skip
         store_bits(last_ptr + out, values, mask, Q.value.BF16, Q.value.EXACT)
     if FIRST:
         at, there = group_row_of(group, groups, m, exists, n, n_size, 0, Q)
         values = tile_values(bits, amax_first_ptr, at, there, 0, m, n, n_start, n_size, 1, seed_low, seed_high, rank,
-                             call_low_first, call_high_first, 0, 0, 0, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
+                             call_low_first, call_high_first, signs_low_first, signs_high_first, 0, Q, False, FOURS,
+                             ROWS, COLUMNS)  # fmt: skip
         store_bits(first_ptr + out, values, mask, Q.value.BF16, Q.value.EXACT)
 
 
-@triton.jit(do_not_specialize=["groups"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "signs_low_last", "signs_high_last", "signs_low_first",
+                               "signs_high_first", "groups"])  # fmt: skip
 def grouped_amax_kernel(x_ptr, table_ptr, last_ptr, first_ptr, ends_ptr, tile_ends_ptr, groups, n_size, x_row,
+                        seed_low, seed_high, rank, signs_low_last, signs_high_last, signs_low_first, signs_high_first,
                         TABLE: tl.constexpr, LAST: tl.constexpr, FIRST: tl.constexpr, Q: tl.constexpr,
                         GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """The bits of the largest magnitudes, into int32 that are 0 before: [groups], of rows along the columns (LAST)
-    [rows], of rows along the rows of each group (FIRST) [groups, n_size]."""
+    """The bits of the largest magnitudes behind the transform, into int32 that are 0 before: [groups], of rows along
+    the columns (LAST) [rows], of rows along the rows of each group (FIRST) [groups, n_size]."""
     group, m, exists, _, n, mask, pointers = group_tile(x_ptr, table_ptr, ends_ptr, tile_ends_ptr, groups, n_size,
                                                         x_row, TABLE, GROUPS, ROWS, COLUMNS)  # fmt: skip
     bits = load_bits(pointers, mask, Q.value.BF16)
     if LAST:
         at, there = group_row_of(group, groups, m, exists, n, n_size, 1, Q)
-        add_amax(bits, last_ptr, at, there, 1, Q)
+        add_amax(transformed(bits, seed_low, seed_high, rank, signs_low_last, signs_high_last, 1, Q, ROWS, COLUMNS),
+                 last_ptr, at, there, 1, Q)  # fmt: skip
     if FIRST:
         at, there = group_row_of(group, groups, m, exists, n, n_size, 0, Q)
-        add_amax(bits, first_ptr, at, there, 0, Q)
+        add_amax(transformed(bits, seed_low, seed_high, rank, signs_low_first, signs_high_first, 0, Q, ROWS, COLUMNS),
+                 first_ptr, at, there, 0, Q)  # fmt: skip

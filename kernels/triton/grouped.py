@@ -17,11 +17,11 @@ from torch import Tensor
 
 from quantctl.kernels.formats.tensor_scale import extent_of
 from quantctl.kernels.operator import uncaptured
-from quantctl.kernels.philox import Draw
+from quantctl.kernels.philox import Draw, draws_of, words_of
 from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.triton.constants import Quantizer, quantizer
 from quantctl.kernels.triton.group_kernels import grouped_amax_kernel, grouped_qdq_kernel
-from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
+from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw, sign_words
 from quantctl.spec import NONE, FormatSpec, parse
 
 ALIGNMENT = 16
@@ -46,12 +46,12 @@ def _quantize(
     q = quantizer(spec, x.dtype)
     tile = Tile.of(q, n, roles)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        amax = group_amaxes(x, table, groups, tile, q, roles)
+        amax = group_amaxes(x, table, groups, tile, q, roles, draws)
         grouped_qdq_kernel[(programs(groups, n, tile),)](
             *(raw(x), groups.ends if table is None else table),
             *(raw(by_role.get(role, outs[0])) for role in ("last", "first")),
             *(groups.ends, groups.tile_ends(tile.rows), *(amax[role] for role in ROLES), len(groups), n, x.stride(0)),
-            **without_signs(draw_words(roles, draws)),
+            **draw_words(roles, draws),
             TABLE=table is not None,
             LAST="last" in by_role,
             FIRST="first" in by_role,
@@ -67,23 +67,25 @@ def programs(groups: Groups, n: int, tile: Tile) -> int:
     return groups.tiles(tile.rows) * triton.cdiv(n, tile.columns)
 
 
-def without_signs(words: dict[str, int]) -> dict[str, int]:
-    """Draws of what has no Hadamard transform."""
-    return {name: word for name, word in words.items() if not name.startswith("signs")}
-
-
 def group_amaxes(
-    x: Tensor, table: Tensor | None, groups: Groups, tile: Tile, q: Quantizer, roles: tuple[str, ...]
+    x: Tensor,
+    table: Tensor | None,
+    groups: Groups,
+    tile: Tile,
+    q: Quantizer,
+    roles: tuple[str, ...],
+    draws: tuple[Draw | None, ...],
 ) -> dict[str, Tensor]:
     """By role, int32: the bits of the largest magnitude of each group [groups], or of each row: [rows], or [groups, n];
     anything where the format has none.
 
-    x, table: as in _quantize.
+    x, table, draws: as in _quantize.
     """
     if q.EXTENT == NONE:
         return dict.fromkeys(ROLES, groups.ends)
     n = x.shape[1]
-    roles = roles if q.EXTENT == "row" else roles[:1]
+    if q.EXTENT == "tensor" and not q.HADAMARD:
+        roles = roles[:1]  # both are one
     lengths = {"last": groups.rows, "first": len(groups) * n}
     sizes = [lengths[role] if q.EXTENT == "row" else len(groups) for role in roles]
     found = torch.zeros(sum(sizes), dtype=torch.int32, device=x.device).split(sizes)
@@ -92,6 +94,7 @@ def group_amaxes(
     grouped_amax_kernel[(programs(groups, n, tile),)](
         *(raw(x), groups.ends if table is None else table, *(amax[role] for role in ROLES)),
         *(groups.ends, groups.tile_ends(tile.rows), len(groups), n, x.stride(0)),
+        **sign_words(roles, draws[: len(roles)]),
         TABLE=table is not None,
         LAST="last" in by_role,
         FIRST="first" in by_role,
@@ -107,7 +110,8 @@ def quantize_rows(
 ) -> list[Tensor]:
     """Contiguous x [rows, n] along each of `axes`, read once; 0 is along the rows of each group.
 
-    draws: for each axis, of one seed and rank, where the spec rounds stochastically. Nothing here waits for the device.
+    draws: for each axis, of one seed and rank, where the spec rounds stochastically or has random signs. Nothing here
+    waits for the device.
     """
     if torch.compiler.is_compiling():
         return rows_operator(x, groups.ends, spec.text, list(axes), words_of(draws))
@@ -168,15 +172,6 @@ def bytes_moved(x: Tensor, spec: FormatSpec, directions: int) -> int:
     return (1 + (extent_of(spec) != NONE) + directions) * x.numel() * x.element_size()
 
 
-def words_of(draws: tuple[Draw | None, ...]) -> list[int]:
-    """Seed (as int64), call and rank of each draw."""
-    return [word for draw in draws if draw for word in (draw.seed - (draw.seed >> 63 << 64), draw.call, draw.rank)]
-
-
-def draws_of(words: list[int], axes: list[int]) -> tuple[Draw | None, ...]:
-    return tuple(Draw(*words[i : i + 3]) for i in range(0, len(words), 3)) or (None,) * len(axes)
-
-
 @torch.library.custom_op(
     "quantctl::quantize_rows",
     mutates_args=(),
@@ -184,7 +179,7 @@ def draws_of(words: list[int], axes: list[int]) -> tuple[Draw | None, ...]:
 )
 def rows_operator(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_rows as one node of a torch.compile graph."""
-    return quantize_rows(x, Groups(x.shape[0], ends, None), parse(spec), tuple(axes), draws_of(words, axes))
+    return quantize_rows(x, Groups(x.shape[0], ends, None), parse(spec), tuple(axes), draws_of(words, len(axes)))
 
 
 @rows_operator.register_fake
@@ -195,7 +190,7 @@ def _(x: Tensor, ends: Tensor, spec: str, axes: list[int], words: list[int]) -> 
 @uncaptured("quantctl::quantize_stack", "(Tensor[] weights, str spec, int[] axes, int[] words) -> Tensor[]")
 def stack_operator(weights: list[Tensor], spec: str, axes: list[int], words: list[int]) -> list[Tensor]:
     """quantize_stack as one node of a torch.compile graph."""
-    return quantize_stack(weights, parse(spec), tuple(axes), draws_of(words, axes))
+    return quantize_stack(weights, parse(spec), tuple(axes), draws_of(words, len(axes)))
 
 
 @stack_operator.register_fake

@@ -15,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from quantctl.kernels.formats import hifp8
+from quantctl.kernels.formats.hadamard import without
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.operator import uncaptured
-from quantctl.kernels.philox import Draw
+from quantctl.kernels.philox import Draw, draws_of, words_of
 from quantctl.kernels.products import grouped_packed
 from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.products.packed import Layout, Packed
@@ -25,13 +26,7 @@ from quantctl.kernels.triton.bits import load_bits, store_bits
 from quantctl.kernels.triton.codes import decode_tile
 from quantctl.kernels.triton.constants import quantizer
 from quantctl.kernels.triton.group_kernels import group_row_of, group_tile
-from quantctl.kernels.triton.grouped import (
-    draws_of,
-    group_amaxes,
-    programs,
-    without_signs,
-    words_of,
-)
+from quantctl.kernels.triton.grouped import group_amaxes, programs
 from quantctl.kernels.triton.launch import ROLES, Tile, draw_words, raw
 from quantctl.kernels.triton.pack_kernels import load_codes, load_scales, scale_positions, store_codes, tile_codes
 from quantctl.kernels.triton.packed import empty, kept_in, packing, with_kept
@@ -40,12 +35,14 @@ from quantctl.spec import NONE, FormatSpec, parse
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "rank", "call_low_last", "call_high_last", "call_low_first",
-                               "call_high_first", "groups"])  # fmt: skip
+                               "call_high_first", "signs_low_last", "signs_high_last", "signs_low_first",
+                               "signs_high_first", "groups"])  # fmt: skip
 def grouped_pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, ends_ptr, tile_ends_ptr, amax_last_ptr,
                         amax_first_ptr, table_ptr, groups, n_size, row_bytes, seed_low, seed_high, rank, call_low_last,
-                        call_high_last, call_low_first, call_high_first, AXIS: tl.constexpr, Q: tl.constexpr,
-                        VALUES: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, FOURS: tl.constexpr,
-                        GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+                        call_high_last, signs_low_last, signs_high_last, call_low_first, call_high_first,
+                        signs_low_first, signs_high_first, AXIS: tl.constexpr, Q: tl.constexpr, VALUES: tl.constexpr,
+                        COUNT: tl.constexpr, WIDTH: tl.constexpr, FOURS: tl.constexpr, GROUPS: tl.constexpr,
+                        ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """x [rows of all groups, n_size] -> its values in blocks along n, if VALUES; its codes and scales in blocks along
     AXIS.
 
@@ -60,17 +57,18 @@ def grouped_pack_kernel(x_ptr, values_ptr, elements_ptr, scales_ptr, ends_ptr, t
     if VALUES:
         at, there = group_row_of(group, groups, m, exists, n, n_size, 1, Q)
         values = tile_values(bits, amax_last_ptr, at, there, 0, m, n, n_start, n_size, 1, seed_low, seed_high, rank,
-                             call_low_last, call_high_last, 0, 0, 1, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
+                             call_low_last, call_high_last, signs_low_last, signs_high_last, 1, Q, False, FOURS, ROWS,
+                             COLUMNS)  # fmt: skip
         store_bits(values_ptr + (m * n_size + n), values, mask, Q.value.BF16, Q.value.EXACT)
     at, there = group_row_of(group, groups, m, exists, n, n_size, AXIS, Q)
     if AXIS == 1:
         codes, scales, _ = tile_codes(bits, amax_last_ptr, at, there, table_ptr, m, n, n_start, n_size, seed_low,
-                                      seed_high, rank, call_low_last, call_high_last, 0, 0, 1, Q, False, FOURS, ROWS,
-                                      COLUMNS)  # fmt: skip
+                                      seed_high, rank, call_low_last, call_high_last, signs_low_last, signs_high_last,
+                                      1, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
     else:
         codes, scales, _ = tile_codes(bits, amax_first_ptr, at, there, table_ptr, m, n, n_start, n_size, seed_low,
-                                      seed_high, rank, call_low_first, call_high_first, 0, 0, 0, Q, False, FOURS, ROWS,
-                                      COLUMNS)  # fmt: skip
+                                      seed_high, rank, call_low_first, call_high_first, signs_low_first,
+                                      signs_high_first, 0, Q, False, FOURS, ROWS, COLUMNS)  # fmt: skip
     store_codes(elements_ptr, codes, m, exists, n_tile, row_bytes, Q.value.BITS, COUNT, WIDTH, ROWS, COLUMNS)
     if Q.value.BLOCK != 0:
         at, mask = _scale_positions(m, exists, n_tile, n_size, AXIS, Q, ROWS, COLUMNS)
@@ -123,13 +121,13 @@ def quantize_rows_packed(
     q, roles = quantizer(spec, x.dtype), ROLES if layout.axis == 0 else ROLES[:1]
     tile = Tile.of(q, layout.columns, roles)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        amax = group_amaxes(x, None, groups, tile, q, roles)
+        amax = group_amaxes(x, None, groups, tile, q, roles, draws)
         grouped_pack_kernel[(programs(groups, layout.columns, tile),)](
             *(raw(x), raw(out), packed.elements, x if packed.block_scales is None else packed.block_scales),
             *(groups.ends, groups.tile_ends(tile.rows), *(amax[role] for role in ROLES)),
             hifp8.codes_table(x) if spec.format == "hifp8" else x,
             *(len(groups), layout.columns, packed.elements.shape[1]),
-            **without_signs(draw_words(ROLES, draws)),
+            **draw_words(ROLES, draws),
             AXIS=layout.axis,
             Q=q.parameter,
             VALUES=values,
@@ -149,8 +147,8 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
     values = elements.new_empty(layout.rows, layout.columns, dtype=layout.dtype)
     if not values.numel():
         return values
-    q = quantizer(spec, layout.dtype)
-    tile = Tile.of(q, layout.columns, ROLES if layout.axis == 0 else ROLES[:1])
+    q = quantizer(without(spec), layout.dtype)
+    tile = Tile.of(quantizer(spec, layout.dtype), layout.columns, ROLES if layout.axis == 0 else ROLES[:1])
     with torch.cuda.device(elements.device) if elements.is_cuda else nullcontext():
         grouped_unpack_kernel[(programs(groups, layout.columns, tile),)](
             *(elements, elements if packed.block_scales is None else packed.block_scales),
@@ -169,10 +167,12 @@ def dequantize_rows(packed: Packed, layout: Layout, groups: Groups) -> Tensor:
 # nodes of a torch.compile graph, in which tensors that are not there are left out
 
 
-def as_node(x: Tensor, groups: Groups, layout: Layout, draws: tuple[Draw | None, Draw | None]) -> tuple[Tensor, Packed]:
-    """grouped_packed.quantize_rows_packed as one node, but for the layout."""
-    values, *kept = pack_operator(x, groups.ends, layout.spec.text, layout.axis, words_of(draws))
-    return values, _packed(kept, layout.spec)
+def as_node(
+    x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draws: tuple[Draw | None, Draw | None]
+) -> tuple[Tensor, Packed]:
+    """grouped_packed.rows_and_codes as one node, but for the layout."""
+    values, *kept = pack_operator(x, groups.ends, spec.text, axis, words_of(draws))
+    return values, _packed(kept, spec)
 
 
 def _packed(kept: list[Tensor], spec: FormatSpec) -> Packed:
@@ -188,9 +188,9 @@ def _present(packed: Packed) -> list[Tensor]:
 @uncaptured("quantctl::quantize_rows_packed", "(Tensor x, Tensor ends, str spec, int axis, int[] words) -> Tensor[]")
 def pack_operator(x: Tensor, ends: Tensor, spec: str, axis: int, words: list[int]) -> list[Tensor]:
     """The values and the tensors of the packed matrix."""
-    first, second = draws_of(words, [1, axis])
+    first, second = draws_of(words, 2)
     groups = Groups(x.shape[0], ends, None)
-    values, packed, _ = grouped_packed.quantize_rows_packed(x, groups, parse(spec), axis, (first, second))
+    values, packed, _ = grouped_packed.rows_and_codes(x, groups, parse(spec), axis, (first, second))
     return [values, *_present(packed)]
 
 

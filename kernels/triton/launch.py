@@ -46,6 +46,11 @@ def draw_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[s
     return words
 
 
+def sign_words(roles: tuple[str, ...], draws: tuple[Draw | None, ...]) -> dict[str, int]:
+    """Those of draw_words that random signs need."""
+    return {name: word for name, word in draw_words(roles, draws).items() if not name.startswith("call")}
+
+
 class Tile(NamedTuple):
     rows: int
     columns: int
@@ -57,7 +62,7 @@ class Tile(NamedTuple):
         block: rows that it has to have in any case.
         """
         unit = max(q.BLOCK, q.HADAMARD)
-        rows = max(ROWS, block, unit if q.SQUARE or "first" in roles else 0)
+        rows = max(ROWS, block, q.BLOCK if q.SQUARE else 0, unit if "first" in roles else 0)
         widest = max(COLUMNS // (2 if rows > ROWS else 1), unit)
         return Tile(rows, max(min(widest, triton.next_power_of_2(n)), unit, ROWS))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from quantctl.errors import QuantctlError
+from quantctl.kernels.formats.hadamard import size_of
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.kernels.measure import hits
 from quantctl.kernels.philox import Draw
@@ -37,6 +38,11 @@ SPECS = ("mxfp8", "mxfp4:scale=floor", "nvfp4", "hifp8", "hifp8:scale=tensor")
 LATER = (
     *("int8", "int8:block=tensor", "fp8", "fp8:block=1x128", "mxfp8:block=32x32", "nvfp4:scale=4over6,block=16x16"),
     *("nvfp4:scale=multiply,extent=row", "hifp8:scale=fp32", "hifp4"),
+)
+TRANSFORMED = (
+    *("mxfp4:hadamard=32", "nvfp4:scale=multiply,hadamard=16,signs=fixed", "nvfp4:extent=row,hadamard=64,signs=random"),
+    *("hifp8:hadamard=16,signs=random", "hifp8:scale=tensor,hadamard=128", "mxfp8:block=32x32,hadamard=64"),
+    *("fp8:hadamard=32", "int8:hadamard=16,hadamard_out=fp32", "mxfp4:round=stochastic,hadamard=16,signs=random"),
 )
 BWD = ("quantized", "dequantized", "high_precision")
 DRAWS = (Draw(seed=2**63 + 5, call=2**33 + 7, rank=3), Draw(seed=2**63 + 5, call=8, rank=3))
@@ -73,6 +79,37 @@ def test_each_weight_is_quantized_as_if_it_were_alone(spec, same) -> None:
     weights = [values(50, 70, dtype=torch.float32, seed=seed) for seed in range(3)]
     for axis, result in zip((1, 0), quantize_stack(weights, parse(spec), (1, 0)), strict=True):
         same(result, torch.stack([quantize_dequantize(weight, spec, axis) for weight in weights]))
+
+
+def filled(x: Tensor, spec: str) -> Tensor:
+    """With zeros behind the rows, as a transform along them wants it."""
+    return torch.nn.functional.pad(x, (0, 0, 0, -len(x) % size_of(parse(spec))))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("spec", [spec for spec in TRANSFORMED if "stochastic" not in spec])
+def test_a_transform_along_rows_is_that_of_zeros_behind_each_group(spec, known, same) -> None:
+    counts = COUNTS[UNEVEN]
+    x, groups = values(sum(counts), 128), groups_of(counts, known=known)
+    by_columns, by_rows = quantize_rows(x, groups, parse(spec), (1, 0), DRAWS)
+    parts = x.split(counts)
+    same(by_columns, torch.cat([quantize_dequantize(part, spec, 1, rng=DRAWS[0]) for part in parts]))
+    expected = torch.cat([quantize_dequantize(filled(part, spec), spec, 0, rng=DRAWS[1]) for part in parts])
+    same(by_rows[: len(expected)], expected)
+    assert len(by_rows) == groups.filled(size_of(parse(spec))).rows >= len(expected)
+    assert not by_rows[len(expected) :].any()
+    assert not known or len(by_rows) == len(expected)
+
+
+@pytest.mark.parametrize("spec", TRANSFORMED)
+def test_weights_behind_a_transform(spec, same) -> None:
+    weights = [values(128, 64, dtype=torch.float32, seed=seed) for seed in range(2)]
+    if "stochastic" in spec:
+        spec = spec.replace("round=stochastic,", "")
+    sizes = [axis for axis in (1, 0) if weights[0].shape[axis] % size_of(parse(spec)) == 0]
+    for axis in sizes:
+        (result,) = quantize_stack(weights, parse(spec), (axis,), DRAWS[:1])
+        same(result, torch.stack([quantize_dequantize(weight, spec, axis, rng=DRAWS[0]) for weight in weights]))
 
 
 def both(monkeypatch, same, quantize) -> None:
@@ -141,7 +178,7 @@ def packs_to_the_same_bits(x: Tensor, counts: tuple[int, ...], spec: str, axis: 
     for kernels in ("reference", "triton"):
         monkeypatch.setenv("QUANTCTL_KERNELS", kernels)
         operand, kept, layout = quantize_rows_packed(x, groups, parse(spec), axis, DRAWS)
-        back = dequantize_rows(kept, layout, groups)
+        back = dequantize_rows(kept, layout, groups.filled(size_of(parse(spec)) if axis == 0 else 1))
         for actual, ax in ((operand, 1), (back, axis)):
             same(actual, quantize_rows(x, groups, parse(spec), (ax,), (DRAWS[1 - ax],))[0])
         assert back.is_contiguous()
@@ -158,6 +195,18 @@ def packs_to_the_same_bits(x: Tensor, counts: tuple[int, ...], spec: str, axis: 
 def test_packing_keeps_every_bit_in_the_bytes_of_the_format(spec, axis, monkeypatch, same) -> None:
     counts, (elements, scales) = COUNTS[UNEVEN], PACKED[spec]
     assert packs_to_the_same_bits(values(130, 70), counts, spec, axis, monkeypatch, same) == elements + scales[axis]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("spec", TRANSFORMED)
+def test_what_is_behind_a_transform_is_packed_too(spec, axis, monkeypatch, same) -> None:
+    counts, x = (7, 0, 26, 64), values(97, 128)
+    packs_to_the_same_bits(x, counts, spec, axis, monkeypatch, same)
+    if axis == 0:
+        groups = groups_of(counts, known=True)
+        both(monkeypatch, same, lambda: quantize_rows(x, groups, parse(spec), (1, 0), DRAWS))
+        weights = list(values(256, 128).split(128))
+        both(monkeypatch, same, lambda: quantize_stack(weights, parse(spec), (1, 0), DRAWS))
 
 
 @pytest.mark.parametrize("spec", ["mxfp6", "nvfp4", "hifp8:scale=tensor"])
@@ -374,6 +423,8 @@ REFUSED = {
     "too few weights": (lambda x, w: grouped_linear(x, w[:1], [3, 5], "mxfp8"), "1 weights and 8 tokens"),
     "weights of several shapes": (lambda x, w: grouped_linear(x, [w[0], w[1][:8]], [3, 5], "mxfp8"), "differ in kind"),
     "an unknown spec": (lambda x, w: grouped_linear(x, w, [3, 5], "mxpf8"), "mxpf8"),
+    "a transform that does not divide": (lambda x, w: grouped_linear(x, w, [3, 5], "mxfp8:fprop.hadamard=64"),
+                                         "hadamard=64 does not divide the 32 in-features"),
     "a dtype of no format": (lambda x, w: grouped_linear(x.double(), [v.double() for v in w], [3, 5], "mxfp8"),
                              "float64"),
 }  # fmt: skip
