@@ -13,7 +13,6 @@ from quantctl.spec import PRODUCTS, FormatSpec, Operand, ProductSpecs
 
 Signs = tuple[int | None, int | None, int | None]
 """The calls that the random signs of fprop, dgrad and wgrad are drawn from; None where a product has none."""
-NO_SIGNS: Signs = (None, None, None)
 
 
 def signs_for(specs: ProductSpecs) -> Signs:

@@ -59,8 +59,14 @@ KERNELS = [
     (triton_pack_kernels.unpack_kernel, "hifp4", torch.bfloat16, ROWS, 90),
     (triton_pack_kernels.unpack_kernel, "mxfp6", torch.bfloat16, COLUMNS, 90),
     (triton_pack_kernels.unpack_kernel, "nvfp4", torch.bfloat16, ROWS, 90),
-    (triton_group_kernels.grouped_qdq_kernel, "mxfp4:round=stochastic", torch.bfloat16, BOTH, 90),
-    (triton_group_kernels.grouped_amax_kernel, "int8:block=row", torch.bfloat16, BOTH, 90),
+    (
+        triton_group_kernels.grouped_qdq_kernel,
+        "mxfp4:round=stochastic,hadamard=16,signs=random",
+        torch.bfloat16,
+        BOTH,
+        90,
+    ),
+    (triton_group_kernels.grouped_amax_kernel, "int8:block=row,hadamard=16", torch.bfloat16, BOTH, 90),
     (triton_grouped_packed.grouped_pack_kernel, "mxfp8", torch.bfloat16, ROWS, 90),
     (triton_grouped_packed.grouped_unpack_kernel, "nvfp4:extent=row", torch.bfloat16, ROWS, 90),
 ]

@@ -93,6 +93,7 @@ def test_one_graph_with_the_kernels_of_a_cpu(name, monkeypatch, same) -> None:
         *(("quantize", spec) for spec in ("mxfp8", "nvfp4", "hifp8:scale=tensor")),
         *((name, "mxfp8:bwd=quantized") for name in PRODUCTS),
         ("linear", "mxfp4:dgrad.bwd=dequantized,wgrad.format=mxfp8"),
+        ("grouped", "nvfp4:wgrad.hadamard=16,wgrad.signs=fixed"),
     ],
 )
 def test_one_graph_with_the_same_bits_and_counts(name, spec, same) -> None:
