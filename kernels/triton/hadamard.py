@@ -49,10 +49,12 @@ def _along_rows(x, signs, Q: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.const
     x = tl.reshape(x, (LINES, N))
     if Q.value.SIGNS != "none":
         x = x * signs
+    plus_minus = (1.0 - 2.0 * tl.arange(0, 2).to(tl.float32))[None, :, None]
     STAGES: tl.constexpr = 4 if N == 16 else (5 if N == 32 else (6 if N == 64 else 7))
     for _ in tl.static_range(STAGES):
         first, second = tl.split(tl.reshape(x, (LINES, N // 2, 2)))
-        x = tl.reshape(tl.permute(tl.join(first + second, first - second), (0, 2, 1)), (LINES, N))
+        # Triton 3.3 cannot join what it has split
+        x = tl.reshape(first[:, None, :] + plus_minus * second[:, None, :], (LINES, N))
     return tl.reshape(x, (ROWS, COLUMNS))
 
 

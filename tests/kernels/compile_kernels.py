@@ -104,6 +104,11 @@ if __name__ == "__main__":
     for kernel, spec, dtype, asked, capability in KERNELS:
         if capability == 100 and VERSION < (3, 3):
             continue  # it knows no such GPU
-        found = sorted(set(SUSPECTS.findall(ptx(kernel, spec, dtype, asked, capability))))
+        try:
+            said = " ".join(sorted(set(SUSPECTS.findall(ptx(kernel, spec, dtype, asked, capability))))) or "clean"
+        except (triton.CompilationError, RuntimeError) as error:  # the others are compiled all the same
+            while isinstance(error.__cause__, triton.CompilationError):
+                error = error.__cause__
+            said = f"not compiled, {str(error).splitlines()[-1]}"
         where = "".join(f" {name}={value}" for name, value in asked.items())
-        print(f"{kernel.fn.__name__} {spec} {dtype}{where} {capability}: {' '.join(found) or 'clean'}", flush=True)
+        print(f"{kernel.fn.__name__} {spec} {dtype}{where} {capability}: {said}", flush=True)
