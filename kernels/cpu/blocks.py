@@ -38,7 +38,7 @@ def of_line(e: Any, line: Any) -> Any:
     """The numbers of one line along the quantized axis, where each has its own; e, where they are the tensor's."""
 
 
-def rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> Any:
+def rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> Any:
     """A tile in blocks along n. Whether all of them are plain."""
 
 

@@ -107,7 +107,7 @@ def _largest_of(x: Any, start: Any, size: Any) -> Any:
 
 
 @implements(rows, e=[Numbers, Lines])
-def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> Any:
+def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> Any:
     # what a block has in common lies beside each of its elements, so that loops go over whole rows
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))

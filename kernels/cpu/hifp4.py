@@ -81,7 +81,7 @@ def _largest_of_fours(x: Any, source: Any, width: Any, fours: Any, eights: Any) 
 
 
 @implements(rows, e=Numbers)
-def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> Any:
+def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> Any:
     # of a whole row: fours, then blocks, then elements, so that each loop is one over neighbours
     batch, row, column = tile
     width = np.uint64(min(g.columns, g.n - column))

@@ -22,7 +22,7 @@ from quantctl.kernels.cpu.blocks import (
     rows,
     stored,
 )
-from quantctl.kernels.cpu.compiled import Kernel, implements, part
+from quantctl.kernels.cpu.compiled import Kernel, fetch_to_read, fetch_to_write, implements, part
 from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.noise import fill
@@ -45,37 +45,73 @@ def _same(e: Any, line: Any) -> Any:
     return e
 
 
+_AHEAD = 8
+"""Rows that memory has been asked for before they are written: each of its lines waits to be read before that."""
+_LINE = 64
+"""Bytes."""
+
+
 @part
-def _block(x: Any, at: Any, out: Any, to: Any, size: Any, raw: Any, e: Any, words: Any, place: Any, how: Any) -> bool:
-    """One block: x [at ...] into out [to ...], `size` elements, words [place ...]; raw: their largest, unsigned."""
-    amax = magnitude(raw)
-    first, second = prepare(amax, e)
+def _will_write(out: Any, at: Any, width: Any) -> None:
+    for c in range(np.uint64(0), width, np.uint64(_LINE // out.itemsize)):
+        fetch_to_write(out, at + c)
+
+
+@part
+def _will_read(x: Any, at: Any, width: Any) -> None:
+    for c in range(np.uint64(0), width, np.uint64(_LINE // x.itemsize)):
+        fetch_to_read(x, at + c)
+
+
+@part
+def _block(
+    x: Any, at: Any, out: Any, to: Any, size: Any, first: Any, second: Any, e: Any, words: Any, place: Any, how: Any
+) -> None:
+    """One block, as it is prepared: x [at ...] into out [to ...], `size` elements, words [place ...]."""
     for j in range(size):
         word = x[at + j]
         out[to + j] = stored(quantize(magnitude(word), first, second, e, words[place + j], how), word, e)
-    return is_plain(amax, e)
 
 
 @implements(rows, e=[*_OF_TENSOR, *_OF_LINES])
-def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any) -> bool:
+def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> bool:
+    # of some rows the largest of all blocks, then what these have in common, then the elements: no block waits for
+    # another, and there is much of each kind to do at once
     batch, row, column = tile
+    raw, firsts, seconds = kept
     width = np.uint64(min(g.columns, g.n - column))
     block: Any = np.uint64(block_of(e))
-    whole = width // block * block
+    whole = width // block
+    blocks = (width + block - np.uint64(1)) // block
+    together = max(np.int64(g.columns) // np.int64(width), 1)
     plain = True
-    for i in range(row, min(row + g.rows, g.m)):
-        source = np.uint64(batch * g.x_batch + i * g.x_m + column)
-        target = np.uint64(batch * g.out_batch + i * g.out_m + column)
-        if is_stochastic(how):
-            fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-        own = of_line(e, np.uint64(batch * g.m + i))
-        for b in range(whole // block):
-            j = b * block
-            raw = largest(x, source + j, block, e)
-            plain &= _block(x, source + j, out, target + j, block, raw, own, words, j, how)
-        if whole < width:
-            raw = largest_from(x, source + whole, width - whole)
-            plain &= _block(x, source + whole, out, target + whole, width - whole, raw, own, words, whole, how)
+    for top in range(row, min(row + g.rows, g.m), together):
+        stop = min(top + together, g.m, row + g.rows)
+        for i in range(top, stop):
+            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
+            place = np.uint64(i - top) * blocks
+            for b in range(whole):
+                raw[place + b] = largest(x, source + b * block, block, e)
+            if whole < blocks:
+                raw[place + whole] = largest_from(x, source + whole * block, width - whole * block)
+        for k in range(np.uint64(stop - top) * blocks):
+            amax = magnitude(raw[k])
+            plain &= is_plain(amax, e)
+            firsts[k], seconds[k] = prepare(amax, of_line(e, np.uint64(batch * g.m + top) + k // blocks))
+        for i in range(top, stop):
+            own = of_line(e, np.uint64(batch * g.m + i))
+            source = np.uint64(batch * g.x_batch + i * g.x_m + column)
+            target = np.uint64(batch * g.out_batch + i * g.out_m + column)
+            place = np.uint64(i - top) * blocks
+            if is_stochastic(how):
+                fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
+            _will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
+            for b in range(whole):
+                j = b * block
+                _block(x, source + j, out, target + j, block, firsts[place + b], seconds[place + b], own, words, j, how)
+            if whole < blocks:
+                j, k = whole * block, place + whole
+                _block(x, source + j, out, target + j, width - j, firsts[k], seconds[k], own, words, j, how)
     return plain
 
 
@@ -114,6 +150,8 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
             target = np.uint64(batch * g.out_batch + i * g.out_m + column)
             if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
+            _will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
+            _will_read(x, source + np.uint64(g.rows * g.x_m), width)
             for c in range(width):
                 word, own = x[source + c], of_line(e, line + c)
                 bits = quantize(magnitude(word), firsts[c], seconds[c], own, words[c], how)
@@ -130,7 +168,7 @@ def _in_blocks(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: An
     words, kept = room
     plain = True
     if last.span:
-        plain &= rows(x, words_of(last), e, how, keys[0], g, tile, words)
+        plain &= rows(x, words_of(last), e, how, keys[0], g, tile, words, kept)
     if first.span and plain:
         plain &= columns(x, words_of(first), e, how, keys[1], g, tile, words, kept)
     return plain

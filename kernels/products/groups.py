@@ -87,12 +87,11 @@ class Groups:
         """
         if size == 1:
             return self
-        if self.counts is not None:
-            counts = tuple(-(-count // size) * size for count in self.counts)
-            return self if counts == self.counts else Groups.of(counts, sum(counts), self.ends.device)
-        rows = self.tiles(size) * size
-        ends = self.tile_ends(size)[:-1] * size
-        return Groups(rows, torch.cat((ends, ends.new_full((1,), rows))), None)
+        if self.counts is None:
+            rows, ends = self.tiles(size) * size, self.tile_ends(size)[:-1] * size
+            return Groups(rows, torch.cat((ends, ends.new_full((1,), rows))), None)
+        counts = tuple(-(-count // size) * size for count in self.counts)
+        return self if counts == self.counts else Groups(sum(counts), self.tile_ends(size) * size, counts)
 
     def __len__(self) -> int:
         return self.ends.shape[0]
