@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.errors import QuantctlError
 from quantctl.kernels.measure import steps
@@ -70,9 +70,7 @@ json.dump(expected, sys.stdout)
 
 def train(run_dir: Path, stats: str | None) -> dict:
     variables = {"QUANTCTL_RUN_DIR": str(run_dir)} | ({} if stats is None else {"QUANTCTL_STATS": stats})
-    done = subprocess.run(
-        [sys.executable, "-c", TRAINING], env={**os.environ, **variables}, capture_output=True, text=True
-    )
+    done = python("-c", TRAINING, env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -214,9 +212,7 @@ for step in range(2):
 
 def _experts(run_dir: Path, way: str, spec: str) -> dict[str, dict]:
     variables = {"QUANTCTL_RUN_DIR": str(run_dir), "QUANTCTL_STATS": "every=1"}
-    done = subprocess.run(
-        [sys.executable, "-c", EXPERTS, way, spec], env={**os.environ, **variables}, capture_output=True, text=True
-    )
+    done = python("-c", EXPERTS, way, spec, env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr
     return {f"{r['iteration']} {r.pop('module')} {r['product']} {r['operand']}": r for r in recorded(run_dir)}
 

@@ -19,14 +19,13 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tensor_parallel
 import torch
 from torch import Tensor
+from warm_python import python
 
 from quantctl.kernels.formats.quantize import quantize_dequantize
 from quantctl.spec import products
@@ -66,12 +65,7 @@ def ranks(megatron_tree, tmp_path_factory) -> dict[int, list[dict]]:
     shutil.copytree(megatron_tree("0.16.1"), tree)
     for file, raw in plan(read_state(tree), {"linear": "mxfp8"}).items():
         (tree / file).write_bytes(raw)
-    done = subprocess.run(
-        [sys.executable, str(HARNESS), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(HARNESS), str(folder), env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in (1, *WORLDS)}
 

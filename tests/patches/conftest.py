@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.tree.state import plan, read_state
 
@@ -23,12 +23,7 @@ def run_steps() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(tree: Path, *steps: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         arguments = [argument for step in steps for argument in ("/", *step)][1:]
-        return subprocess.run(
-            [sys.executable, str(STEP), *arguments],
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            capture_output=True,
-            text=True,
-        )
+        return python(str(STEP), *arguments, env={**os.environ, "PYTHONPATH": str(tree)})
 
     return run
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from daily import daily
+from warm_python import python
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "fused_attention.py"
 RELEASES = daily(("0.16.1", "0.19.2"))
@@ -18,12 +17,7 @@ MODELS = {"one-layer": 1, "gqa": 2, "mla": 2, "layer-scaling": 2, "bf16": 2}
 
 
 def run(tree: Path, *cases: str) -> dict[str, dict]:
-    done = subprocess.run(
-        [sys.executable, str(HARNESS), *cases],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(HARNESS), *cases, env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("case"): line | {"stderr": done.stderr} for line in lines}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from daily import daily
+from warm_python import python
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "experts.py"
 
@@ -47,12 +46,7 @@ IN_THE_LOOP = ("fused weight gradients", "hook")
 
 
 def run(tree: Path, *cases: str, **variables: str) -> dict[str, dict]:
-    done = subprocess.run(
-        [sys.executable, str(HARNESS), *cases],
-        env={**os.environ, "PYTHONPATH": str(tree), **variables},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(HARNESS), *cases, env={**os.environ, "PYTHONPATH": str(tree), **variables})
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("case"): line for line in lines}

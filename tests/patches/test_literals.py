@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from literals import examples
+from warm_python import python
 
 from quantctl.lint.case import Setting
 from quantctl.lint.judge import case_of
@@ -51,12 +50,7 @@ def train(tree, tmp_path_factory):
 
 
 def _trained(tree, folder):
-    done = subprocess.run(
-        [sys.executable, str(TRAINER), str(folder / "rows.json")],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(TRAINER), str(folder / "rows.json"), env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.tree.selectors import SELECTORS
 
@@ -30,12 +30,7 @@ runpy.run_path(sys.argv.pop(1))
 
 
 def step(tree: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(STEP)],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    return python("-c", WITHOUT, str(STEP), env={**os.environ, "PYTHONPATH": str(tree)})
 
 
 def test_none_needs_no_quantctl(patched):

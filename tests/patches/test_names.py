@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.commands import _change
 from quantctl.errors import QuantctlError
@@ -97,12 +96,8 @@ def test_an_earlier_edition_is_taken_out_to_the_letter(stock_copy, old_quantctl,
 def test_layers_count_over_pipeline_stages(patched):
     """Two stages with one chunk of layers each, and with two; a rule must fit a module of some stage."""
     tree = patched("0.16.1", linear="mxfp8")
-    done = subprocess.run(
-        [sys.executable, str(STAGES), RULES, "mxfp8; layers 1: none; linear_fc3: mxfp4"],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    arguments = (STAGES, RULES, "mxfp8; layers 1: none; linear_fc3: mxfp4")
+    done = python(*arguments, env={**os.environ, "PYTHONPATH": str(tree)})
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == 8, done.stderr
     for chunks in (1, 2):

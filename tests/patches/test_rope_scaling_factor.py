@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.patches.rope_scaling_factor import PATCHES
 from quantctl.tree.edit.insert import insert
@@ -88,12 +87,7 @@ def test_where_it_is_needed(stock_copy, script, model, expected):
 
 
 def factors(tree: Path) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, str(HARNESS)],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(HARNESS), env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["tree"].startswith(str(tree))

@@ -1,6 +1,7 @@
-"""A process that has quantctl's modules loaded and forks for each command, which then starts at once.
+"""A process that has modules loaded and forks for each command, which then starts at once.
 
-    python tests/support/command_server.py SOCKET
+    python tests/support/command_server.py SOCKET quantctl     the commands are quantctl's
+    python tests/support/command_server.py SOCKET python       they are Python programs, and what is loaded is torch
 
 A request is a line of JSON (argv, cwd, env, whether in a session of its own) with the files for standard input, output
 and error; the answers are the command's pid and, when it ended, how (as os.wait says it).
@@ -14,6 +15,7 @@ import contextlib
 import gc
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -44,9 +46,9 @@ class Started:
 class Server:
     """The client's side: starts the server, which ends with this process."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, program: str = "quantctl") -> None:
         self._path = str(socket_path)
-        command = [sys.executable, __file__, self._path]
+        command = [sys.executable, __file__, self._path, program]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._process.stdout.readline()
@@ -59,7 +61,7 @@ class Server:
         files: tuple[IO[bytes], IO[bytes], IO[bytes]],
         own_session: bool = False,
     ) -> Started:
-        """Run `quantctl ARGUMENTS`."""
+        """Run `quantctl ARGUMENTS`, or `python ARGUMENTS`."""
         request = [[os.fsdecode(word) for word in arguments], os.fsdecode(cwd), dict(env), own_session]
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(self._path)
@@ -86,8 +88,38 @@ def _request(connection: socket.socket) -> tuple[list[str], str, dict[str, str],
 
 def be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: bool, fds: list[int]) -> NoReturn:
     """Become `quantctl ARGV`, in a process that was forked for it, with `fds` as standard input, output and error."""
+
+    def main() -> None:
+        sys.path[0] = cwd
+        from quantctl import cli
+
+        sys.argv = [str(cli.__file__), *argv]
+        cli.main()
+
+    _become(main, cwd, env, own_session, fds)
+
+
+def be_python(argv: list[str], cwd: str, env: dict[str, str], own_session: bool, fds: list[int]) -> NoReturn:
+    """Become `python ARGV`, of which the first is -m, -c or a program's file."""
+    kind, *rest = argv if argv[0] in ("-m", "-c") else ["", *argv]
+
+    def main() -> None:
+        sys.argv = [kind if kind == "-c" else rest[0], *rest[1:]]
+        first = "" if kind else str(Path(rest[0]).resolve().parent)
+        sys.path[:1] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+        if kind == "-m":
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_path(rest[0], run_name="__main__")
+
+    _become(main, cwd, env, own_session, fds)
+
+
+def _become(main: Callable[[], None], cwd: str, env: dict[str, str], own_session: bool, fds: list[int]) -> NoReturn:
     atexit._clear()  # what the process before it registered is not this one's to do
-    status = 70
+    status = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -102,14 +134,15 @@ def be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: boo
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
-        sys.path[0] = cwd
-        from quantctl import cli
-
-        sys.argv = [str(cli.__file__), *argv]
         try:
-            cli.main()
+            main()
+            status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     except BaseException:
@@ -121,11 +154,30 @@ def be_quantctl(argv: list[str], cwd: str, env: dict[str, str], own_session: boo
         os._exit(status)
 
 
-def _serve(path: str) -> None:
+def _load_commands() -> None:
     from remembered import load_commands
 
     load_commands()
     assert "torch" not in sys.modules
+
+
+def _load_torch() -> None:
+    """And what Megatron's modules make it load."""
+    del sys.path[0]  # this folder is no program's
+    sys.path.insert(0, "")
+    import torch.distributed._tensor
+
+    torch.compile(lambda x: x)
+    assert "megatron" not in sys.modules
+    assert "quantctl" not in sys.modules
+
+
+PROGRAMS = {"quantctl": (_load_commands, be_quantctl), "python": (_load_torch, be_python)}
+
+
+def _serve(path: str, program: str) -> None:
+    load, become = PROGRAMS[program]
+    load()
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -151,7 +203,7 @@ def _serve(path: str) -> None:
                     connection, _ = listener.accept()
                     argv, cwd, env, own_session, fds = _request(connection)
                     if (pid := os.fork()) == 0:
-                        be_quantctl(argv, cwd, env, own_session, fds)
+                        become(argv, cwd, env, own_session, fds)
                     for fd in fds:
                         os.close(fd)
                     waiting[pid] = connection
@@ -165,4 +217,4 @@ def _serve(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -8,10 +8,10 @@ import os
 import py_compile
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.tree.selectors import ATTENTION, LAYERS
 
@@ -232,7 +232,7 @@ def test_new_value_runs_within_the_same_second(quantctl, stock_copy):
     seen = []
     for value in ("mxfp8", "mxfp4", "mxfp8"):
         assert quantctl("--megatron", tree, "set", "--qk", value).status == 0
-        done = subprocess.run([sys.executable, "-c", read, tree], capture_output=True, text=True, check=True)
+        done = python("-c", read, tree, env=os.environ)
         seen.append(done.stdout.strip())
     assert seen == ["mxfp8", "mxfp4", "mxfp8"]
 

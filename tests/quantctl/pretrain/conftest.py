@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
+from warm_python import python
 
 # how tools read Megatron-LM's log
 ITERATION = re.compile(r"\biteration\s+(\d+)/\s*(\d+) \|(.*)$")
@@ -55,12 +55,14 @@ def environment(tree: Path | None = None) -> dict[str, str]:
 
 
 def start(*flags: object, data: str = MOCK, ranks: int = 1, tree: Path | None = None) -> subprocess.Popen[str]:
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += [*TORCHRUN.split(), str(ranks)]
-    command = [*launcher, "-m", "quantctl.pretrain", *TINY.split(), *data.split(), *map(str, flags)]
+    launcher = [*TORCHRUN.split(), str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, *_trainer(flags, data)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(tree))
+
+
+def _trainer(flags: Sequence[object], data: str) -> list[str]:
+    return ["-m", "quantctl.pretrain", *TINY.split(), *data.split(), *map(str, flags)]
 
 
 @pytest.fixture(scope="session")
@@ -73,11 +75,16 @@ def start_training() -> Callable[..., subprocess.Popen[str]]:
 def train() -> Callable[..., Run]:
     """The same, to its end; `status` is what it must exit with."""
 
-    def run(*flags: object, status: int = 0, **options: Any) -> Run:
-        with start(*flags, **options) as process:
-            out, err = process.communicate(timeout=120)
-        assert process.returncode == status, err
-        return Run(process.returncode, out, err)
+    def run(*flags: object, status: int = 0, data: str = MOCK, ranks: int = 1, tree: Path | None = None) -> Run:
+        if ranks == 1:
+            done = python(*_trainer(flags, data), env=environment(tree))
+            found = Run(done.returncode, done.stdout, done.stderr)
+        else:
+            with start(*flags, data=data, ranks=ranks, tree=tree) as process:
+                out, err = process.communicate(timeout=120)
+            found = Run(process.returncode, out, err)
+        assert found.status == status, found.err
+        return found
 
     return run
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from quantctl.tree.state import plan, read_state
 
@@ -42,13 +41,9 @@ def steps(megatron_tree, tmp_path_factory) -> dict[str, dict]:
     for file, raw in plan(read_state(tree), {}).items():
         (tree / file).write_bytes(raw)
     probe = Path(__file__).with_name("probe_experts.py")
-    done = subprocess.run(
-        [sys.executable, str(probe), *map(json.dumps, STEPS.values())],
-        # the kernels that accelerators run; on a CPU nothing waits for what a value is
-        env={**os.environ, "PYTHONPATH": str(tree), "QUANTCTL_KERNELS": "reference"},
-        capture_output=True,
-        text=True,
-    )
+    # the kernels that accelerators run; on a CPU nothing waits for what a value is
+    environment = {**os.environ, "PYTHONPATH": str(tree), "QUANTCTL_KERNELS": "reference"}
+    done = python(probe, *map(json.dumps, STEPS.values()), env=environment)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return dict(zip(STEPS, lines, strict=True))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import python
 
 from quantctl.pretrain.arguments import parse
 from quantctl.pretrain.schedule import build_schedule
@@ -28,9 +27,9 @@ def probe(request, megatron_tree):
     """What probe_numerics.py prints for a bf16 and an fp32 model."""
 
     def run(*flags: str) -> dict:
-        command = [sys.executable, str(Path(__file__).with_name("probe_numerics.py")), *MODEL.split(), *flags]
         environment = {"PYTHONPATH": str(megatron_tree(request.param)), "OMP_NUM_THREADS": "1", "PATH": ""}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        program = Path(__file__).with_name("probe_numerics.py")
+        done = python(program, *MODEL.split(), *flags, env=environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import python
 
 from quantctl.patches.registry import PATCHES
 from quantctl.tree.state import plan, read_state
@@ -36,12 +35,7 @@ TOLERANCE = 2.0**-30
 
 def saved(tree: Path, folder: Path, *layouts: str) -> dict[str, list[dict]]:
     """Layout to what each rank of probe_parallel.py saved."""
-    done = subprocess.run(
-        [sys.executable, str(PROBE), str(folder), *layouts],
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(str(PROBE), str(folder), *layouts, env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     return {
         layout: [torch.load(file) for file in sorted((folder / layout).iterdir(), key=lambda file: int(file.stem))]
