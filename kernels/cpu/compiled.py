@@ -60,27 +60,21 @@ def as_bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-def _fetch(write: int) -> Any:
-    @intrinsic
-    def fetch(typing_context: Any, words: Any, at: Any) -> Any:
-        """Ask for the line of memory of words[at], which need not exist."""
+@intrinsic
+def fetch_to_write(typing_context: Any, words: Any, at: Any) -> Any:
+    """Ask for the line of memory of words[at], which need not exist."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.make_array(words)(context, builder, arguments[0]).data
-            where = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-            number = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
-            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
-            # into the nearest cache, of data
-            builder.call(prefetch, [where, number(write), number(3), number(1)])
-            return context.get_dummy_value()
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(words)(context, builder, arguments[0]).data
+        where = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
+        # to be written, into the nearest cache, of data
+        builder.call(prefetch, [where, number(1), number(3), number(1)])
+        return context.get_dummy_value()
 
-        return types.none(words, types.uint64), generate
-
-    return fetch
-
-
-fetch_to_read, fetch_to_write = _fetch(0), _fetch(1)
+    return types.none(words, types.uint64), generate
 
 
 def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:

@@ -22,7 +22,7 @@ from quantctl.kernels.cpu.blocks import (
     rows,
     stored,
 )
-from quantctl.kernels.cpu.compiled import Kernel, fetch_to_read, fetch_to_write, implements, part
+from quantctl.kernels.cpu.compiled import Kernel, fetch_to_write, implements, part
 from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.noise import fill
@@ -58,12 +58,6 @@ def _will_write(out: Any, at: Any, width: Any) -> None:
 
 
 @part
-def _will_read(x: Any, at: Any, width: Any) -> None:
-    for c in range(np.uint64(0), width, np.uint64(_LINE // x.itemsize)):
-        fetch_to_read(x, at + c)
-
-
-@part
 def _block(
     x: Any, at: Any, out: Any, to: Any, size: Any, first: Any, second: Any, e: Any, words: Any, place: Any, how: Any
 ) -> None:
@@ -83,7 +77,7 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
     block: Any = np.uint64(block_of(e))
     whole = width // block
     blocks = (width + block - np.uint64(1)) // block
-    together = max(np.int64(g.columns) // np.int64(width), 1)
+    together: Any = max(np.int64(g.columns) // np.int64(width), 1)
     plain = True
     for top in range(row, min(row + g.rows, g.m), together):
         stop = min(top + together, g.m, row + g.rows)
@@ -151,7 +145,6 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
             if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
             _will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
-            _will_read(x, source + np.uint64(g.rows * g.x_m), width)
             for c in range(width):
                 word, own = x[source + c], of_line(e, line + c)
                 bits = quantize(magnitude(word), firsts[c], seconds[c], own, words[c], how)
