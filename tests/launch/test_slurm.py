@@ -90,7 +90,7 @@ def test_an_array_trains_several_modes_at_once(slurm, submit, tmp_path):
 
 def test_a_signal_saves_requeues_and_the_run_goes_on(slurm, submit, tmp_path):
     run = tmp_path / "runs" / "llama32-1b_dolma_linear_mxfp8_smoke"
-    job = submit("linear_mxfp8", CHECKPOINT_PATH=str(tmp_path / "checkpoints"), TRAIN_ITERS="60")
+    job = submit("linear_mxfp8", CHECKPOINT_PATH=str(tmp_path / "checkpoints"), TRAIN_ITERS="150")
 
     def trains() -> bool:
         return (run / "log.txt").exists() and " iteration        3/" in (run / "log.txt").read_text()
@@ -106,5 +106,5 @@ def test_a_signal_saves_requeues_and_the_run_goes_on(slurm, submit, tmp_path):
     first, second = read(run / "manifest.json")["attempts"]
     assert (first["exit_status"], first["stopped_early"], first["finished"]) == (0, True, False)
     assert (second["exit_status"], second["stopped_early"], second["finished"]) == (0, False, True)
-    seen = [int(number) for number in re.findall(r"iteration +(\d+)/ +60 ", (run / "log.txt").read_text())]
-    assert seen == list(range(1, 61)), "every iteration once: none lost, none repeated"
+    seen = [int(number) for number in re.findall(r"iteration +(\d+)/ +150 ", (run / "log.txt").read_text())]
+    assert seen == list(range(1, 151)), "every iteration once: none lost, none repeated"
