@@ -19,6 +19,7 @@ from quantctl.bench.machine import Setting, environment
 from quantctl.bench.result import EQUAL, Failure, Row
 from quantctl.bench.timing import failure_of
 from quantctl.kernels import dispatch
+from quantctl.kernels.formats.hadamard import size_of
 from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.fused_pv import attention_pv
@@ -65,7 +66,7 @@ TRANSFORMED = (
     "int8:hadamard=64,hadamard_out=fp32",
     "nvfp4:extent=row,hadamard=16",
 )
-"""Experts are not quantized in groups behind these."""
+"""Behind a transform, which attention has none of here."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FAR = 0.03
 """Relative error of an attention's result or gradient, bf16, that is no matter of rounding."""
@@ -111,11 +112,14 @@ def _packed(text: str, axis: int, device: torch.device) -> Results:
 
 
 def _grouped(text: str, axis: int, device: torch.device) -> Results:
-    x = torch.randn(sum(GROUPS), 72, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16).to(device)
+    rows, columns = (64, 128) if "hadamard" in text else (20, 72)
+    generator = torch.Generator().manual_seed(1)
+    made = [torch.randn(count, columns, generator=generator).to(torch.bfloat16) for count in (sum(GROUPS), 3 * rows)]
+    x, weights = (tensor.to(device) for tensor in made)
     groups, spec, draws = Groups.of(GROUPS, len(x), device), parse(text), _two_draws(text)
     values, packed, layout = quantize_rows_packed(x, groups, spec, axis, draws)
-    restored = dequantize_rows(packed, layout, groups)
-    stack = quantize_stack(list(x[:60].view(3, 20, 72)), spec, (1, 0), draws)
+    restored = dequantize_rows(packed, layout, groups.filled(size_of(spec) if axis == 0 else 1))
+    stack = quantize_stack(list(weights.view(3, rows, columns)), spec, (1, 0), draws)
     return [values, packed.elements, restored, *quantize_rows(x, groups, spec, (1, 0), draws), *stack]
 
 
@@ -129,7 +133,7 @@ def _attention(text: str, device: torch.device) -> Results:
 
 def _cases(part: str, quick: bool) -> Iterator[Case]:
     specs: tuple[str, ...] = (QUICK if quick else SPECS) + (LATER[:8] if quick else LATER)
-    if part in ("qdq", "packed"):
+    if part != "attention":
         specs += TRANSFORMED[:2] if quick else TRANSFORMED
     if part == "qdq":
         for dtype in DTYPES:
