@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,15 +132,8 @@ def quantctl(command_server: Server) -> Callable[..., Result]:
     """Run the command line in a process of its own: quantctl("check", cwd=tree, env={...})."""
 
     def run(*arguments: object, cwd: Path = ROOT, env: dict[str, str] | None = None) -> Result:
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
-            files = (nothing, out, err)
-            started = command_server.start([*map(str, arguments)], cwd, {**os.environ, **(env or {})}, files)
-            status = started.wait()
-            said = []
-            for file in (out, err):
-                file.seek(0)
-                said.append(io.TextIOWrapper(file).read())
-        return Result(status, *said)
+        done = command_server.run(arguments, cwd, {**os.environ, **(env or {})})
+        return Result(done.returncode, done.stdout, done.stderr)
 
     return run
 

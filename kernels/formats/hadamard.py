@@ -11,6 +11,7 @@ hadamard_out=operand, as Transformer Engine has it, one rounding to x's dtype; w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -63,14 +64,15 @@ def fits(length: int, spec: FormatSpec) -> bool:
     return length % size_of(spec) == 0
 
 
-def check_fits(x: Tensor, spec: FormatSpec, axis: int) -> None:
-    """Raises QuantctlError for a transform whose size does not divide the axis."""
-    if not fits(x.shape[axis], spec):
-        raise QuantctlError(
-            f"hadamard={spec.transform[0]} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of "
-            f"shape {list(x.shape)}",
-            "choose a size that does, or hadamard=none there",
-        )
+def check_fits(x: Tensor, spec: FormatSpec, *axes: int) -> None:
+    """Raises QuantctlError for a transform whose size does not divide each of the axes."""
+    for axis in axes:
+        if not fits(x.shape[axis], spec):
+            raise QuantctlError(
+                f"hadamard={spec.transform[0]} does not divide {x.shape[axis]}, the size of axis {axis} of a tensor of "
+                f"shape {list(x.shape)}",
+                "choose a size that does, or hadamard=none there",
+            )
 
 
 def lowered(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -103,6 +105,13 @@ def transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None
 
         return cpu_hadamard.transformed(x, spec, axis, draw)[0]
     return reference(x, spec, axis, draw)
+
+
+def behind(
+    x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None, quantize: Callable[[Tensor, FormatSpec], Tensor]
+) -> Tensor:
+    """What `quantize` makes, by the rest of the spec, of x behind its transform along `axis`; in x's dtype."""
+    return lowered(quantize(transformed(x, spec, axis, draw), without(spec)), x.dtype)
 
 
 def reference(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:

@@ -15,7 +15,7 @@ from quantctl.kernels.dispatch import CPU, REFERENCE, TRITON, family_of
 from quantctl.kernels.formats import fp8, hifp4, hifp8, int8, mxfp4, mxfp6, mxfp8, nvfp4
 from quantctl.kernels.formats.blocks import block_of
 from quantctl.kernels.formats.format import Format
-from quantctl.kernels.formats.hadamard import check_fits, is_wanted, lowered, transformed, without
+from quantctl.kernels.formats.hadamard import behind, check_fits, is_wanted
 from quantctl.spec import FormatSpec, parse
 
 FORMATS: dict[str, Format] = {
@@ -160,8 +160,8 @@ def quantize_dequantize_along(
     if compiling and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
     if by == TRITON:
-        for axis in axes if way.is_transformed else ():
-            check_fits(x, spec, axis)
+        if way.is_transformed:
+            check_fits(x, spec, *axes)
         return _triton(x, spec, axes, draws)
     if by == CPU:
         from quantctl.kernels.cpu import qdq
@@ -177,7 +177,7 @@ def quantize_dequantize_along(
 
 
 def _transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
-    return lowered(quantize_dequantize(transformed(x, spec, axis, draw), without(spec), axis, rng=draw), x.dtype)
+    return behind(x, spec, axis, draw, lambda y, rest: quantize_dequantize(y, rest, axis, rng=draw))
 
 
 def _triton(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: tuple[philox.Draw | None, ...]) -> list[Tensor]:

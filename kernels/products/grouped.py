@@ -32,7 +32,7 @@ from quantctl.kernels.products.grouped_quantize import filled, quantize_rows
 from quantctl.kernels.products.groups import Groups
 from quantctl.kernels.products.modules import Named, spec_now
 from quantctl.kernels.products.packed import Packed, is_recorded
-from quantctl.kernels.products.plan import kept as kept_of
+from quantctl.kernels.products.plan import plan_of
 from quantctl.kernels.products.reuse import quantized_stack
 from quantctl.spec import FORWARD
 
@@ -51,10 +51,11 @@ class _GroupedLinear(torch.autograd.Function):
         places: tuple[recorder.Place | None, ...] | None,
         *weights: Tensor,
     ) -> Tensor:
-        ctx.specs = specs = operands.resolve(text, site)
+        plan = ctx.plan = plan_of(text, site)
+        ctx.specs = specs = plan.specs
         ctx.text, ctx.site, ctx.counts, ctx.layers, ctx.places = text, site, counts, layers, places
         _count(ctx, "fprop")
-        ctx.draws = LinearDraws.of(specs)
+        ctx.draws = plan.draws or LinearDraws.of(specs)
         groups = Groups(x.shape[0], ends, counts)
         operand, kept = _fprop_operand(ctx, x.contiguous(), groups)
         if places is not None:
@@ -126,7 +127,7 @@ def _fprop_operand(ctx: Any, x: Tensor, groups: Groups) -> tuple[Tensor, tuple[T
     ctx.layout, specs = None, ctx.specs
     # a graph is recorded for later, whatever its context looks like when it is traced
     recorded = torch.compiler.is_compiling() or is_recorded(ctx)
-    if _needed(ctx)[1] and recorded and (way := kept_of(specs)) is not None:
+    if _needed(ctx)[1] and recorded and (way := ctx.plan.kept) is not None:
         values, packed, ctx.layout = quantize_rows_kept(x, groups, way, specs, (ctx.draws.x, ctx.draws.tokens))
         return values, packed
     (operand,) = quantize_rows(x, groups, specs.fprop[0].spec, (1,), (ctx.draws.x,))
@@ -192,8 +193,9 @@ def grouped_linear(
     given = (getattr(layer, "quant_layer", None) for layer in layers or ())
     named = {one.name: one for one in given if isinstance(one, Named)}
     of_layers = tuple(named.values()) or (None,)
-    # rows are added to the tokens of each until the transform divides them
-    where = ", ".join(named) or "experts"
-    operands.check_sizes(operands.resolve(text, site), (x.shape[1], weights[0].shape[0], 0), f"{where} ({site}={text})")
+    plan = plan_of(text, site)
+    if plan.is_transformed:  # rows are added to the tokens of each until it divides them
+        where = ", ".join(named) or "experts"
+        operands.check_sizes(plan.specs, (x.shape[1], weights[0].shape[0], 0), f"{where} ({site}={text})")
     output: Tensor = _GroupedLinear.apply(x, groups.ends, groups.counts, text, site, of_layers, places, *weights)
     return output

@@ -91,8 +91,7 @@ def rows_and_codes(
     if by_triton:
         from quantctl.kernels.triton import grouped_packed as triton_grouped_packed
 
-        for along in {1, axis}:
-            check_fits(x, spec, along)
+        check_fits(x, spec, 1, axis)
         return *triton_grouped_packed.quantize_rows_packed(x, groups, layout, draws), layout
     (values,) = quantize_rows(x, groups, spec, (1,), draws[:1])
     return values, _pack(x, groups, layout, draws[1]), layout

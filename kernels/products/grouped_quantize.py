@@ -17,7 +17,7 @@ from torch import Tensor
 from quantctl.kernels import philox
 from quantctl.kernels.dispatch import CPU, TRITON, family_of
 from quantctl.kernels.formats.blocks import block_of
-from quantctl.kernels.formats.hadamard import check_fits, is_wanted, lowered, size_of, transformed, without
+from quantctl.kernels.formats.hadamard import behind, check_fits, is_wanted, size_of
 from quantctl.kernels.formats.quantize import (
     FORMATS,
     draw_for,
@@ -60,7 +60,7 @@ def filled(x: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> tuple[Tens
     Hadamard transform along rows which it does not divide."""
     size = size_of(spec) if axis == 0 else 1
     own = groups.filled(size)
-    return (x, groups) if own is groups else (_spread(x, groups, size, own.rows), own)
+    return (x, groups) if own is groups else (spread(x, groups, size, own.rows), own)
 
 
 def _in_groups(x: Tensor, groups: Groups, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
@@ -73,18 +73,19 @@ def _in_groups(x: Tensor, groups: Groups, spec: FormatSpec, axes: tuple[int, ...
     if by == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
-        for axis in axes:
-            check_fits(x, spec, axis)
+        check_fits(x, spec, *axes)
         return triton_grouped.quantize_rows(x, groups, spec, axes, draws)
     if is_wanted(spec):
-        behind = ((transformed(x, spec, axis, draw), axis, draw) for axis, draw in zip(axes, draws, strict=True))
-        results = (_in_groups(y, groups, without(spec), (axis,), (draw,))[0] for y, axis, draw in behind)
-        return [lowered(result, x.dtype) for result in results]
+        return [_in_groups_behind(x, groups, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
     if by == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped
 
         return cpu_grouped.quantize_rows(x, groups, spec, axes, draws)
     return [_rows(x, groups, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
+
+
+def _in_groups_behind(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
+    return behind(x, spec, axis, draw, lambda y, rest: _in_groups(y, groups, rest, (axis,), (draw,))[0])
 
 
 def groups_matter(spec: FormatSpec, axis: int) -> bool:
@@ -116,13 +117,10 @@ def _rows(x: Tensor, groups: Groups, spec: FormatSpec, axis: int, draw: philox.D
     return result.index_select(0, groups.slots(size)) if tiled else result
 
 
-def spread(x: Tensor, groups: Groups, size: int) -> Tensor:
-    """x [rows, ...] at its slots, [tiles * size, ...], zeros elsewhere."""
-    return _spread(x, groups, size, groups.tiles(size) * size)
-
-
-def _spread(x: Tensor, groups: Groups, size: int, rows: int) -> Tensor:
-    return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, groups.slots(size), x)
+def spread(x: Tensor, groups: Groups, size: int, rows: int | None = None) -> Tensor:
+    """x [rows, ...] at its slots, [tiles * size, ...] or as many rows as are given, zeros elsewhere."""
+    places = x.new_zeros(groups.tiles(size) * size if rows is None else rows, *x.shape[1:])
+    return places.index_copy_(0, groups.slots(size), x)
 
 
 def by_blocks(of_groups: Tensor, groups: Groups, spec: FormatSpec, axis: int) -> Tensor:
@@ -169,8 +167,7 @@ def quantize_stack(
     if family_of(weights[0], spec) == TRITON:
         from quantctl.kernels.triton import grouped as triton_grouped
 
-        for axis in axes:
-            check_fits(weights[0], spec, axis)
+        check_fits(weights[0], spec, *axes)
         return triton_grouped.quantize_stack(weights, spec, axes, draws)
     return _stack(torch.stack(list(weights)), spec, axes, draws)
 
@@ -180,11 +177,7 @@ def _stack(stack: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws)
     if extent_of(spec) != "tensor":
         return quantize_dequantize_along(stack, spec, tuple(axis + 1 for axis in axes), draws)
     if is_wanted(spec):
-        behind = (
-            (transformed(stack, spec, axis + 1, draw), axis, draw) for axis, draw in zip(axes, draws, strict=True)
-        )
-        results = (_stack(y, without(spec), (axis,), (draw,))[0] for y, axis, draw in behind)
-        return [lowered(result, stack.dtype) for result in results]
+        return [_stack_behind(stack, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
     if family_of(stack, spec) == CPU and not torch.compiler.is_compiling():
         from quantctl.kernels.cpu import grouped as cpu_grouped
 
@@ -192,3 +185,7 @@ def _stack(stack: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws)
     groups = Groups.equal(stack.shape[0], stack.shape[1], stack.device)
     rows = stack.flatten(0, 1)
     return [_rows(rows, groups, spec, axis, draw).view_as(stack) for axis, draw in zip(axes, draws, strict=True)]
+
+
+def _stack_behind(stack: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:
+    return behind(stack, spec, axis + 1, draw, lambda y, rest: _stack(y, rest, (axis,), (draw,))[0])

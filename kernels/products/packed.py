@@ -129,8 +129,7 @@ def quantize_dequantize_packed(
     if family_of(x, spec) == TRITON:
         from quantctl.kernels.triton import packed as triton_packed
 
-        for along in {1, axis}:
-            check_fits(x, spec, along)
+        check_fits(x, spec, 1, axis)
         return *triton_packed.quantize_dequantize_packed(x, layout, (draw, packed_draw), spec), layout
     values = quantize_dequantize(x, spec, 1, rng=draw)
     return values, _pack(transformed(x, spec, axis, packed_draw), layout, packed_draw), layout

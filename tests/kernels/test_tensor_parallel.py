@@ -65,7 +65,7 @@ def ranks(megatron_tree, tmp_path_factory) -> dict[int, list[dict]]:
     shutil.copytree(megatron_tree("0.16.1"), tree)
     for file, raw in plan(read_state(tree), {"linear": "mxfp8"}).items():
         (tree / file).write_bytes(raw)
-    done = python(str(HARNESS), str(folder), env={**os.environ, "PYTHONPATH": str(tree)})
+    done = python(HARNESS, str(folder), env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in (1, *WORLDS)}
 

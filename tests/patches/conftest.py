@@ -23,7 +23,7 @@ def run_steps() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(tree: Path, *steps: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         arguments = [argument for step in steps for argument in ("/", *step)][1:]
-        return python(str(STEP), *arguments, env={**os.environ, "PYTHONPATH": str(tree)})
+        return python(STEP, *arguments, env={**os.environ, "PYTHONPATH": str(tree)})
 
     return run
 

@@ -17,7 +17,7 @@ MODELS = {"one-layer": 1, "gqa": 2, "mla": 2, "layer-scaling": 2, "bf16": 2}
 
 
 def run(tree: Path, *cases: str) -> dict[str, dict]:
-    done = python(str(HARNESS), *cases, env={**os.environ, "PYTHONPATH": str(tree)})
+    done = python(HARNESS, *cases, env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("case"): line | {"stderr": done.stderr} for line in lines}

@@ -46,7 +46,7 @@ IN_THE_LOOP = ("fused weight gradients", "hook")
 
 
 def run(tree: Path, *cases: str, **variables: str) -> dict[str, dict]:
-    done = python(str(HARNESS), *cases, env={**os.environ, "PYTHONPATH": str(tree), **variables})
+    done = python(HARNESS, *cases, env={**os.environ, "PYTHONPATH": str(tree), **variables})
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("case"): line for line in lines}

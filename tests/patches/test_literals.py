@@ -50,7 +50,7 @@ def train(tree, tmp_path_factory):
 
 
 def _trained(tree, folder):
-    done = python(str(TRAINER), str(folder / "rows.json"), env={**os.environ, "PYTHONPATH": str(tree)})
+    done = python(TRAINER, str(folder / "rows.json"), env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -87,7 +87,7 @@ def test_where_it_is_needed(stock_copy, script, model, expected):
 
 
 def factors(tree: Path) -> dict[str, float]:
-    done = python(str(HARNESS), env={**os.environ, "PYTHONPATH": str(tree)})
+    done = python(HARNESS, env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["tree"].startswith(str(tree))

@@ -13,6 +13,7 @@ import array
 import atexit
 import contextlib
 import gc
+import io
 import json
 import os
 import runpy
@@ -21,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -35,12 +37,17 @@ class Started:
     """A command that the server runs."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._answers = connection.makefile("r")
+        self._connection, self._answers = connection, connection.makefile("r")
         self.pid = int(self._answers.readline())
 
-    def wait(self) -> int:
-        """How it ended, as subprocess says it."""
-        return os.waitstatus_to_exitcode(int(self._answers.readline()))
+    def wait(self, timeout: float | None = None) -> int:
+        """How it ended, as subprocess says it. TimeoutError, and it is killed, behind so many seconds."""
+        self._connection.settimeout(timeout)
+        try:
+            return os.waitstatus_to_exitcode(int(self._answers.readline()))
+        except TimeoutError:
+            os.kill(self.pid, signal.SIGKILL)
+            raise
 
 
 class Server:
@@ -70,6 +77,19 @@ class Server:
         sent = connection.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
         connection.sendall(text[sent:])
         return Started(connection)
+
+    def run(
+        self, arguments: Sequence[object], cwd: Path, env: Mapping[str, str], timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`start` to its end, without standard input: what subprocess.run would say of it."""
+        words = [*map(str, arguments)]
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
+            status = self.start(words, cwd, env, (nothing, out, err)).wait(timeout)
+            said = []
+            for file in (out, err):
+                file.seek(0)
+                said.append(io.TextIOWrapper(file).read())
+        return subprocess.CompletedProcess(words, status, *said)
 
     def close(self) -> None:
         """End the server."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import io
-import os
 import shutil
 import subprocess
 import tempfile
@@ -24,13 +22,8 @@ def _server() -> Server:
     return server
 
 
-def python(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS`, of which the first is -m, -c or a file, to its end: what subprocess.run would say of it."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
-        words = [*map(str, arguments)]
-        status = _server().start(words, Path.cwd(), env, (nothing, out, err)).wait()
-        said = []
-        for file in (out, err):
-            file.seek(0)
-            said.append(io.TextIOWrapper(file).read())
-    return subprocess.CompletedProcess(words, status, *said)
+def python(
+    *arguments: object, env: Mapping[str, str], timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS`, of which the first is -m, -c or a file, to its end."""
+    return _server().run(arguments, Path.cwd(), env, timeout)

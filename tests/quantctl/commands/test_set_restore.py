@@ -233,6 +233,7 @@ def test_new_value_runs_within_the_same_second(quantctl, stock_copy):
     for value in ("mxfp8", "mxfp4", "mxfp8"):
         assert quantctl("--megatron", tree, "set", "--qk", value).status == 0
         done = python("-c", read, tree, env=os.environ)
+        assert done.returncode == 0, done.stderr
         seen.append(done.stdout.strip())
     assert seen == ["mxfp8", "mxfp4", "mxfp8"]
 

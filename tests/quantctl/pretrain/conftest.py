@@ -77,7 +77,7 @@ def train() -> Callable[..., Run]:
 
     def run(*flags: object, status: int = 0, data: str = MOCK, ranks: int = 1, tree: Path | None = None) -> Run:
         if ranks == 1:
-            done = python(*_trainer(flags, data), env=environment(tree))
+            done = python(*_trainer(flags, data), env=environment(tree), timeout=120)
             found = Run(done.returncode, done.stdout, done.stderr)
         else:
             with start(*flags, data=data, ranks=ranks, tree=tree) as process:

@@ -35,7 +35,7 @@ TOLERANCE = 2.0**-30
 
 def saved(tree: Path, folder: Path, *layouts: str) -> dict[str, list[dict]]:
     """Layout to what each rank of probe_parallel.py saved."""
-    done = python(str(PROBE), str(folder), *layouts, env={**os.environ, "PYTHONPATH": str(tree)})
+    done = python(PROBE, str(folder), *layouts, env={**os.environ, "PYTHONPATH": str(tree)})
     assert done.returncode == 0, done.stderr
     return {
         layout: [torch.load(file) for file in sorted((folder / layout).iterdir(), key=lambda file: int(file.stem))]
