@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 # counts 3 + 1 calls; {} is filled with what the process does then
 PROGRAM = """
@@ -26,7 +26,7 @@ def run(body: str, run_dir: Path | None, **environment: str) -> subprocess.Compl
     env = {k: v for k, v in os.environ.items() if k not in ("QUANTCTL_RUN_DIR", "RANK")} | environment
     if run_dir is not None:
         env["QUANTCTL_RUN_DIR"] = str(run_dir)
-    return subprocess.run([sys.executable, "-c", PROGRAM.format(body)], env=env, capture_output=True, text=True)
+    return python("-c", PROGRAM.format(body), env=env)
 
 
 def proofs(run_dir: Path) -> list[dict]:

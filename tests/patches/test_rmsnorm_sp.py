@@ -13,38 +13,38 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import python
 
 HARNESS = Path(__file__).resolve().parents[1] / "support" / "local_layers.py"
 ROUNDINGS = 2 * (2 * (64 + 32 + 64 + 64 + 128) + 64 + 96) + 64
 BOUND = ROUNDINGS * 2.0**-24
 
 
-def _processes(tree: Path, folder: Path, world: int, normalization: str) -> list[subprocess.Popen]:
-    return [
-        subprocess.Popen(
-            [
-                *(sys.executable, str(HARNESS), "norms", "--normalization", normalization),
-                *("--world", str(world), "--rank", str(rank)),
-                *("--store", str(folder / f"store{world}"), "--output", str(folder / f"{world}.pt")),
-            ],
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
+def _rank(tree: Path, folder: Path, normalization: str, world: int, rank: int) -> subprocess.CompletedProcess[str]:
+    return python(
+        *(HARNESS, "norms", "--normalization", normalization, "--world", world, "--rank", rank),
+        *("--store", folder / f"store{world}", "--output", folder / f"{world}.pt"),
+        env={**os.environ, "PYTHONPATH": str(tree)},
+    )
+
+
+def _ranks(tree: Path, folder: Path, normalization: str, worlds: Sequence[int]) -> list[subprocess.CompletedProcess]:
+    """All ranks of all worlds, side by side."""
+    every = [(world, rank) for world in worlds for rank in range(world)]
+    with ThreadPoolExecutor(len(every)) as pool:
+        return list(pool.map(lambda one: _rank(tree, folder, normalization, *one), every))
 
 
 def results(tree: Path, folder: Path, normalization: str) -> list[dict]:
     """Loss and gradients of one rank and of two."""
-    running = [process for world in (1, 2) for process in _processes(tree, folder, world, normalization)]
-    errors = [process.communicate()[1] for process in running]
-    assert not any(process.returncode for process in running), "\n".join(errors)
+    done = _ranks(tree, folder, normalization, (1, 2))
+    assert not any(one.returncode for one in done), "\n".join(one.stderr for one in done)
     return [torch.load(folder / f"{world}.pt") for world in (1, 2)]
 
 
@@ -67,6 +67,5 @@ def test_two_ranks_compute_what_one_computes(patched, tmp_path, release, normali
 
 
 def test_stock_refuses(megatron_tree, tmp_path):
-    processes = _processes(megatron_tree("0.16.1"), tmp_path, 2, "RMSNorm")
-    errors = [process.communicate()[1] for process in processes]
-    assert all("sequence parallel not supported by torch LayerNorm" in error for error in errors)
+    done = _ranks(megatron_tree("0.16.1"), tmp_path, "RMSNorm", (2,))
+    assert all("sequence parallel not supported by torch LayerNorm" in one.stderr for one in done)

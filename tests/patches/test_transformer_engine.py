@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import te_wheels
+from warm_python import python
 
 from quantctl.lint.case import Case, Setting
 from quantctl.lint.command import find
@@ -57,12 +57,7 @@ NEAREST = {"0.10.0": "0.12.3", "0.11.0": "0.12.3", "0.12.0": "0.12.3", "0.19.2":
 
 
 def on_bed(script: str, version: str, *arguments: str) -> list[dict]:
-    done = subprocess.run(
-        [sys.executable, str(SUPPORT / script), *arguments],
-        env=te_wheels.environment(version),
-        capture_output=True,
-        text=True,
-    )
+    done = python(SUPPORT / script, *arguments, env=te_wheels.environment(version))
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
