@@ -20,6 +20,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from quantctl.errors import DIFFERS, FINE, QuantctlError, exit_with
+from quantctl.report.labels import as_runs_say
 from quantctl.sweep.sizes import (
     GRADIENTS,
     HADAMARD,
@@ -129,11 +130,12 @@ def student(freedom: int, level: float = LEVEL) -> float:
 
 
 def judge(claim: Claim, size: str, losses: Mapping[tuple[str, int], float]) -> Verdict | None:
-    """Losses by row and seed. None where fewer than two seeds have both rows."""
-    seeds = sorted(seed for row, seed in losses if row == claim.more and (claim.less, seed) in losses)
+    """Losses by row, as a report calls it, and seed. None where fewer than two seeds have both rows."""
+    more, less = as_runs_say(claim.more), as_runs_say(claim.less)
+    seeds = sorted(seed for row, seed in losses if row == more and (less, seed) in losses)
     if len(seeds) < 2:
         return None
-    found = [losses[claim.more, seed] - losses[claim.less, seed] for seed in seeds]
+    found = [losses[more, seed] - losses[less, seed] for seed in seeds]
     half = student(len(found) - 1) * stdev(found) / math.sqrt(len(found))
     return Verdict(claim, size, fmean(found), half, len(found))
 
@@ -184,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"    theirs  {theirs(one.claim)}  ({one.claim.source})")
         print(f"    ours    {one.difference:+.4f} ± {one.half:.4f}")
         print(f"    {one.word}" + (f"; not seen at this size: {one.claim.limits}" if one.claim.limits else ""))
+    for claim in CLAIMS:
+        if claim not in [one.claim for one in found]:
+            print(f"{claim.says}: no two seeds have both rows")
     return DIFFERS if any(one.word == "disagrees" for one in found) else FINE
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from quantctl.errors import QuantctlError
 from quantctl.modes import all_choices
+from quantctl.report.labels import as_runs_say
 from quantctl.sweep import claims, publish
 from quantctl.sweep.claims import CLAIMS, Claim, judge, student
 from quantctl.sweep.evidence import compare, missing
@@ -26,6 +27,15 @@ def test_rows_are_modes_and_stand_once(size):
 def test_claims_speak_of_rows_that_are_run(claim):
     assert {claim.more, claim.less} <= set(SMALL.modes)
     assert claim.limits
+    # under the names that reports have for them
+    found = judge(claim, "small", {(as_runs_say(row), seed): seed for row in SMALL.modes for seed in (1, 2)})
+    assert found
+    assert found.seeds == 2
+
+
+def test_tables_name_rows_as_reports_do():
+    named = (*publish.SHOWN, *SMALL.recorded)
+    assert tuple(map(as_runs_say, named)) == named
 
 
 def test_quantiles_of_students_distribution():
@@ -62,6 +72,7 @@ def test_claims_of_a_folder_are_printed(tmp_path, capsys):
     assert "MXFP8 costs something (small, 3 seeds)" in said
     assert "theirs  +0.0011" in said
     assert "agrees" in said
+    assert "a Hadamard transform of 16 helps an MXFP4 forward: no two seeds have both rows" in said
     with pytest.raises(QuantctlError, match=r"holds none of small\.json, large\.json"):
         claims.verdicts(tmp_path / "empty")
 
