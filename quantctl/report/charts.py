@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from quantctl.modes import NAMED
 from quantctl.report.compare import Comparison, Row, Spread, gaps
 from quantctl.report.pictures import FORMATS, LIGHT, WIDTH, as_png, as_svg, bare, drawing
+from quantctl.spec import NONE
 
 Series = dict[int, float]
 
@@ -27,6 +30,10 @@ _WIDE, _TALL = 64, 36
 """Characters of a line below and beside a picture."""
 _SHORT = 18
 """Characters of a name of which two stand in one line of a legend."""
+_LABEL = 40
+"""Characters of a label in front of a figure."""
+_LINE, _MARK = 0.14, 0.21
+"""Inches: a line of a label, and what stands below it."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,20 @@ def _style(mode: str, others: list[str]) -> tuple[str, Any]:
 
 
 def _colour(mode: str) -> str:
-    """Of the first format that the mode, or its selectors, name."""
-    found = [(mode.index(name), colour) for name, colour in FORMATS.items() if name in mode]
+    """Of the first format that its selectors name."""
+    said = " ".join(value for value in NAMED.get(mode, {}).values() if value != NONE) or mode
+    found = [(said.index(name), colour) for name, colour in FORMATS.items() if name in said]
     return min(found)[1] if found else LIGHT["ink"]
+
+
+def _in_lines(label: str) -> list[str]:
+    """A label that leaves room for a figure beside its first line: broken behind commas, semicolons and colons."""
+    lines = [""]
+    for piece in re.findall(r".+?(?:[,;:] ?|$)", label):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > _LABEL:
+            lines.append("")
+        lines[-1] += piece
+    return lines
 
 
 def _draw_curve(axes: Any, row: Row, series: Sequence[Series], others: list[str], has_band: bool) -> None:
@@ -123,31 +141,36 @@ def intervals(comparison: Comparison) -> list[Interval]:
 def forest(found: Sequence[Interval], reference: str) -> Any:
     """A line a mode: its mean gap, a standard deviation to either side, and each seed's own gap as a stroke."""
     found = [one for one in found if math.isfinite(one.spread.mean)]
+    labels = [_in_lines(one.mode) for one in found]
+    height = sum(_LINE * len(lines) + _MARK for lines in labels)
     with drawing() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 0.36 * max(len(found), 1) + 0.7), layout="constrained")
-        for place, one in enumerate(found):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, max(height, _MARK) + 0.7), layout="constrained")
+        top = 0.0
+        for one, lines in zip(found, labels, strict=True):
             mean, deviation, colour = one.spread.mean, one.spread.sd, _colour(one.mode)
             known = math.isfinite(deviation)
-            axes.plot([0, 0], [place - 0.24, place + 0.24], color=LIGHT["ink"], linewidth=1)
+            value = f"{mean:+.4f}" + (f" ± {deviation:.4f}" if known else "")
+            for side, text in (("left", "\n".join(lines)), ("right", value)):
+                axes.text(
+                    side == "right",
+                    top,
+                    text,
+                    transform=axes.get_yaxis_transform(),
+                    ha=side,
+                    va="top",
+                    color=LIGHT["ink"],
+                    fontsize=8,
+                )
+            if top:
+                axes.axhline(top - 0.02, color=LIGHT["line"], linewidth=0.6)
+            top += _LINE * len(lines) + _MARK
+            place = top - _MARK / 2
+            axes.plot([0, 0], [place - 0.09, place + 0.05], color=LIGHT["ink"], linewidth=1)
             if known:
                 axes.plot([mean - deviation, mean + deviation], [place] * 2, color=colour, linewidth=2.2)
                 axes.plot(one.seeds, [place] * len(one.seeds), "|", color=colour, markersize=7, markeredgewidth=0.9)
             axes.plot([mean], [place], "o", color=colour, markersize=4.5)
-            value = f"{mean:+.4f}" + (f" ± {deviation:.4f}" if known else "")
-            for side, text in (("left", one.mode), ("right", value)):
-                axes.text(
-                    side == "right",
-                    place - 0.5,
-                    text,
-                    transform=axes.get_yaxis_transform(),
-                    ha=side,
-                    va="center",
-                    color=LIGHT["ink"],
-                    fontsize=8,
-                )
-            if place:
-                axes.axhline(place - 0.76, color=LIGHT["line"], linewidth=0.6)
-        axes.set_ylim(len(found) - 0.6, -0.8)
+        axes.set_ylim(top, -0.05)
         axes.set_yticks([])
         axes.margins(x=0.04)
         axes.locator_params(axis="x", nbins=4)

@@ -88,7 +88,7 @@ def updated(document: str, found: Tables) -> str:
 
 
 def draw_gaps(folder: Path, size: str) -> None:
-    """The picture of the gaps that the folder's report of that size holds."""
+    """The picture of the gaps that the folder's report of that size holds, the least first."""
     report = json.loads((folder / f"{size}.json").read_text())
     losses = claims.losses(report)
     found = [
@@ -97,7 +97,7 @@ def draw_gaps(folder: Path, size: str) -> None:
             Spread(mode["gap"]["mean"], mode["gap"]["sd"]),
             [losses[mode["mode"], seed] - losses[report["reference"], seed] for seed in mode["seeds"]],
         )
-        for mode in report["modes"]
+        for mode in sorted(report["modes"], key=lambda mode: mode["gap"]["mean"])
         if mode["mode"] != report["reference"]
     ]
     as_png(forest(found, report["reference"]), folder / f"{size}.png")
