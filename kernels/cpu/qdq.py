@@ -119,23 +119,25 @@ def _amax(words: Memory, dtype: torch.dtype, plan: _Plan, elements: int) -> Bits
     return int(max(in_pieces(work, plan.geometry.batch * plan.geometry.m, elements)))
 
 
-def quantize_dequantize(x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws) -> list[Tensor]:
+def quantize_dequantize(
+    x: Tensor, spec: FormatSpec, axes: tuple[int, ...], draws: Draws, gaps: bool = False
+) -> list[Tensor]:
     """`x` through the format along each of one or two axes (>= 0), read once; the results have x's shape and dtype.
 
-    draws: for each axis, where the spec rounds stochastically.
+    draws: for each axis, where the spec rounds stochastically. gaps: as room_like's.
     """
     if hadamard.is_wanted(spec):
-        return [_behind_transform(x, spec, axis, draw) for axis, draw in zip(axes, draws, strict=True)]
-    outs = [room_like(x) for _ in axes]
+        return [_behind_transform(x, spec, axis, draw, gaps) for axis, draw in zip(axes, draws, strict=True)]
+    outs = [room_like(x, gaps) for _ in axes]
     into(outs, x, spec, axes, draws)
     return outs
 
 
-def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None) -> Tensor:
+def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None, gaps: bool) -> Tensor:
     hadamard.check_fits(x, spec, axis)
     rest_of_spec = hadamard.without(spec)
     y, bits = transformed(x, spec, axis, draw, amax_wanted(rest_of_spec) or ALL)
-    out = room_like(y)
+    out = room_like(y, gaps)
     into([out], y, rest_of_spec, (axis,), (draw,), bits=None if spec.extent == "row" else bits)
     return hadamard.lowered(out, x.dtype)
 

@@ -46,10 +46,23 @@ def _keep_memory() -> None:
         tell(_M_TRIM_THRESHOLD, _KEEP)
 
 
-def room_like(x: Tensor) -> Tensor:
-    """torch.empty_like(x)."""
+_PAGE, _LINE = 4096, 64
+"""Bytes."""
+
+
+def room_like(x: Tensor, gaps: bool = False) -> Tensor:
+    """torch.empty_like(x).
+
+    gaps: if x is a matrix whose rows begin at one place of memory's pages, those of the result lie a line of the cache
+    further apart. A product that reads columns finds all rows of such a matrix in the same few lines of the first
+    cache: 1024 wide, fp32, that is a fifth of its time.
+    """
     _keep_memory()
-    result = torch.empty_like(x)
+    size = x.element_size()
+    if gaps and x.dim() == 2 and x.is_contiguous() and x.shape[1] * size % _PAGE == 0:
+        result = torch.empty_strided(x.shape, (x.shape[1] + _LINE // size, 1), dtype=x.dtype)
+    else:
+        result = torch.empty_like(x)
     if result.nbytes >= _MAPPED and (advise := _advise()) is not None:
         start = -(-result.data_ptr() // _HUGE) * _HUGE
         stop = (result.data_ptr() + result.nbytes) // _HUGE * _HUGE

@@ -138,11 +138,17 @@ def quantize_dequantize(x: Tensor, spec: FormatSpec | str, axis: int = -1, *, rn
 
 
 def quantize_dequantize_along(
-    x: Tensor, spec: FormatSpec | str, axes: tuple[int, ...], rngs: tuple[philox.Draw | None, ...] | None = None
+    x: Tensor,
+    spec: FormatSpec | str,
+    axes: tuple[int, ...],
+    rngs: tuple[philox.Draw | None, ...] | None = None,
+    *,
+    gaps: bool = False,
 ) -> list[Tensor]:
     """quantize_dequantize along each of the axes; where kernels compute, x is read once for two if strides allow.
 
-    rngs: a draw for each axis; new ones, in this order, where none is given.
+    rngs: a draw for each axis; new ones, in this order, where none is given. gaps: a matrix's results may have gaps
+    between rows, where the product of their columns is faster so (on a CPU, of rows of whole pages).
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     if spec.is_none:
@@ -155,7 +161,7 @@ def quantize_dequantize_along(
     if way.is_random:
         draws = tuple(draw_for(spec, rng) for rng in rngs or draws)
     if way.is_once:
-        return quantize_dequantize_along(x, spec, axes[:1]) * 2
+        return quantize_dequantize_along(x, spec, axes[:1], gaps=gaps) * 2
     by = family_of(x, spec)
     if compiling and (by != REFERENCE or spec.signs == "random"):
         return _node(x, spec, axes, draws)
@@ -166,7 +172,7 @@ def quantize_dequantize_along(
     if by == CPU:
         from quantctl.kernels.cpu import qdq
 
-        return qdq.quantize_dequantize(x, spec, axes, draws)
+        return qdq.quantize_dequantize(x, spec, axes, draws, gaps)
     if way.is_transformed:
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.formats.quantize import quantize_dequantize, quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize_along
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.draws import LinearDraws
@@ -144,7 +144,7 @@ def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     if separately or not _wgrad_follows(ctx):
         return quantized_rows(grad_output, spec, draw)
     rngs = (draw, draws.gradient(spec, "wgrad"))
-    dy, by_tokens = quantize_dequantize_along(tokens_of(grad_output), spec, (1, 0), rngs)
+    dy, by_tokens = quantize_dequantize_along(tokens_of(grad_output), spec, (1, 0), rngs, gaps=True)
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
     return dy.view_as(grad_output)
 
@@ -158,9 +158,8 @@ def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:
         if same_memory and by_tokens.shape == grad_output.shape and source._version == version:
             return by_tokens
     spec = ctx.quant_plan.specs.wgrad[0].spec
-    return quantize_dequantize(
-        with_rows(grad_output, ctx.quant_filled), spec, 0, rng=ctx.quant_draws.gradient(spec, "wgrad")
-    )
+    draw = ctx.quant_draws.gradient(spec, "wgrad")
+    return quantize_dequantize_along(with_rows(grad_output, ctx.quant_filled), spec, (0,), (draw,), gaps=True)[0]
 
 
 def wgrad_operands(ctx: Any, grad_output: Tensor, total_input: Tensor) -> tuple[Tensor, Tensor]:

@@ -190,6 +190,21 @@ def test_room_for_a_large_result():
     assert result[::1000].eq(1.5).all()
 
 
+@pytest.mark.parametrize(
+    "text", ["mxfp8", "mxfp4:round=stochastic", "nvfp4", "hifp8", "mxfp4:hadamard=32", "fp8:block=row"]
+)
+def test_gaps_between_rows_change_no_value(text):
+    """Of rows of whole pages; with numbers whose blocks go to the reference."""
+    for width, dtype, stride in ((1024, torch.float32, 1040), (2048, torch.bfloat16, 2080), (512, torch.float32, 512)):
+        x = torch.randn(96, width, generator=GENERATOR).to(dtype)
+        x[40] *= 1e-38
+        axes = (1, 0)
+        found = qdq.quantize_dequantize(x, parse(text), axes, _draws(text, axes), gaps=True)
+        for made, expected in zip(found, reference(x, text, axes), strict=True):
+            assert made.stride() == (stride, 1)
+            assert same(made.contiguous(), expected)
+
+
 def test_several_threads_at_once(monkeypatch):
     """Autograd calls from threads of its own; each call divides its work again."""
     monkeypatch.setattr(threads, "SMALLEST_PIECE", 64)
@@ -214,11 +229,11 @@ def test_after_a_fork(monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def _step(text, experts):
+def _step(text, experts, width=48):
     """Output and gradients of a linear layer, or of experts side by side, that draw the same numbers each time."""
     torch.manual_seed(3)
     x = torch.randn(70, 64, requires_grad=True)
-    weights = [torch.randn(48, 64, requires_grad=True) for _ in range(3 if experts else 1)]
+    weights = [torch.randn(width, 64, requires_grad=True) for _ in range(3 if experts else 1)]
     y = grouped_linear(x, weights, [30, 0, 40], text) if experts else quantized_linear(x, weights[0], None, text)
     y.square().sum().backward()
     return [y.detach(), x.grad, *(weight.grad for weight in weights)]
@@ -238,6 +253,13 @@ def test_products_are_those_of_the_reference(text, experts, monkeypatch):
     expected = _step(text, experts)
     monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
     assert all(map(torch.equal, _step(text, experts), expected))
+
+
+def test_products_of_rows_with_gaps_are_those_of_the_reference(monkeypatch):
+    monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+    expected = _step("mxfp8", False, 1024)
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    assert all(map(torch.equal, _step("mxfp8", False, 1024), expected))
 
 
 def test_a_fake_tensor_goes_through_the_reference(monkeypatch):
