@@ -101,7 +101,8 @@ def _train(todo: Sequence[Task], jobs: int) -> None:
 
 def _report(size: Size, todo: Sequence[Task]) -> Path:
     folder = FOLDER / f"{size.name}-report"
-    write([task.run_dir for task in todo], folder, f"{MODEL}, {size.what}: what the formats cost")
+    runs = [Path(os.path.relpath(task.run_dir)) for task in todo]  # what is published names no folder of a machine
+    write(runs, folder, f"{MODEL}, {size.what}: what the formats cost")
     return folder / "report.json"
 
 

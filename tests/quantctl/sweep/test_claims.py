@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from quantctl.sweep.claims import CLAIMS, Claim, judge, student
 from quantctl.sweep.evidence import compare, missing
 from quantctl.sweep.sizes import SIZES, SMALL
 
+ROOT = Path(__file__).resolve().parents[3]
 CLAIM = Claim("name", "A costs more than B", "a", "b", "somebody", (0.3, 0.1))
 
 
@@ -75,6 +77,12 @@ def test_claims_of_a_folder_are_printed(tmp_path, capsys):
     assert "a Hadamard transform of 16 helps an MXFP4 forward: no two seeds have both rows" in said
     with pytest.raises(QuantctlError, match=r"holds none of small\.json, large\.json"):
         claims.verdicts(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("path", (ROOT / publish.PUBLISHED).glob("*.json"), ids=lambda path: path.name)
+def test_what_is_published_names_no_folder_of_a_machine(path):
+    assert str(Path.home()) not in path.read_text()
+    assert not any(Path(run["path"]).is_absolute() for run in json.loads(path.read_text()).get("runs", ()))
 
 
 def test_a_documents_rows_are_replaced_and_nothing_else():
