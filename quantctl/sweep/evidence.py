@@ -134,7 +134,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.publish:
             _publish(size, report, todo)
             continue
-        new, published = (json.loads(path.read_text()) for path in (report, PUBLISHED / f"{size.name}.json"))
+        before = PUBLISHED / f"{size.name}.json"
+        if not before.exists():
+            print(f"{before} does not exist: nothing to compare {report} with; --publish makes it")
+            continue
+        new, published = (json.loads(path.read_text()) for path in (report, before))
         differing += compare(new, published) + ([] if sample else missing(new, published))
     if options.publish:
         found = publish.tables()
