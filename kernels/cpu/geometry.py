@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+CACHE_LINE = 64
+"""Bytes."""
+
 
 class Geometry(NamedTuple):
     """A batch of matrices [m, n] by strides in elements; the stride along n is 1, but for the elements' numbers."""

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantctl.kernels.cpu.geometry import CACHE_LINE
+
 _MAPPED = 32 << 20
 """Bytes from which on glibc's allocator always asks the system: M_MMAP_THRESHOLD at its largest."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -23,7 +25,8 @@ _KEEP = (1 << 31) - 1
 """Free bytes at the end of the memory that are not given back: the most that mallopt(3) takes."""
 _OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """By which somebody has told the allocator already."""
-_HUGE = 2 << 20
+_PAGE, _HUGE = 4 << 10, 2 << 20
+"""Bytes."""
 _MADV_HUGEPAGE = 14
 """madvise(2) of Linux: advice, which changes no value and is not followed where it cannot be."""
 
@@ -46,10 +49,6 @@ def _keep_memory() -> None:
         tell(_M_TRIM_THRESHOLD, _KEEP)
 
 
-_PAGE, _LINE = 4096, 64
-"""Bytes."""
-
-
 def room_like(x: Tensor, gaps: bool = False) -> Tensor:
     """torch.empty_like(x).
 
@@ -60,7 +59,7 @@ def room_like(x: Tensor, gaps: bool = False) -> Tensor:
     _keep_memory()
     size = x.element_size()
     if gaps and x.dim() == 2 and x.is_contiguous() and x.shape[1] * size % _PAGE == 0:
-        result = torch.empty_strided(x.shape, (x.shape[1] + _LINE // size, 1), dtype=x.dtype)
+        result = torch.empty_strided(x.shape, (x.shape[1] + CACHE_LINE // size, 1), dtype=x.dtype)
     else:
         result = torch.empty_like(x)
     if result.nbytes >= _MAPPED and (advise := _advise()) is not None:

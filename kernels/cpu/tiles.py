@@ -23,7 +23,7 @@ from quantctl.kernels.cpu.blocks import (
     stored,
 )
 from quantctl.kernels.cpu.compiled import Kernel, fetch_to_write, implements, part
-from quantctl.kernels.cpu.geometry import place
+from quantctl.kernels.cpu.geometry import CACHE_LINE, place
 from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
@@ -47,13 +47,11 @@ def _same(e: Any, line: Any) -> Any:
 
 _AHEAD = 8
 """Rows that memory has been asked for before they are written: each of its lines waits to be read before that."""
-_LINE = 64
-"""Bytes."""
 
 
 @part
 def _will_write(out: Any, at: Any, width: Any) -> None:
-    for c in range(np.uint64(0), width, np.uint64(_LINE // out.itemsize)):
+    for c in range(np.uint64(0), width, np.uint64(CACHE_LINE // out.itemsize)):
         fetch_to_write(out, at + c)
 
 

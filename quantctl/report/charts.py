@@ -142,11 +142,11 @@ def forest(found: Sequence[Interval], reference: str) -> Any:
     """A line a mode: its mean gap, a standard deviation to either side, and each seed's own gap as a stroke."""
     found = [one for one in found if math.isfinite(one.spread.mean)]
     labels = [_in_lines(one.mode) for one in found]
-    height = sum(_LINE * len(lines) + _MARK for lines in labels)
+    heights = [_LINE * len(lines) + _MARK for lines in labels]
     with drawing() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(WIDTH, max(height, _MARK) + 0.7), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(WIDTH, sum(heights or [_MARK]) + 0.7), layout="constrained")
         top = 0.0
-        for one, lines in zip(found, labels, strict=True):
+        for one, lines, height in zip(found, labels, heights, strict=True):
             mean, deviation, colour = one.spread.mean, one.spread.sd, _colour(one.mode)
             known = math.isfinite(deviation)
             value = f"{mean:+.4f}" + (f" ± {deviation:.4f}" if known else "")
@@ -163,7 +163,7 @@ def forest(found: Sequence[Interval], reference: str) -> Any:
                 )
             if top:
                 axes.axhline(top - 0.02, color=LIGHT["line"], linewidth=0.6)
-            top += _LINE * len(lines) + _MARK
+            top += height
             place = top - _MARK / 2
             axes.plot([0, 0], [place - 0.09, place + 0.05], color=LIGHT["ink"], linewidth=1)
             if known:

@@ -193,7 +193,7 @@ def test_sigterm_reaches_the_command_and_the_manifest_is_finished(megatron_tree,
 def test_runs_side_by_side_import_their_own_formats(megatron_tree, tmp_path):
     """A later choice does not reach a run that has started, and equal choices share one staged tree."""
     show = "from megatron.core.transformer import dot_product_attention as a; print(a.__file__, a.custom_quant_type_qk)"
-    formats = ["none", "mxfp8", "hifp8", "mxfp8"]
+    formats = ["none", "mxfp8", "mxfp4", "hifp8"]
     command = [sys.executable, "-m", "quantctl.cli", "--megatron", str(megatron_tree("0.16.1")), "exec"]
     runs = [
         subprocess.Popen(
@@ -202,11 +202,11 @@ def test_runs_side_by_side_import_their_own_formats(megatron_tree, tmp_path):
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        for i, value in enumerate(formats)
+        for i, value in enumerate(formats * 2)
     ]
     seen = [run.communicate()[0].split() for run in runs]
-    assert [value for _, value in seen] == formats
-    assert len({path for path, _ in seen}) == len(set(formats))
+    assert [value for _, value in seen] == formats * 2
+    assert len({path for path, _ in seen}) == len(formats)
 
 
 def test_prune_keeps_what_is_in_use(quantctl, megatron_tree, tmp_path):
