@@ -116,6 +116,14 @@ def test_hadamard(text, dtype):
                 assert same(hadamard.reference(x, spec, axis, draw), found), (shape, size, axis)
 
 
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_hadamard_of_more_than_the_workspace(size):
+    spec = parse(f"mxfp4:hadamard={size}")
+    for shape, axis in (((100, 2 * size), 1), ((2 * size, 700), 0), ((3, size, 17), 1), ((70 * size, 2), 0)):
+        x = torch.randn(shape, generator=GENERATOR)
+        assert same(hadamard.reference(x, spec, axis, None), cpu_hadamard.transformed(x, spec, axis, None)[0]), shape
+
+
 LEFT = ["hifp4", "nvfp4:scale=4over6"]
 """To the reference: their blocks share more than a scale."""
 ENCODED = [
