@@ -90,7 +90,7 @@ CLAIMS = (
           "linear=mxfp8:scale=floor", "linear_mxfp8", "arXiv 2506.08027", None,
           "they see it after billions of tokens"),
     Claim("mxfp8", "MXFP8 costs something", "linear_mxfp8", "bf16", "torchtitan, Qwen3-8B, 200 M tokens",
-          (0.0011, 0.0), "a thousandth of a nat, with five seeds"),
+          (0.0011, 0.0), "a thousandth of a nat, with a few seeds"),
 )  # fmt: skip
 
 
