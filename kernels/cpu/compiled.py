@@ -60,13 +60,18 @@ def as_bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
+def place_of(context: Any, builder: Any, array: Any, words: Any, at: Any, kind: Any) -> Any:
+    """For an intrinsic: a pointer to what words[at] begins, as one of an LLVM type `kind`. array: the type of words."""
+    data = context.make_array(array)(context, builder, words).data
+    return builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+
+
 @intrinsic
 def fetch_to_write(typing_context: Any, words: Any, at: Any) -> Any:
     """Ask for the line of memory of words[at], which need not exist."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(words)(context, builder, arguments[0]).data
-        where = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        where = place_of(context, builder, words, *arguments, ir.IntType(8))
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
@@ -110,8 +115,7 @@ def _largest(size: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             width = words.dtype.bitwidth
             block = ir.VectorType(context.get_value_type(words.dtype), size)
-            data = context.make_array(words)(context, builder, arguments[0]).data
-            first = builder.bitcast(builder.gep(data, [arguments[1]]), block.as_pointer())
+            first = place_of(context, builder, words, *arguments, block)
             masked = builder.and_(
                 builder.load(first, align=width // 8), ir.Constant(block, [(1 << (width - 1)) - 1] * size)
             )

@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from quantctl.kernels.cpu.compiled import Kernel, part
+from quantctl.kernels.cpu.compiled import Kernel, part, place_of
 from quantctl.kernels.cpu.rest import flushes
 from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.threads import in_pieces
@@ -50,15 +50,9 @@ def _lines(shape: torch.Size, axis: int, size: int) -> _Lines:
     """Of a contiguous tensor."""
     inner, elements = shape[axis + 1 :].numel(), shape.numel()
     if inner == 1:
-        return _Lines(size, 1, _WORKSPACE, 0, elements, 1, elements)
+        return _Lines(size, 1, min(_WORKSPACE, elements), 0, elements, 1, elements)
     width = min(_WORKSPACE // size, -(-inner // _LANES) * _LANES)
     return _Lines(size, size, width, inner, inner, elements // (size * inner), size * inner)
-
-
-def _lanes(context: Any, builder: Any, array: Any, words: Any, at: Any) -> Any:
-    """A pointer to the vector of words[at ...]."""
-    data = context.make_array(array)(context, builder, words).data
-    return builder.bitcast(builder.gep(data, [at]), _VECTOR.as_pointer())
 
 
 @intrinsic
@@ -69,7 +63,7 @@ def _add_lanes(typing_context: Any, words: Any, at: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = _lanes(context, builder, words, *arguments)
+        lanes = place_of(context, builder, words, *arguments, _VECTOR)
         number = ir.VectorType(ir.IntType(32), _LANES)
         values = builder.load(lanes, align=4)
         for apart in (1, 2, 4, 8):
@@ -90,7 +84,7 @@ def _add_vectors(typing_context: Any, words: Any, first: Any, second: Any) -> An
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, *places = arguments
-        firsts, seconds = (_lanes(context, builder, words, array, place) for place in places)
+        firsts, seconds = (place_of(context, builder, words, array, place, _VECTOR) for place in places)
         a, b = builder.load(firsts, align=4), builder.load(seconds, align=4)
         builder.store(builder.fadd(a, b), firsts, align=4)
         builder.store(builder.fsub(a, b), seconds, align=4)
@@ -100,9 +94,9 @@ def _add_vectors(typing_context: Any, words: Any, first: Any, second: Any) -> An
 
 
 @part
-def _butterfly(work: Any, used: Any, lines: Any) -> None:
-    """Of all lines that are in the first `used` elements of the workspace."""
-    zero, lanes = np.uint64(0), np.uint64(_LANES)
+def _butterfly(work: Any, lines: Any) -> None:
+    """Of all lines in the workspace."""
+    zero, lanes, used = np.uint64(0), np.uint64(_LANES), np.uint64(len(work))
     apart, stop = np.uint64(lines.width), np.uint64(lines.width * lines.size)
     if lines.rows == 1:
         for at in range(zero, used, lanes):
@@ -124,7 +118,7 @@ def _transform(
     Returns the fp32 bits of the largest magnitude of the results; most: the largest word that counts, without a sign.
     """
     x, out = words_of(source_of), words_of(target_of)
-    work = np.zeros(_WORKSPACE, np.float32)
+    work = np.zeros(lines.rows * lines.width, np.float32)
     like = out.dtype.type(0)
     found = like
     pieces = (lines.together + lines.width - 1) // lines.width
@@ -137,7 +131,7 @@ def _transform(
             row, source = np.uint64(k * lines.width), np.uint64(begin + k * lines.stride)
             for c in range(count):
                 work[row + c] = number(x[source + c]) * signs[row + c]
-        _butterfly(work, count if lines.rows == 1 else np.uint64(lines.rows * lines.width), lines)
+        _butterfly(work, lines)
         for k in range(lines.rows):
             row, target = np.uint64(k * lines.width), np.uint64(begin + k * lines.stride)
             for c in range(count):
@@ -147,15 +141,16 @@ def _transform(
     return magnitude(found)
 
 
-def _everywhere(signs: np.ndarray, lines: _Lines) -> np.ndarray:
+def _everywhere(signs: np.ndarray, rows: int, width: int) -> np.ndarray:
     """A line's signs for each element of the workspace."""
-    return np.tile(signs, lines.width // lines.size) if lines.rows == 1 else np.repeat(signs, lines.width)
+    return np.tile(signs, width // len(signs)) if rows == 1 else np.repeat(signs, width)
 
 
 @lru_cache(maxsize=64)
-def _constant_signs(spec: FormatSpec, lines: _Lines) -> np.ndarray:
+def _constant_signs(spec: FormatSpec, rows: int, width: int) -> np.ndarray:
     signs = hadamard.signs_of(spec, None, torch.empty(0))
-    return _everywhere(np.ones(lines.size, np.float32) if signs is None else signs.numpy(), lines)
+    of_line = np.ones(hadamard.size_of(spec), np.float32) if signs is None else signs.numpy()
+    return _everywhere(of_line, rows, width)
 
 
 def transformed(
@@ -171,9 +166,9 @@ def transformed(
     lines = _lines(x.shape, axis, size)
     if spec.signs == "random":
         assert draw is not None
-        signs = _everywhere(random_signs(size, draw, x.device).numpy(), lines)
+        signs = _everywhere(random_signs(size, draw, x.device).numpy(), lines.rows, lines.width)
     else:
-        signs = _constant_signs(spec, lines)
+        signs = _constant_signs(spec, lines.rows, lines.width)
     work = memory(x, x.numel()), memory(out, out.numel()), signs, np.float32(size**-0.5), lines
     most, kind = MOST[out.dtype][counted], (x.dtype, out.dtype)
 
