@@ -60,7 +60,7 @@ def as_bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-def place_of(context: Any, builder: Any, array: Any, words: Any, at: Any, kind: Any) -> Any:
+def place_of(context: Any, builder: Any, kind: Any, array: Any, words: Any, at: Any) -> Any:
     """For an intrinsic: a pointer to what words[at] begins, as one of an LLVM type `kind`. array: the type of words."""
     data = context.make_array(array)(context, builder, words).data
     return builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
@@ -71,7 +71,7 @@ def fetch_to_write(typing_context: Any, words: Any, at: Any) -> Any:
     """Ask for the line of memory of words[at], which need not exist."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = place_of(context, builder, words, *arguments, ir.IntType(8))
+        where = place_of(context, builder, ir.IntType(8), words, *arguments)
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
@@ -115,7 +115,7 @@ def _largest(size: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             width = words.dtype.bitwidth
             block = ir.VectorType(context.get_value_type(words.dtype), size)
-            first = place_of(context, builder, words, *arguments, block)
+            first = place_of(context, builder, block, words, *arguments)
             masked = builder.and_(
                 builder.load(first, align=width // 8), ir.Constant(block, [(1 << (width - 1)) - 1] * size)
             )

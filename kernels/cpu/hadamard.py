@@ -63,7 +63,7 @@ def _add_lanes(typing_context: Any, words: Any, at: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = place_of(context, builder, words, *arguments, _VECTOR)
+        lanes = place_of(context, builder, _VECTOR, words, *arguments)
         number = ir.VectorType(ir.IntType(32), _LANES)
         values = builder.load(lanes, align=4)
         for apart in (1, 2, 4, 8):
@@ -84,7 +84,7 @@ def _add_vectors(typing_context: Any, words: Any, first: Any, second: Any) -> An
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, *places = arguments
-        firsts, seconds = (place_of(context, builder, words, array, place, _VECTOR) for place in places)
+        firsts, seconds = (place_of(context, builder, _VECTOR, words, array, place) for place in places)
         a, b = builder.load(firsts, align=4), builder.load(seconds, align=4)
         builder.store(builder.fadd(a, b), firsts, align=4)
         builder.store(builder.fsub(a, b), seconds, align=4)
