@@ -45,12 +45,10 @@ others they stand as kernels of their own, and none is in fused attention.
 
 def supports(by: str, spec: FormatSpec) -> bool:
     """Whether a family has kernels for `spec`."""
-    if by == REFERENCE:
-        return True
-    options = COMPUTES[by].get(spec.format)
-    return options is not None and all(
-        getattr(spec, key) is None or getattr(spec, key) in values for key, values in options.items()
-    )
+    options = {} if by == REFERENCE else COMPUTES[by].get(spec.format)
+    if not options:  # all values of all options, or no such format
+        return options is not None
+    return all(getattr(spec, key) is None or getattr(spec, key) in values for key, values in options.items())
 
 
 computed: set[str] = set()
@@ -128,7 +126,7 @@ def family_of(x: Tensor, spec: FormatSpec | None = None) -> str:
     """family of x's device, where it has kernels for `spec`; a tensor without values, which no kernel can read, goes
     through the reference, as everything does that the family has no kernels for."""
     device = x.device
-    if is_fake(x) or device.type == "meta":
+    if device.type == "meta" or is_fake(x):
         return REFERENCE
     found = family(device)
     if spec is not None and not supports(found, spec):

@@ -1,7 +1,8 @@
 """What a family of formats says to the kernels, by `compiled.implements` for its own tuple of numbers `e`.
 
 Amax and elements are fp32 magnitudes as int32 bits. `how` is a rule of rounding.py, `word` the element's noise.
-tiles.py has `rows` and `columns` for all whose blocks have one scale, and says what their arguments are.
+chunks.py has `through` for small blocks, tiles.py for all else from `rows` and `columns`, which it has for blocks that
+have one scale.
 """
 
 from __future__ import annotations
@@ -44,3 +45,12 @@ def rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words:
 
 def columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words: Any, kept: Any) -> Any:
     """A tile in blocks along m, or in squares. Whether all of them are plain."""
+
+
+def through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
+    """A tile into `last`, in blocks along n, and `first`, along m or in squares, where they are not empty. Whether all
+    of its blocks are plain.
+
+    keys: of the noise of both. room: what the kernel keeps for words of noise, for what blocks have in common, and for
+    a chunk of x.
+    """

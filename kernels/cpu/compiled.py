@@ -66,20 +66,26 @@ def place_of(context: Any, builder: Any, kind: Any, array: Any, words: Any, at: 
     return builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
 
 
-@intrinsic
-def fetch_to_write(typing_context: Any, words: Any, at: Any) -> Any:
-    """Ask for the line of memory of words[at], which need not exist."""
+def _fetch(to_write: int) -> Any:
+    @intrinsic
+    def fetch(typing_context: Any, words: Any, at: Any) -> Any:
+        """Ask for the line of memory of words[at], which need not exist."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = place_of(context, builder, ir.IntType(8), words, *arguments)
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
-        # to be written, into the nearest cache, of data
-        builder.call(prefetch, [where, number(1), number(3), number(1)])
-        return context.get_dummy_value()
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            where = place_of(context, builder, ir.IntType(8), words, *arguments)
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
+            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], kind)
+            # into the nearest cache, of data
+            builder.call(prefetch, [where, number(to_write), number(3), number(1)])
+            return context.get_dummy_value()
 
-    return types.none(words, types.uint64), generate
+        return types.none(words, types.uint64), generate
+
+    return fetch
+
+
+fetch_to_read, fetch_to_write = _fetch(0), _fetch(1)
 
 
 def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:

@@ -24,6 +24,10 @@ class Geometry(NamedTuple):
     rows: Any
     """Of a tile: whole blocks either way."""
     columns: Any
+    x_span: Any
+    """Elements of memory from the first to the last, of x,"""
+    out_span: Any
+    """and of a result."""
     across: Any
     """Columns that share a block along m, which then serves both directions: a square."""
 

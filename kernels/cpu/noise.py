@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import types
 
 from quantctl.kernels import philox
-from quantctl.kernels.cpu.compiled import part
+from quantctl.kernels.cpu.compiled import implements, part
 
 _WORD = np.uint64(0xFFFFFFFF)
 _M0, _M1 = (np.uint64(word) for word in philox._MULTIPLIERS)
@@ -63,9 +64,18 @@ def word_of(number: Any, key: Any) -> Any:
     return _top(a if which == 0 else b if which == 1 else c if which == 2 else d)
 
 
-@part
 def fill(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
-    """24-bit noise of the elements first, first + stride, ... into words [n, rounded up to fours]."""
+    """24-bit noise of the elements first, first + stride, ... into words [n, rounded up to fours]; none without a
+    key."""
+
+
+@implements(fill, key=types.none)
+def _leave(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
+    pass
+
+
+@implements(fill, key=Key)
+def _fill(words: Any, first: Any, stride: Any, n: Any, key: Any) -> None:
     if stride == 1 and (first + key.number) % 4 == 0:
         counter = np.uint64((first + key.number) // 4)
         for q in range(np.uint64((n + 3) // 4)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,14 +16,14 @@ from quantctl.kernels.cpu.geometry import Geometry, count
 from quantctl.kernels.cpu.hadamard import transformed
 from quantctl.kernels.cpu.noise import NO_KEY, key
 from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
-from quantctl.kernels.cpu.room import room_like
+from quantctl.kernels.cpu.room import Room, room_of
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
-from quantctl.kernels.cpu.words import ALL, MOST, Memory, memory, nothing
+from quantctl.kernels.cpu.words import ALL, LIKE, MOST, Memory, memory
 from quantctl.kernels.formats import hadamard
 from quantctl.kernels.formats.blocks import WHOLE, Block, block_of
 from quantctl.kernels.formats.four_over_six import ERRORS
-from quantctl.kernels.formats.quantize import FORMATS
+from quantctl.kernels.formats.quantize import FORMATS, is_same_along_all_axes
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
 from quantctl.spec import FormatSpec
@@ -33,11 +34,11 @@ class _Plan(NamedTuple):
 
     geometry: Geometry
     tiles: int
-    spans: tuple[int, int]
-    """Elements of memory from the first to the last, of x and of a result."""
     roles: tuple[str, ...]
     """For each axis, which result of the kernel is its."""
-    has_blocks: bool
+    unasked: Mapping[str, int | None]
+    """For each role, the kernel's address of a result that is not asked for; None where formats without blocks have no
+    kernel for it."""
     along: int
     """Elements of a block."""
     by_rows: bool
@@ -64,7 +65,7 @@ def _span(sizes: Sizes, strides: Sizes) -> int:
 @lru_cache(maxsize=1024)
 def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Sizes, axes: Sizes) -> _Plan | None:
     """For strides `x` of the tensor and `out` of the results. None if one call of the kernels cannot do it."""
-    span = _span(sizes, x), _span(sizes, out)
+    spans = _span(sizes, x), _span(sizes, out)
     format_ = FORMATS[spec.format]
     block = block_of(spec, format_.block) if format_.has_blocks else Block(WHOLE, WHOLE)
     in_squares = block.across > 1
@@ -86,6 +87,7 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         *(batch.size, m.size, n.size, batch.x, m.x, batch.out, m.out, batch.number, m.number, n.number),
         max(tiles.ROWS, along if "first" in roles else 0),
         max(tiles.COLUMNS, along if "last" in roles and block.across else 0),
+        *spans,
         max(block.across, 1),
     )
     wanted = amax_wanted(spec)
@@ -95,9 +97,8 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     return _Plan(
         geometry,
         count(geometry),
-        span,
         roles,
-        block != Block(WHOLE, WHOLE),
+        {"last": 0, "first": None if block == Block(WHOLE, WHOLE) else 0},
         along,
         by_rows,
         wanted,
@@ -124,20 +125,62 @@ def quantize_dequantize(
 ) -> list[Tensor]:
     """`x` through the format along each of one or two axes (>= 0), read once; the results have x's shape and dtype.
 
-    draws: for each axis, where the spec rounds stochastically. gaps: as room_like's.
+    draws: for each axis, where the spec rounds stochastically. gaps: as room_of's.
     """
     if hadamard.is_wanted(spec):
         return [_behind_transform(x, spec, axis, draw, gaps) for axis, draw in zip(axes, draws, strict=True)]
-    outs = [room_like(x, gaps) for _ in axes]
+    room = room_of(x.dtype, x.shape, x.stride(), gaps)
+    outs = [room.make() for _ in axes]
     into(outs, x, spec, axes, draws)
     return outs
+
+
+class _Both(NamedTuple):
+    """How contiguous tensors of one shape are quantized along both axes of their matrix."""
+
+    plan: _Plan
+    values: Room
+    along_rows: Room | None
+    """None where it is the same both ways."""
+
+
+@lru_cache(maxsize=1024)
+def _both(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, gaps: bool) -> _Both | None:
+    """None where more than the kernels has to be called, or their numbers follow from the values."""
+    rows, columns = math.prod(sizes[:-1]), sizes[-1]
+    if not rows * columns or spec.is_random or hadamard.is_wanted(spec):
+        return None
+    matrix = room_of(dtype, (rows, columns), (columns, 1), gaps)
+    is_same = is_same_along_all_axes(spec)
+    plan = _plan(spec, dtype, matrix.sizes, (columns, 1), matrix.strides, (1,) if is_same else (1, 0))
+    if plan is None or plan.numbers is None:
+        return None
+    return _Both(plan, matrix.viewed(sizes), None if is_same else matrix)
+
+
+def both(x: Tensor, spec: FormatSpec, gaps: bool) -> tuple[Tensor, Tensor] | None:
+    """x [..., n], contiguous, along its last axis, in its own shape, and along the others flattened, [rows, n].
+
+    What a small layer waits for is Python, so that all but the tensors is found by one look. None where that is not
+    enough: quantize_dequantize then serves.
+    """
+    how = _both(spec, x.dtype, x.shape, gaps)
+    if how is None or x.is_neg() or x._is_zerotensor():
+        return None
+    values = how.values.make()
+    if how.along_rows is None:
+        _compute(how.plan, how.plan.numbers, x, (values,), spec, (None,))
+        return values, values.view(-1, x.shape[-1])
+    along_rows = how.along_rows.make()
+    _compute(how.plan, how.plan.numbers, x, (values, along_rows), spec, (None, None))
+    return values, along_rows
 
 
 def _behind_transform(x: Tensor, spec: FormatSpec, axis: int, draw: Draw | None, gaps: bool) -> Tensor:
     hadamard.check_fits(x, spec, axis)
     rest_of_spec = hadamard.without(spec)
     y, bits = transformed(x, spec, axis, draw, amax_wanted(rest_of_spec) or ALL)
-    out = room_like(y, gaps)
+    out = room_of(y.dtype, y.shape, y.stride(), gaps).make()
     into([out], y, rest_of_spec, (axis,), (draw,), bits=None if spec.extent == "row" else bits)
     return hadamard.lowered(out, x.dtype)
 
@@ -169,30 +212,44 @@ def into(
         into([result], x.contiguous(), spec, axes, draws, number, bits)
         outs[0].copy_(result)
         return
-    source, numbers = memory(x, plan.spans[0]), plan.numbers
+    numbers = plan.numbers
     if numbers is None:
-        bits = _amax(source, x.dtype, plan, elements) if bits is None else bits
+        bits = _amax(memory(x, plan.geometry.x_span), x.dtype, plan, elements) if bits is None else bits
         numbers = numbers_of(spec, x.dtype, plan.along, plan.by_rows, bits)
     # errors are subnormal where no operand is
     if numbers is None or (spec.scale in ERRORS and rest.flushes()):
         _by_reference(outs, x, spec, axes, draws, number, bits)
         return
-    # what is not asked for is empty; formats without blocks have no kernel for it
-    results = {"last": nothing(x), "first": nothing(x) if plan.has_blocks else None}
-    keys = {"last": NO_KEY, "first": NO_KEY}
+    _compute(plan, numbers, x, outs, spec, draws, number, bits)
+
+
+def _compute(
+    plan: _Plan,
+    numbers: Any,
+    x: Tensor,
+    outs: Sequence[Tensor],
+    spec: FormatSpec,
+    draws: Draws,
+    number: int = 0,
+    bits: Bits | None = None,
+) -> None:
+    """Call the kernels. numbers: numbers_of the tensor; the rest as into's."""
+    results = dict(plan.unasked)
+    keys = dict.fromkeys(results, NO_KEY if isinstance(plan.rule, ByFraction) else None)
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
-        results[role] = memory(out, plan.spans[1])
-        keys[role] = NO_KEY if draw is None else key(draw, number)
+        results[role] = out.data_ptr()
+        if draw is not None:
+            keys[role] = key(draw, number)
     kind = x.dtype, type(numbers), type(plan.rule)
-    arguments = (source, results["last"], results["first"], numbers, plan.rule, keys["last"], keys["first"],
-                 plan.geometry)  # fmt: skip
+    tensors = x.data_ptr(), results["last"], results["first"], LIKE[x.dtype]
+    arguments = *tensors, numbers, plan.rule, keys["last"], keys["first"], plan.geometry
 
     def work(start: int, stop: int) -> None:
         while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
             rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, bits)
             start = done + 1
 
-    in_pieces(work, plan.tiles, elements)
+    in_pieces(work, plan.tiles, x.numel())
 
 
 def _by_reference(

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,21 +49,45 @@ def _keep_memory() -> None:
         tell(_M_TRIM_THRESHOLD, _KEEP)
 
 
-def room_like(x: Tensor, gaps: bool = False) -> Tensor:
-    """torch.empty_like(x).
+class Room(NamedTuple):
+    """What results of one layout are made of."""
 
-    gaps: if x is a matrix whose rows begin at one place of memory's pages, those of the result lie a line of the cache
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    is_mapped: bool
+    """Whether it is too large for the allocator to keep."""
+
+    def viewed(self, sizes: tuple[int, ...]) -> Room:
+        """That of the same memory in other dimensions."""
+        here = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype, device="meta")
+        return self._replace(sizes=tuple(sizes), strides=here.view(sizes).stride())
+
+    def make(self) -> Tensor:
+        result = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype)
+        if self.is_mapped and (advise := _advise()) is not None:
+            start = -(-result.data_ptr() // _HUGE) * _HUGE
+            stop = (result.data_ptr() + result.nbytes) // _HUGE * _HUGE
+            advise(start, stop - start, _MADV_HUGEPAGE)
+        return result
+
+
+@lru_cache(maxsize=1024)
+def room_of(dtype: torch.dtype, sizes: tuple[int, ...], strides: tuple[int, ...], gaps: bool) -> Room:
+    """For results like a tensor of these sizes and strides, as torch.empty_like would make them.
+
+    gaps: if it is a matrix whose rows begin at one place of memory's pages, those of the result lie a line of the cache
     further apart. A product that reads columns finds all rows of such a matrix in the same few lines of the first
     cache: 1024 wide, fp32, that is a fifth of its time.
     """
     _keep_memory()
-    size = x.element_size()
-    if gaps and x.dim() == 2 and x.is_contiguous() and x.shape[1] * size % _PAGE == 0:
-        result = torch.empty_strided(x.shape, (x.shape[1] + CACHE_LINE // size, 1), dtype=x.dtype)
-    else:
-        result = torch.empty_like(x)
-    if result.nbytes >= _MAPPED and (advise := _advise()) is not None:
-        start = -(-result.data_ptr() // _HUGE) * _HUGE
-        stop = (result.data_ptr() + result.nbytes) // _HUGE * _HUGE
-        advise(start, stop - start, _MADV_HUGEPAGE)
-    return result
+    like = torch.empty_like(torch.empty_strided(sizes, strides, dtype=dtype, device="meta"))
+    apart = like.stride()
+    if gaps and len(sizes) == 2 and strides == (sizes[1], 1) and sizes[1] * dtype.itemsize % _PAGE == 0:
+        apart = (sizes[1] + CACHE_LINE // dtype.itemsize, 1)
+    return Room(tuple(sizes), apart, dtype, like.nbytes >= _MAPPED)
+
+
+def room_like(x: Tensor) -> Tensor:
+    """torch.empty_like(x)."""
+    return room_of(x.dtype, x.shape, x.stride(), False).make()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core.types import none
+from numba.core.types import int64, none
 
-from quantctl.kernels.cpu import mx, nvfp4, scaled
+from quantctl.kernels.cpu import chunks, four_over_six, hifp4, nvfp4, scaled
 from quantctl.kernels.cpu.blocks import (
     block_of,
     columns,
@@ -21,9 +21,11 @@ from quantctl.kernels.cpu.blocks import (
     quantize,
     rows,
     stored,
+    through,
 )
-from quantctl.kernels.cpu.compiled import Kernel, fetch_to_write, implements, part
-from quantctl.kernels.cpu.geometry import CACHE_LINE, place
+from quantctl.kernels.cpu.chunks import share, will_write, write_block
+from quantctl.kernels.cpu.compiled import Kernel, implements, part
+from quantctl.kernels.cpu.geometry import place
 from quantctl.kernels.cpu.largest import largest_from, largest_of_columns
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
@@ -33,11 +35,9 @@ ROWS, COLUMNS = 32, 1024
 """Size of a tile: whole blocks of every format either way. Rows long enough for what reads ahead in memory, and a tile
 still in the second cache."""
 
-_OF_TENSOR = [
-    *(mx.MXNumbers, scaled.MXRoomNumbers, scaled.FP8Numbers, scaled.INT8Numbers),
-    *(nvfp4.NVFP4Numbers, nvfp4.MultipliedNumbers),
-]
+_OF_TENSOR = [scaled.FP8Numbers, scaled.INT8Numbers]
 _OF_LINES = [nvfp4.DividedLines, nvfp4.MultipliedLines]
+_BY_THEMSELVES = [hifp4.Numbers, four_over_six.Numbers, four_over_six.Lines]
 
 
 @implements(of_line, e=_OF_TENSOR)
@@ -47,22 +47,6 @@ def _same(e: Any, line: Any) -> Any:
 
 _AHEAD = 8
 """Rows that memory has been asked for before they are written: each of its lines waits to be read before that."""
-
-
-@part
-def _will_write(out: Any, at: Any, width: Any) -> None:
-    for c in range(np.uint64(0), width, np.uint64(CACHE_LINE // out.itemsize)):
-        fetch_to_write(out, at + c)
-
-
-@part
-def _block(
-    x: Any, at: Any, out: Any, to: Any, size: Any, first: Any, second: Any, e: Any, words: Any, place: Any, how: Any
-) -> None:
-    """One block, as it is prepared: x [at ...] into out [to ...], `size` elements, words [place ...]."""
-    for j in range(size):
-        word = x[at + j]
-        out[to + j] = stored(quantize(magnitude(word), first, second, e, words[place + j], how), word, e)
 
 
 @implements(rows, e=[*_OF_TENSOR, *_OF_LINES])
@@ -97,26 +81,14 @@ def _rows(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, words
             place = np.uint64(i - top) * blocks
             if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-            _will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
+            will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
             for b in range(whole):
-                j = b * block
-                _block(x, source + j, out, target + j, block, firsts[place + b], seconds[place + b], own, words, j, how)
+                j, k = b * block, place + b
+                write_block(x, source + j, out, target + j, block, firsts[k], seconds[k], own, words, j, how)
             if whole < blocks:
                 j, k = whole * block, place + whole
-                _block(x, source + j, out, target + j, width - j, firsts[k], seconds[k], own, words, j, how)
+                write_block(x, source + j, out, target + j, width - j, firsts[k], seconds[k], own, words, j, how)
     return plain
-
-
-@part
-def _shared(raw: Any, width: Any, across: Any) -> None:
-    """The largest of each `across` columns, in all of them."""
-    for c in range(0, width, across):
-        stop = min(c + across, width)
-        most = raw[c]
-        for j in range(c, stop):
-            most = max(most, raw[j])
-        for j in range(c, stop):
-            raw[j] = most
 
 
 @implements(columns, e=[*_OF_TENSOR, *_OF_LINES])
@@ -132,7 +104,7 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
         stop = min(top + block, g.m)
         largest_of_columns(x, raw, g, batch, column, width, top, stop)
         if g.across > 1:
-            _shared(raw, width, np.uint64(g.across))
+            share(raw, np.uint64(0), width, np.uint64(g.across))
         for c in range(width):
             amax = magnitude(raw[c])
             plain &= is_plain(amax, e)
@@ -142,7 +114,7 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
             target = np.uint64(batch * g.out_batch + i * g.out_m + column)
             if is_stochastic(how):
                 fill(words, batch * g.number_batch + i * g.number_m + column * g.number_n, g.number_n, width, key)
-            _will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
+            will_write(out, target + np.uint64(_AHEAD * g.out_m), width)
             for c in range(width):
                 word, own = x[source + c], of_line(e, line + c)
                 bits = quantize(magnitude(word), firsts[c], seconds[c], own, words[c], how)
@@ -150,13 +122,9 @@ def _columns(x: Any, out: Any, e: Any, how: Any, key: Any, g: Any, tile: Any, wo
     return plain
 
 
-def _through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
-    """A tile into `last` and `first`, where they are not empty. Whether all of its blocks are plain."""
-
-
-@implements(_through, first=Memory)
+@implements(through, first=Memory, e=[*_OF_TENSOR, *_OF_LINES, *_BY_THEMSELVES])
 def _in_blocks(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
-    words, kept = room
+    words, kept, _ = room
     plain = True
     if last.span:
         plain &= rows(x, words_of(last), e, how, keys[0], g, tile, words, kept)
@@ -165,7 +133,7 @@ def _in_blocks(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: An
     return plain
 
 
-@implements(_through, first=none)
+@implements(through, first=none)
 def _elements(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> Any:
     out, key, words = words_of(last), keys[0], room[0]
     batch, row, column = tile
@@ -185,21 +153,48 @@ def _elements(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any
 _place = part(place)
 
 
+def _result(address: Any, like: Any, g: Any) -> Any:
+    """What is written to, which is empty at address 0."""
+
+
+@implements(_result, address=int64)
+def _memory(address: Any, like: Any, g: Any) -> Any:
+    return Memory(address, g.out_span if address else 0, like)
+
+
+@implements(_result, address=none)
+def _no_memory(address: Any, like: Any, g: Any) -> Any:
+    return None
+
+
 @Kernel
 def quantize_dequantize(
-    x: Any, last: Any, first: Any, e: Any, how: Any, last_key: Any, first_key: Any, g: Any, start: Any, stop: Any
+    x: Any,
+    last: Any,
+    first: Any,
+    like: Any,
+    e: Any,
+    how: Any,
+    last_key: Any,
+    first_key: Any,
+    g: Any,
+    start: Any,
+    stop: Any,
 ) -> int:
-    """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be empty.
+    """Tiles start .. stop of x in blocks along n into `last`, along m, or in squares, into `first`; one may be 0.
 
-    x, last, first: memory; first is None for formats without blocks. The keys are those of the two's noise.
+    x, last, first: addresses of words of the kind of `like`; first is None for formats without blocks. The keys are
+    those of the two's noise, None where no rounding takes any.
     Returns the first tile with a block that is not plain, whose results are wrong; those behind it are not made.
     """
-    source = words_of(x)
+    source = words_of(Memory(x, g.x_span, like))
+    results = _result(last, like, g), _result(first, like, g)
     words = np.zeros(g.columns + 4, np.int32)
     kept = np.zeros(g.columns, source.dtype), np.zeros(g.columns, np.float32), np.zeros(g.columns, np.float32)
+    copy = np.empty(chunks.WORDS, source.dtype)
     for number in range(start, stop):
         tile = _place(number, g)
-        if not _through(source, last, first, e, how, (last_key, first_key), g, tile, (words, kept)):
+        if not through(source, *results, e, how, (last_key, first_key), g, tile, (words, kept, copy)):
             return number
     return stop
 

@@ -186,17 +186,13 @@ class Memory(NamedTuple):
     """A word of its dtype."""
 
 
-_LIKE = {dtype: kind(0) for dtype, kind in BITS.items()}
+LIKE = {dtype: kind(0) for dtype, kind in BITS.items()}
+"""A word of each."""
 
 
 def memory(x: Tensor, span: int) -> Memory:
     """`span` elements of x's memory from its first on. Whoever calls a kernel with it keeps x."""
-    return Memory(x.data_ptr(), span, _LIKE[x.dtype])
-
-
-def nothing(x: Tensor) -> Memory:
-    """None of x's elements."""
-    return memory(x, 0)
+    return Memory(x.data_ptr(), span, LIKE[x.dtype])
 
 
 @intrinsic

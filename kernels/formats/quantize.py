@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,8 +72,10 @@ def operand(x: Tensor, spec: FormatSpec) -> Tensor:
             f"{spec.format} cannot quantize a {type(x).__name__} of layout {x.layout}, nested or made of other tensors",
             "give it a plain strided tensor: .to_dense(), or .to_local() of a DTensor",
         )
-    x = x.detach().resolve_neg()
-    return x.clone() if x._is_zerotensor() else x  # autograd's zeros have no memory
+    x = x.detach()
+    if x.is_neg() or x._is_zerotensor():  # a sign that is only noted, and autograd's zeros, which have no memory
+        x = x.resolve_neg().clone()
+    return x
 
 
 def _in_squares(spec: FormatSpec) -> bool:
@@ -170,9 +172,7 @@ def quantize_dequantize_along(
             check_fits(x, spec, *axes)
         return _triton(x, spec, axes, draws)
     if by == CPU:
-        from quantctl.kernels.cpu import qdq
-
-        return qdq.quantize_dequantize(x, spec, axes, draws, gaps)
+        return _cpu_kernels().quantize_dequantize(x, spec, axes, draws, gaps)
     if way.is_transformed:
         each = zip(axes, draws, strict=True)
         return [_transformed(x, spec, axis, draw) for axis, draw in each]
@@ -180,6 +180,34 @@ def quantize_dequantize_along(
         FORMATS[spec.format].quantize_dequantize(x, spec, axis, noise_for(x, spec, draw))
         for axis, draw in zip(axes, draws, strict=True)
     ]
+
+
+def quantize_dequantize_both(
+    x: Tensor,
+    spec: FormatSpec,
+    rngs: tuple[philox.Draw | None, philox.Draw | None],
+    *,
+    gaps: bool = False,
+    by: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x [..., n], contiguous, along its last axis, in its own shape, and along the others flattened, [rows, n].
+
+    rngs, gaps: as quantize_dequantize_along's. by: what family_of says of x, where the caller has asked.
+    """
+    if (by or family_of(x, spec)) == CPU and not torch.compiler.is_compiling():
+        found = _cpu_kernels().both(x, spec, gaps)
+        if found is not None:
+            return found
+    values, along_rows = quantize_dequantize_along(x.reshape(-1, x.shape[-1]), spec, (1, 0), rngs, gaps=gaps)
+    return values.view(x.shape), along_rows
+
+
+@lru_cache(maxsize=1)
+def _cpu_kernels() -> Any:
+    """The module: looked for once, which in every call would be noticed."""
+    from quantctl.kernels.cpu import qdq
+
+    return qdq
 
 
 def _transformed(x: Tensor, spec: FormatSpec, axis: int, draw: philox.Draw | None) -> Tensor:

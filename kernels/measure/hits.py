@@ -20,10 +20,12 @@ from typing import Any
 from quantctl.errors import QuantctlError
 from quantctl.kernels import dispatch
 from quantctl.kernels.measure import coverage
-from quantctl.spec import NONE
+from quantctl.spec import NONE, PRODUCTS
 
 INTERVAL = 10.0
 """Seconds between two writes."""
+
+_GRADIENTS = PRODUCTS[1:]
 
 Calls = dict[str, dict[str, dict[str, int]]]
 
@@ -51,6 +53,8 @@ def count(site: str, product: str, spec: str, module: str | None = None) -> None
     key = (module, site, spec, product)
     with _lock:
         _counts[key] = _counts.get(key, 0) + 1
+    if product in _GRADIENTS:  # not the first of a layer
+        return
     if product == "fprop":
         coverage.counted(site)
     if time.monotonic() >= _next_write:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.formats.quantize import quantize_dequantize_along
+from quantctl.kernels.dispatch import REFERENCE, family_of
+from quantctl.kernels.formats.quantize import quantize_dequantize_along, quantize_dequantize_both
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
 from quantctl.kernels.products.draws import LinearDraws
@@ -31,6 +32,7 @@ from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, qu
 from quantctl.kernels.products.plan import plan_of
 from quantctl.kernels.products.reuse import quantized_weight, weight_ahead
 from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
+from quantctl.kernels.tables import has_values, table
 from quantctl.spec import literal
 
 
@@ -60,14 +62,18 @@ def fprop_operands(
     _count(ctx, "fprop")
     draws = plan.draws or LinearDraws.of(specs)
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
-    if save is None or plan.kept is None or filled or not _packable(ctx, total_input, save[0]):
+    by = ctx.quant_by = REFERENCE if plan.is_none else family_of(total_input)
+    recorded = is_recorded(ctx)
+    needs_input, needs_weight = getattr(ctx, "needs_input_grad", (False, False))[:2]
+    waits = recorded and needs_weight and not filled
+    if save is None or plan.kept is None or not waits or not _packable(total_input, save[0]):
         x = quantized_rows(total_input, specs.fprop[0].spec, draws.x)
         if save is not None:
             ctx.save_for_backward(*save)
     else:
-        tokens = total_input.view(-1, total_input.shape[-1])
-        x, packed, ctx.quant_layout = quantize_dequantize_kept(tokens, plan.kept, specs, (draws.x, draws.tokens))
-        x = x.view_as(total_input)
+        x, packed, ctx.quant_layout = quantize_dequantize_kept(
+            total_input, plan.kept, specs, (draws.x, draws.tokens), by
+        )
         ctx.quant_leading = total_input.shape[:-1]
         ctx.save_for_backward(*packed, save[1])
     ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
@@ -75,8 +81,7 @@ def fprop_operands(
         recorder.observe(ctx.quant_place, "fprop", specs, (tokens_of(total_input), -1), (weight, 1))
         begin = operands.begin(specs.wgrad[1], total_input, x)
         recorder.observe(ctx.quant_place, "wgrad", specs, None, (with_rows(tokens_of(begin), filled), 0))
-    dgrad_follows = is_recorded(ctx) and any(getattr(ctx, "needs_input_grad", ())[:1])
-    w, ctx.quant_weight = weight_ahead(weight, plan, draws.weight, dgrad_follows)
+    w, ctx.quant_weight = weight_ahead(weight, plan, draws.weight, recorded and needs_input, by)
     return x, w
 
 
@@ -84,9 +89,8 @@ def _count(ctx: Any, product: str) -> None:
     operands.count(ctx.quant_site, product, ctx.quant_spec, getattr(ctx, "quant_layer", None))
 
 
-def _packable(ctx: Any, total_input: Tensor, own_input: Tensor) -> bool:
-    fits = total_input is own_input and total_input.is_contiguous()
-    return fits and is_recorded(ctx) and _wgrad_follows(ctx)
+def _packable(total_input: Tensor, own_input: Tensor) -> bool:
+    return total_input is own_input and total_input.is_contiguous()
 
 
 def saved(ctx: Any) -> tuple[Tensor, Tensor]:
@@ -100,8 +104,12 @@ def saved(ctx: Any) -> tuple[Tensor, Tensor]:
         own_input, weight = tensors
         return own_input, weight
     ctx.quant_packed = Packed(*tensors[:-1])
-    weight = tensors[-1]
-    return weight.new_empty((*ctx.quant_leading, 0), dtype=ctx.quant_layout.dtype), weight
+    return _nothing(tensors[0], ctx.quant_layout.dtype).expand(*ctx.quant_leading, 0), tensors[-1]
+
+
+@table
+def _nothing(dtype: torch.dtype) -> Tensor:
+    return torch.empty(0, dtype=dtype, device="cpu")
 
 
 def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -144,9 +152,10 @@ def _gradient_for_dgrad(ctx: Any, grad_output: Tensor) -> Tensor:
     if separately or not _wgrad_follows(ctx):
         return quantized_rows(grad_output, spec, draw)
     rngs = (draw, draws.gradient(spec, "wgrad"))
-    dy, by_tokens = quantize_dequantize_along(tokens_of(grad_output), spec, (1, 0), rngs, gaps=True)
+    by = ctx.quant_by if has_values(grad_output) else None  # it may be a level of torch.func where the input was none
+    dy, by_tokens = quantize_dequantize_both(grad_output, spec, rngs, gaps=True, by=by)
     ctx.quant_dy = (grad_output, grad_output._version, by_tokens)
-    return dy.view_as(grad_output)
+    return dy
 
 
 def _gradient_for_wgrad(ctx: Any, grad_output: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from quantctl.kernels.formats.quantize import (
     operand,
     quantize_dequantize,
     quantize_dequantize_along,
+    quantize_dequantize_both,
 )
 from quantctl.kernels.formats.tensor_scale import has_tensor_scale
 from quantctl.kernels.products import operands
@@ -136,13 +137,25 @@ def quantize_dequantize_packed(
 
 
 def quantize_dequantize_kept(
-    x: Tensor, kept: Kept, specs: ProductSpecs, rngs: operands.Draws
+    x: Tensor, kept: Kept, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None], by: str
 ) -> tuple[Tensor, Packed, Layout]:
-    """x [tokens, in], contiguous, as fprop takes it, and packed as wgrad will, which does not take it as it is.
+    """x [..., in], contiguous, as fprop takes it, and [tokens, in] packed as wgrad will, which does not take it as it
+    is.
 
-    rngs: the draws of both. Read once where one format serves both.
+    rngs: the draws of both. by: the family that computes. Read once where one format serves both.
     """
-    if family_of(x) == CPU:
+    if by == CPU and kept.together and kept.axis == 0:
+        values, by_tokens = quantize_dequantize_both(x, kept.spec, rngs, by=by)
+        rows, columns = by_tokens.shape
+        return values, Packed(by_tokens, None, None), Layout(kept.spec, 0, rows, columns, x.dtype)
+    values, packed, layout = _kept_matrix(x.view(-1, x.shape[-1]), kept, specs, rngs, by)
+    return values.view_as(x), packed, layout
+
+
+def _kept_matrix(
+    x: Tensor, kept: Kept, specs: ProductSpecs, rngs: tuple[philox.Draw | None, philox.Draw | None], by: str
+) -> tuple[Tensor, Packed, Layout]:
+    if by == CPU:
         return unpacked(kept, x, specs, rngs, quantize_dequantize_along)
     if kept.together:
         return quantize_dequantize_packed(x, kept.spec, kept.axis, (rngs[0], rngs[1]))

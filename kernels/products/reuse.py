@@ -27,8 +27,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import CPU, family_of
-from quantctl.kernels.formats.quantize import quantize_dequantize_along
+from quantctl.kernels.dispatch import CPU
+from quantctl.kernels.formats.quantize import quantize_dequantize_along, quantize_dequantize_both
 from quantctl.kernels.philox import Draw
 from quantctl.kernels.products.draws import rounding_for, with_signs
 from quantctl.kernels.products.grouped_quantize import quantize_stack
@@ -151,17 +151,16 @@ def quantized_weight(
 
 
 def weight_ahead(
-    weight: Tensor, plan: LinearPlan, rng: Draw | None, dgrad_follows: bool
+    weight: Tensor, plan: LinearPlan, rng: Draw | None, dgrad_follows: bool, by: str
 ) -> tuple[Tensor, Tensor | None]:
     """quantized_weight for fprop and, where one read of the weight gives both and dgrad is to follow, for dgrad.
 
-    On a CPU only: there a weight's bytes until the backward cost less than a second pass.
+    by: the family that computes. On a CPU only: there a weight's bytes until the backward cost less than a second pass.
     """
-    once = dgrad_follows and (plan.weight is not None or plan.is_weight_same)
-    ahead = once and not _reusable(weight) and family_of(weight) == CPU
+    once = dgrad_follows and by == CPU and (plan.weight is not None or plan.is_weight_same)
+    ahead = once and not _reusable(weight)
     if ahead and plan.weight is not None:
-        w, for_dgrad = quantize_dequantize_along(weight, plan.weight, (1, 0))
-        return w, for_dgrad
+        return quantize_dequantize_both(weight, plan.weight, (None, None), by=CPU)
     w = quantized_weight(weight, plan.specs, "fprop", rng)
     return w, w if ahead else None
 

@@ -214,6 +214,8 @@ class _Reader:
     def __init__(self, text: str, base: FormatSpec, items: Sequence[Item], site: str) -> None:
         self.text, self.base, self.items, self.site = text, base, items, site
         self.taken: set[Item] = set()
+        self.specs: dict[FormatSpec, FormatSpec] = {}
+        """Equal ones are one object: whoever keeps something by a spec finds it without a comparison."""
 
     def operand(self, slot: Slot) -> Operand:
         items = [item for item in self.items if item.covers(slot)]
@@ -232,6 +234,7 @@ class _Reader:
         if chosen.value != NONE:
             spec = FormatSpec(chosen.value, **self._options(slot, items, chosen))
             fitting(self.text, spec, f", {slot[0]}'s {slot[1]}")
+        spec = self.specs.setdefault(spec, spec)
         if slot[0] == "fprop" or slot[1] == GRADIENT:
             return Operand(spec)
         own = self._settings("source", items)
