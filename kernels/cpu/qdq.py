@@ -14,7 +14,7 @@ from torch import Tensor
 from quantctl.kernels.cpu import rest, tiles
 from quantctl.kernels.cpu.geometry import Geometry, count
 from quantctl.kernels.cpu.hadamard import transformed
-from quantctl.kernels.cpu.noise import NO_KEY, key
+from quantctl.kernels.cpu.noise import NO_KEY, Key, key
 from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
 from quantctl.kernels.cpu.room import Room, room_of
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
@@ -39,6 +39,9 @@ class _Plan(NamedTuple):
     unasked: Mapping[str, int | None]
     """For each role, the kernel's address of a result that is not asked for; None where formats without blocks have no
     kernel for it."""
+    undrawn: Mapping[str, Key | None]
+    """For each role, the kernel's key where nothing is drawn: one that plays no role; None where no rounding takes
+    any."""
     along: int
     """Elements of a block."""
     by_rows: bool
@@ -93,18 +96,19 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     wanted = amax_wanted(spec)
     lines = batch.size * (m.size if by_rows else n.size) if of_lines else 0
     # HiFloat4's nearest is half away from zero, as HiFloat8's, whose kernels say so themselves
-    how = "away" if spec.format == "hifp4" and spec.round == "nearest" else str(spec.round)
+    rule = RULES["away" if spec.format == "hifp4" and spec.round == "nearest" else str(spec.round)]
     return _Plan(
         geometry,
         count(geometry),
         roles,
         {"last": 0, "first": None if block == Block(WHOLE, WHOLE) else 0},
+        dict.fromkeys(("last", "first"), NO_KEY if isinstance(rule, ByFraction) else None),
         along,
         by_rows,
         wanted,
         lines,
         None if wanted else numbers_of(spec, dtype, along, by_rows),
-        RULES[how],
+        rule,
     )
 
 
@@ -234,8 +238,7 @@ def _compute(
     bits: Bits | None = None,
 ) -> None:
     """Call the kernels. numbers: numbers_of the tensor; the rest as into's."""
-    results = dict(plan.unasked)
-    keys = dict.fromkeys(results, NO_KEY if isinstance(plan.rule, ByFraction) else None)
+    results, keys = dict(plan.unasked), dict(plan.undrawn)
     for role, out, draw in zip(plan.roles, outs, draws, strict=True):
         results[role] = out.data_ptr()
         if draw is not None:
