@@ -17,6 +17,15 @@ MEMORY = Path("/dev/shm")
 NEEDED = 200 * 2**20
 
 
+@pytest.fixture(autouse=True)
+def _scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What killed operations leave among the system's temporary files goes with the test."""
+    with tempfile.TemporaryDirectory(prefix="quantctl-faults-") as name:
+        os.chmod(name, 0o755)  # for git as another user
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in memory where there is some: an operation mostly waits for its fsyncs."""

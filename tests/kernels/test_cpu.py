@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from quantctl.kernels.cpu.room import room_like
 from quantctl.kernels.cpu.words import FINITE
 from quantctl.kernels.dispatch import CPU
 from quantctl.kernels.formats import codes, hadamard
-from quantctl.kernels.formats.quantize import quantize_dequantize_along
+from quantctl.kernels.formats.quantize import quantize_dequantize_along, quantize_dequantize_both
 from quantctl.kernels.products.grouped import grouped_linear
 from quantctl.kernels.products.linear import quantized_linear
 from quantctl.spec import parse
@@ -170,6 +171,8 @@ SHAPES = {
     "permuted": torch.randn(4, 33, 6).permute(2, 0, 1),
     "offset": torch.randn(10, 64)[3:],
     "size one": torch.randn(7, 1, 9),
+    "tiles and chunks": torch.randn(40, 1400),
+    "of a batch": torch.randn(2, 36, 300),
 }
 
 
@@ -211,6 +214,24 @@ def test_gaps_between_rows_change_no_value(text):
         for made, expected in zip(found, reference(x, text, axes), strict=True):
             assert made.stride() == (stride, 1)
             assert same(made.contiguous(), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 37, 300), (2, 1024), (70,), (5, 2, 1), (0, 32)], ids=str)
+@pytest.mark.parametrize(
+    "text", ["mxfp8", "nvfp4", "hifp8", "mxfp4:round=stochastic", "mxfp8:block=32x32", "int8"]
+)
+def test_a_layer_s_operand_both_ways_is_the_reference_s(text, shape, monkeypatch):
+    """Whole chunks and ends of them, in the operand's shape and as the matrix of its rows."""
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = torch.randn(shape, generator=GENERATOR).to(dtype)
+        for x in (plain, torch._neg_view(plain), torch._efficientzerotensor(shape, dtype=dtype)):
+            monkeypatch.setenv("QUANTCTL_KERNELS", "reference")
+            expected = quantize_dequantize_both(x, parse(text), _draws(text, (1, 0)))
+            monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+            found = quantize_dequantize_both(x, parse(text), _draws(text, (1, 0)), gaps=True)
+            assert found[0].shape == shape
+            assert found[1].shape == (math.prod(shape[:-1]), shape[-1])
+            assert all(same(one.contiguous(), other.contiguous()) for one, other in zip(expected, found, strict=True))
 
 
 def test_several_threads_at_once(monkeypatch):
