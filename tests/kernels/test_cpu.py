@@ -217,9 +217,7 @@ def test_gaps_between_rows_change_no_value(text):
 
 
 @pytest.mark.parametrize("shape", [(3, 37, 300), (2, 1024), (70,), (5, 2, 1), (0, 32)], ids=str)
-@pytest.mark.parametrize(
-    "text", ["mxfp8", "nvfp4", "hifp8", "mxfp4:round=stochastic", "mxfp8:block=32x32", "int8"]
-)
+@pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "hifp8", "mxfp4:round=stochastic", "mxfp8:block=32x32", "int8"])
 def test_a_layer_s_operand_both_ways_is_the_reference_s(text, shape, monkeypatch):
     """Whole chunks and ends of them, in the operand's shape and as the matrix of its rows."""
     for dtype in (torch.float32, torch.bfloat16):
