@@ -33,9 +33,9 @@ def in_pieces(work: Callable[[int, int], Result], units: int, elements: int) -> 
     if units == 1 or elements < 2 * SMALLEST_PIECE:
         return [work(0, units)]
     threads = max(1, min(torch.get_num_threads(), units, elements // SMALLEST_PIECE))
-    edges = [units * i // threads for i in range(threads + 1)]
     if threads == 1:
         return [work(0, units)]
+    edges = [units * i // threads for i in range(threads + 1)]
     if _pool is None:
         _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="quantctl")
     others = [_pool.submit(work, *piece) for piece in pairwise(edges[1:])]
