@@ -18,11 +18,11 @@ from quantctl.kernels.cpu.geometry import CACHE_LINE
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
 from quantctl.kernels.cpu.words import magnitude, unsigned, words_of
+from quantctl.kernels.formats import mx as mx_format
 
 _WIDTH = 512
 """Bytes of a chunk's rows: with as many rows as a block has, it leaves room for results in the first cache."""
-LARGEST_BLOCK = 32
-WORDS = LARGEST_BLOCK * _WIDTH // 2
+WORDS = mx_format.BLOCK * _WIDTH // 2
 """Of the narrowest dtype in the highest chunk."""
 
 

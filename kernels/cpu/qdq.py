@@ -163,13 +163,14 @@ def _both(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, gaps: bool) -> _Bo
 
 
 def both(x: Tensor, spec: FormatSpec, gaps: bool) -> tuple[Tensor, Tensor] | None:
-    """x [..., n], contiguous, along its last axis, in its own shape, and along the others flattened, [rows, n].
+    """x [..., n], contiguous and as stored, along its last axis, in its own shape, and along the others flattened,
+    [rows, n].
 
     What a small layer waits for is Python, so that all but the tensors is found by one look. None where that is not
     enough: quantize_dequantize then serves.
     """
     how = _both(spec, x.dtype, x.shape, gaps)
-    if how is None or x.is_neg() or x._is_zerotensor():
+    if how is None:
         return None
     values = how.values.make()
     if how.along_rows is None:

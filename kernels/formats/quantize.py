@@ -54,6 +54,13 @@ def is_same_along_all_axes(spec: FormatSpec) -> bool:
     return not format_.has_blocks or block_of(spec, format_.block).is_square
 
 
+def is_as_stored(x: Tensor) -> bool:
+    """Whether x is a plain strided tensor of a dtype that can be quantized, whose bits in memory are its values."""
+    is_plain = type(x) in (Tensor, torch.nn.Parameter) and x.layout is torch.strided and not x.is_nested
+    # a sign that is only noted, and autograd's zeros, which have no memory
+    return is_plain and x.dtype in DTYPES and not x.is_neg() and not x._is_zerotensor()
+
+
 def operand(x: Tensor, spec: FormatSpec) -> Tensor:
     """`x` outside of any autograd graph, its bits as its values are: what every implementation starts with.
 
@@ -65,17 +72,15 @@ def operand(x: Tensor, spec: FormatSpec) -> Tensor:
         raise QuantctlError(
             f"{spec.format} cannot quantize a tensor of {x.dtype}", "give it bfloat16, float16 or float32"
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_as_stored(x):
         return x.detach()
     if x.layout is not torch.strided or x.is_nested or is_traceable_wrapper_subclass(x):
         raise QuantctlError(
             f"{spec.format} cannot quantize a {type(x).__name__} of layout {x.layout}, nested or made of other tensors",
             "give it a plain strided tensor: .to_dense(), or .to_local() of a DTensor",
         )
-    x = x.detach()
-    if x.is_neg() or x._is_zerotensor():  # a sign that is only noted, and autograd's zeros, which have no memory
-        x = x.resolve_neg().clone()
-    return x
+    x = x.detach().resolve_neg()
+    return x.clone() if x._is_zerotensor() else x
 
 
 def _in_squares(spec: FormatSpec) -> bool:
@@ -194,10 +199,11 @@ def quantize_dequantize_both(
 
     rngs, gaps: as quantize_dequantize_along's. by: what family_of says of x, where the caller has asked.
     """
-    if (by or family_of(x, spec)) == CPU and not torch.compiler.is_compiling():
+    if (by or family_of(x, spec)) == CPU and not torch.compiler.is_compiling() and is_as_stored(x):
         found = _cpu_kernels().both(x, spec, gaps)
         if found is not None:
             return found
+    x = operand(x, spec)
     values, along_rows = quantize_dequantize_along(x.reshape(-1, x.shape[-1]), spec, (1, 0), rngs, gaps=gaps)
     return values.view(x.shape), along_rows
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from kernel_specs import differing, every
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
+from quantctl.errors import QuantctlError
 from quantctl.kernels import philox
 from quantctl.kernels.cpu import codes as cpu_codes
 from quantctl.kernels.cpu import hadamard as cpu_hadamard
@@ -230,6 +232,15 @@ def test_a_layer_s_operand_both_ways_is_the_reference_s(text, shape, monkeypatch
             assert found[0].shape == shape
             assert found[1].shape == (math.prod(shape[:-1]), shape[-1])
             assert all(same(one.contiguous(), other.contiguous()) for one, other in zip(expected, found, strict=True))
+
+
+def test_what_no_kernel_may_read_is_refused_both_ways(monkeypatch):
+    """By name, and before anybody looks at its memory."""
+    monkeypatch.setenv("QUANTCTL_KERNELS", "cpu")
+    plain = torch.randn(4, 32)
+    for x in (plain.double(), plain.int(), plain.to_sparse(), TwoTensor(plain, plain)):
+        with pytest.raises(QuantctlError, match="cannot quantize"):
+            quantize_dequantize_both(x, parse("mxfp8"), (None, None))
 
 
 def test_several_threads_at_once(monkeypatch):
