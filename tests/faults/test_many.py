@@ -129,7 +129,7 @@ def test_random_kills(tree):
 SLOW_GIT = """#!/bin/sh
 case " $* " in *" update-ref --stdin "*)
     if [ -e {folder}/slow ]; then
-        echo $$ > {folder}/waits
+        echo $$ > {folder}/waits.new && mv {folder}/waits.new {folder}/waits
         while [ -e {folder}/slow ]; do sleep 0.01; done
     fi ;;
 esac

@@ -77,7 +77,7 @@ def test_what_is_finished_does_not_run_again(tmp_path):
 
 
 def test_interrupted_it_ends_what_runs_and_all_below_it(tmp_path):
-    tasks = make(tmp_path, "sleep 97.5 & echo $! > $PIDFILE; wait", "exit 0")
+    tasks = make(tmp_path, "sleep 97.5 & echo $! > $PIDFILE.new; mv $PIDFILE.new $PIDFILE; wait", "exit 0")
     slots = [Slot({"PIDFILE": str(tmp_path / "pid")})]
     noted = []
 
