@@ -2,7 +2,8 @@
 
 A tile goes through the first cache in chunks as high as a block. What is read of a chunk is copied, so that rows which
 begin at one place of memory's pages do not drive each other out, and all else is done on the copy. Meanwhile memory is
-asked for the next chunk, and for the lines that this one is written to.
+asked for the next chunk, and for the lines that this one is written to: of each a part is written at a time. Of a
+result that waits, rows are made in the first cache, and whole lines go past all of them, without being read before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import numpy as np
 
 from quantctl.kernels.cpu import mx, nvfp4, scaled
 from quantctl.kernels.cpu.blocks import block_of, is_plain, largest, prepare, quantize, stored, through
-from quantctl.kernels.cpu.compiled import fetch_to_read, fetch_to_write, implements, part
+from quantctl.kernels.cpu.compiled import (
+    fence,
+    fetch_to_read,
+    fetch_to_write,
+    implements,
+    part,
+    stream_line,
+    wide_vectors,
+)
 from quantctl.kernels.cpu.geometry import CACHE_LINE
 from quantctl.kernels.cpu.noise import fill
 from quantctl.kernels.cpu.rounding import is_stochastic
@@ -24,6 +33,7 @@ _WIDTH = 512
 """Bytes of a chunk's rows: with as many rows as a block has, it leaves room for results in the first cache."""
 WORDS = mx_format.BLOCK * _WIDTH // 2
 """Of the narrowest dtype in the highest chunk."""
+_in_wide_vectors = wide_vectors(mx.MXNumbers, scaled.MXRoomNumbers)  # NVFP4's blocks are too short
 
 
 @part
@@ -39,10 +49,27 @@ def will_write(out: Any, at: Any, width: Any) -> None:
 
 
 @part
+def put(row: Any, at: Any, out: Any, to: Any, width: Any, waits: Any, phase: Any) -> None:
+    """row [at ...] into out [to ...], past the caches if it waits. phase: words in front of out[0] in its line."""
+    begin = np.uint64(0)
+    if waits:
+        line = np.uint64(CACHE_LINE // row.itemsize)
+        begin = min((line - (phase + to) % line) % line, width)
+        for c in range(begin):
+            out[to + c] = row[at + c]
+        for _ in range((width - begin) // line):
+            stream_line(row, at + begin, out, to + begin)
+            begin += line
+    for c in range(begin, width):
+        out[to + c] = row[at + c]
+
+
+@part
 def write_block(
     x: Any, at: Any, out: Any, to: Any, size: Any, first: Any, second: Any, e: Any, words: Any, place: Any, how: Any
 ) -> None:
     """One block, as it is prepared: x [at ...] into out [to ...], `size` elements, words [place ...]."""
+    _in_wide_vectors(e)
     for j in range(size):
         word = x[at + j]
         out[to + j] = stored(quantize(magnitude(word), first, second, e, words[place + j], how), word, e)
@@ -62,8 +89,10 @@ def share(raw: Any, begin: Any, width: Any, across: Any) -> None:
 
 @implements(through, e=[mx.MXNumbers, scaled.MXRoomNumbers, nvfp4.NVFP4Numbers, nvfp4.MultipliedNumbers])
 def _through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any, tile: Any, room: Any) -> bool:
+    _in_wide_vectors(e)
     batch, row, column = tile
     words, (raw, firsts, seconds), copy = room
+    phase = np.uint64(first.address) // np.uint64(x.itemsize)
     along_rows, along_columns = last.span > 0, first.span > 0
     to_last, to_first = words_of(last), words_of(first)
     block: Any = np.uint64(block_of(e))
@@ -84,7 +113,7 @@ def _through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any,
             for i in range(height):
                 if along_rows:
                     will_write(to_last, target + i * out_m, width)
-                if along_columns:
+                if along_columns and not g.waits:
                     will_write(to_first, target + i * out_m, width)
                 for c in range(width):
                     word = x[source + i * x_m + c]
@@ -121,5 +150,8 @@ def _through(x: Any, last: Any, first: Any, e: Any, how: Any, keys: Any, g: Any,
                     for c in range(width):
                         word = copy[at + c]
                         bits = quantize(magnitude(word), firsts[down + c], seconds[down + c], e, words[c], how)
-                        to_first[to + c] = stored(bits, word, e)
+                        copy[at + c] = stored(bits, word, e)
+                    put(copy, at, to_first, to, width, g.waits, phase)
+    if g.waits:
+        fence()
     return plain

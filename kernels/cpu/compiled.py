@@ -12,6 +12,7 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
+from quantctl.kernels.cpu.geometry import CACHE_LINE
 from quantctl.kernels.cpu.kept import Kept
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -86,6 +87,51 @@ def _fetch(to_write: int) -> Any:
 
 
 fetch_to_read, fetch_to_write = _fetch(0), _fetch(1)
+
+
+@intrinsic
+def stream_line(typing_context: Any, words: Any, at: Any, out: Any, to: Any) -> Any:
+    """A line's worth of words from words[at] on into the line of memory that begins at out[to], past the caches: it
+    need not be read before. Others see it once `fence` has been called."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds, width = signature.args, words.dtype.bitwidth
+        line = ir.VectorType(context.get_value_type(words.dtype), CACHE_LINE * 8 // width)
+        value = builder.load(place_of(context, builder, line, kinds[0], *arguments[:2]), align=width // 8)
+        stored = builder.store(value, place_of(context, builder, line, kinds[2], *arguments[2:]), align=CACHE_LINE)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.none(words, types.uint64, out, types.uint64), generate
+
+
+def wide_vectors(*kinds: type) -> Any:
+    """For the loops of the function that calls it with numbers of these kinds, named tuples.
+
+    LLVM takes half of AVX-512's width, with which the first CPUs that have it are faster, and twice the instructions.
+    """
+
+    @intrinsic
+    def take(typing_context: Any, e: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if _is_of(e, list(kinds)):
+                set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite names none with values
+            return context.get_dummy_value()
+
+        return types.none(e), generate
+
+    return take
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """All that was stored before is seen before what is stored behind this."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate
 
 
 def implements(declared: Callable[..., Any], **kinds: Any) -> Callable[[Callable[..., Any]], None]:

@@ -30,6 +30,8 @@ class Geometry(NamedTuple):
     """and of a result."""
     across: Any
     """Columns that share a block along m, which then serves both directions: a square."""
+    waits: Any
+    """Whether nobody wants the result along m before much else has passed through the caches."""
 
 
 def count(g: Geometry) -> int:

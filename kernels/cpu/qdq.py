@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from quantctl.kernels.cpu.geometry import Geometry, count
 from quantctl.kernels.cpu.hadamard import transformed
 from quantctl.kernels.cpu.noise import NO_KEY, Key, key
 from quantctl.kernels.cpu.numbers import amax_wanted, numbers_of
-from quantctl.kernels.cpu.room import Room, room_of
+from quantctl.kernels.cpu.room import MAPPED, Room, room_of
 from quantctl.kernels.cpu.rounding import RULES, ByFraction, Nearest
 from quantctl.kernels.cpu.threads import in_pieces
 from quantctl.kernels.cpu.words import ALL, LIKE, MOST, Memory, memory
@@ -28,20 +28,27 @@ from quantctl.kernels.philox import Draw
 from quantctl.kernels.strides import matrices
 from quantctl.spec import FormatSpec
 
+ROLES = ("last", "first")
+_WAITS = 64 << 10
+"""Bytes from which on a result that waits is better out of the caches. From room.MAPPED on the system has just filled
+its pages with zeros, and it is in them."""
+
 
 class _Plan(NamedTuple):
     """What the kernels are called with beside the tensors: the same for all tensors of one layout."""
 
     geometry: Geometry
     tiles: int
+    elements: int
     roles: tuple[str, ...]
-    """For each axis, which result of the kernel is its."""
-    unasked: Mapping[str, int | None]
+    """For each axis, which of the kernel's results, ROLES, is its."""
+    places: tuple[int, ...]
+    """The same by number."""
+    unasked: tuple[int | None, ...]
     """For each role, the kernel's address of a result that is not asked for; None where formats without blocks have no
     kernel for it."""
-    undrawn: Mapping[str, Key | None]
-    """For each role, the kernel's key where nothing is drawn: one that plays no role; None where no rounding takes
-    any."""
+    undrawn: Key | None
+    """The kernel's key where nothing is drawn: one that plays no role; None where no rounding takes any."""
     along: int
     """Elements of a block."""
     by_rows: bool
@@ -53,6 +60,14 @@ class _Plan(NamedTuple):
     numbers: Any
     """None where they follow from the values."""
     rule: Nearest | ByFraction
+
+
+class _Call(NamedTuple):
+    """What the kernel is called with beside addresses."""
+
+    kind: Hashable
+    """All of the arguments' types."""
+    constants: tuple[Any, ...]
 
 
 Sizes = tuple[int, ...]
@@ -92,6 +107,8 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
         max(tiles.COLUMNS, along if "last" in roles and block.across else 0),
         *spans,
         max(block.across, 1),
+        # of both ways, a forward's is wanted next, a backward's later
+        roles == ROLES and _WAITS <= math.prod(sizes) * dtype.itemsize < MAPPED,
     )
     wanted = amax_wanted(spec)
     lines = batch.size * (m.size if by_rows else n.size) if of_lines else 0
@@ -100,9 +117,11 @@ def _plan(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, x: Sizes, out: Siz
     return _Plan(
         geometry,
         count(geometry),
+        math.prod(sizes),
         roles,
-        {"last": 0, "first": None if block == Block(WHOLE, WHOLE) else 0},
-        dict.fromkeys(("last", "first"), NO_KEY if isinstance(rule, ByFraction) else None),
+        tuple(map(ROLES.index, roles)),
+        (0, None if block == Block(WHOLE, WHOLE) else 0),
+        NO_KEY if isinstance(rule, ByFraction) else None,
         along,
         by_rows,
         wanted,
@@ -143,6 +162,7 @@ class _Both(NamedTuple):
     """How contiguous tensors of one shape are quantized along both axes of their matrix."""
 
     plan: _Plan
+    call: _Call
     values: Room
     along_rows: Room | None
     """None where it is the same both ways."""
@@ -159,7 +179,7 @@ def _both(spec: FormatSpec, dtype: torch.dtype, sizes: Sizes, gaps: bool) -> _Bo
     plan = _plan(spec, dtype, matrix.sizes, (columns, 1), matrix.strides, (1,) if is_same else (1, 0))
     if plan is None or plan.numbers is None:
         return None
-    return _Both(plan, matrix.viewed(sizes), None if is_same else matrix)
+    return _Both(plan, _call(plan, plan.numbers, dtype), matrix.viewed(sizes), None if is_same else matrix)
 
 
 def both(x: Tensor, spec: FormatSpec, gaps: bool) -> tuple[Tensor, Tensor] | None:
@@ -174,10 +194,10 @@ def both(x: Tensor, spec: FormatSpec, gaps: bool) -> tuple[Tensor, Tensor] | Non
         return None
     values = how.values.make()
     if how.along_rows is None:
-        _compute(how.plan, how.plan.numbers, x, (values,), spec, (None,))
+        _compute(how.plan, how.call, x, (values,), spec, (None,))
         return values, values.view(-1, x.shape[-1])
     along_rows = how.along_rows.make()
-    _compute(how.plan, how.plan.numbers, x, (values, along_rows), spec, (None, None))
+    _compute(how.plan, how.call, x, (values, along_rows), spec, (None, None))
     return values, along_rows
 
 
@@ -225,12 +245,22 @@ def into(
     if numbers is None or (spec.scale in ERRORS and rest.flushes()):
         _by_reference(outs, x, spec, axes, draws, number, bits)
         return
-    _compute(plan, numbers, x, outs, spec, draws, number, bits)
+    _compute(plan, _call(plan, numbers, x.dtype, draws, number), x, outs, spec, draws, number, bits)
+
+
+def _call(plan: _Plan, numbers: Any, dtype: torch.dtype, draws: Draws = (), number: int = 0) -> _Call:
+    """numbers: numbers_of the tensor; the rest as into's."""
+    keys = [plan.undrawn for _ in ROLES]
+    for place, draw in zip(plan.places, draws, strict=False):
+        if draw is not None:
+            keys[place] = key(draw, number)
+    kind = dtype, type(numbers), type(plan.rule)
+    return _Call(kind, (LIKE[dtype], numbers, plan.rule, *keys, plan.geometry))
 
 
 def _compute(
     plan: _Plan,
-    numbers: Any,
+    call: _Call,
     x: Tensor,
     outs: Sequence[Tensor],
     spec: FormatSpec,
@@ -238,22 +268,18 @@ def _compute(
     number: int = 0,
     bits: Bits | None = None,
 ) -> None:
-    """Call the kernels. numbers: numbers_of the tensor; the rest as into's."""
-    results, keys = dict(plan.unasked), dict(plan.undrawn)
-    for role, out, draw in zip(plan.roles, outs, draws, strict=True):
-        results[role] = out.data_ptr()
-        if draw is not None:
-            keys[role] = key(draw, number)
-    kind = x.dtype, type(numbers), type(plan.rule)
-    tensors = x.data_ptr(), results["last"], results["first"], LIKE[x.dtype]
-    arguments = *tensors, numbers, plan.rule, keys["last"], keys["first"], plan.geometry
+    """Call the kernels; the rest as into's."""
+    results = list(plan.unasked)
+    for place, out in zip(plan.places, outs, strict=True):
+        results[place] = out.data_ptr()
+    arguments = (x.data_ptr(), *results, *call.constants)
 
     def work(start: int, stop: int) -> None:
-        while (done := tiles.quantize_dequantize(kind, *arguments, start, stop)) < stop:
+        while (done := tiles.quantize_dequantize(call.kind, *arguments, start, stop)) < stop:
             rest.Tiles(x, outs, spec, plan.geometry, number).through(done, plan.roles, draws, bits)
             start = done + 1
 
-    in_pieces(work, plan.tiles, x.numel())
+    in_pieces(work, plan.tiles, plan.elements)
 
 
 def _by_reference(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quantctl.kernels.cpu.geometry import CACHE_LINE
 
-_MAPPED = 32 << 20
+MAPPED = 32 << 20
 """Bytes from which on glibc's allocator always asks the system: M_MMAP_THRESHOLD at its largest."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP = (1 << 31) - 1
@@ -45,7 +45,7 @@ def _keep_memory() -> None:
     told = any(os.environ.get(name) for name in _OWN)
     tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not told else None
     if tell is not None:
-        tell(_M_MMAP_THRESHOLD, _MAPPED)
+        tell(_M_MMAP_THRESHOLD, MAPPED)
         tell(_M_TRIM_THRESHOLD, _KEEP)
 
 
@@ -85,7 +85,7 @@ def room_of(dtype: torch.dtype, sizes: tuple[int, ...], strides: tuple[int, ...]
     apart = like.stride()
     if gaps and len(sizes) == 2 and strides == (sizes[1], 1) and sizes[1] * dtype.itemsize % _PAGE == 0:
         apart = (sizes[1] + CACHE_LINE // dtype.itemsize, 1)
-    return Room(tuple(sizes), apart, dtype, like.nbytes >= _MAPPED)
+    return Room(tuple(sizes), apart, dtype, like.nbytes >= MAPPED)
 
 
 def room_like(x: Tensor) -> Tensor:

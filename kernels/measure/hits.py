@@ -30,12 +30,48 @@ _GRADIENTS = PRODUCTS[1:]
 Calls = dict[str, dict[str, dict[str, int]]]
 
 _lock = threading.Lock()  # autograd runs backward products in threads of its own
-_counts: dict[tuple[str | None, str, str, str], int] = {}
-"""Calls by module, None where it has no name, site, spec and product."""
 _expected: dict[str, dict[str, str]] = {}
 """What the selectors say of each module that has a name, by site."""
 _next_write = 0.0
 _written = False
+
+
+class Tally:
+    """Calls of one site's products under one spec, of one module where it has a name."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+        self.calls: dict[str, int] = {}
+
+    def add(self, product: str) -> None:
+        """One call of `product` (fprop, dgrad, wgrad)."""
+        calls = self.calls
+        with _lock:
+            calls[product] = calls.get(product, 0) + 1
+        if product in _GRADIENTS:  # not the first of a layer
+            return
+        if product == "fprop":
+            coverage.counted(self.site)
+        if time.monotonic() >= _next_write:
+            write()
+
+
+_tallies: dict[tuple[str | None, str, str], Tally] = {}
+"""By module, None where it has no name, site and spec."""
+
+
+def tally(site: str, spec: str, module: str | None = None) -> Tally:
+    """That of `site` (linear, lm_head, qk, pv) under canonical `spec`: the same one at every call.
+
+    module: whose products they are, where its model has named it. Stock products (`none`) are counted for modules only.
+    Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
+    """
+    key = (module, site, spec)
+    found = _tallies.get(key)
+    if found is None:
+        with _lock:
+            found = _tallies.setdefault(key, Tally(site))
+    return found
 
 
 def expect(module: str, literals: Mapping[str, str]) -> None:
@@ -44,48 +80,35 @@ def expect(module: str, literals: Mapping[str, str]) -> None:
         _expected[module] = dict(literals)
 
 
-def count(site: str, product: str, spec: str, module: str | None = None) -> None:
-    """One call of `product` (fprop, dgrad, wgrad) at `site` (linear, lm_head, qk, pv) under canonical `spec`.
-
-    module: whose product it is, where its model has named it. Stock products (`none`) are counted for modules only.
-    Site `attention` (attention_dispatch.py) counts calls under fused and unfused, by who computed or why not.
-    """
-    key = (module, site, spec, product)
+def _counted() -> list[tuple[tuple[str | None, str, str], dict[str, int]]]:
+    """Calls by product, of what was called at all."""
     with _lock:
-        _counts[key] = _counts.get(key, 0) + 1
-    if product in _GRADIENTS:  # not the first of a layer
-        return
-    if product == "fprop":
-        coverage.counted(site)
-    if time.monotonic() >= _next_write:
-        write()
+        return [(key, dict(tally.calls)) for key, tally in _tallies.items() if tally.calls]
 
 
 def by_module() -> dict[str, dict[str, dict[str, Any]]]:
     """{module: {site: {says: literal, calls: {spec: {product: calls}}}}} of this process."""
     with _lock:
-        counts, expected = dict(_counts), dict(_expected)
+        expected = dict(_expected)
     found: dict[str, dict[str, dict[str, Any]]] = {
         module: {site: {"says": text, "calls": {}} for site, text in said.items()} for module, said in expected.items()
     }
-    for (module, site, spec, product), n in counts.items():
-        if module is None:
-            continue
-        own = found.setdefault(module, {}).setdefault(site, {"says": "", "calls": {}})
-        own["calls"].setdefault(spec, {})[product] = n
+    for (module, site, spec), calls in _counted():
+        if module is not None:
+            own = found.setdefault(module, {}).setdefault(site, {"says": "", "calls": {}})
+            own["calls"][spec] = calls
     return found
 
 
 def snapshot() -> Calls:
     """This process's counts: {site: {spec: {product: calls}}}."""
-    with _lock:
-        counts = dict(_counts)
-    calls: Calls = {}
-    for (_, site, spec, product), n in sorted(counts.items(), key=lambda item: item[0][1:]):
+    found: Calls = {}
+    for (_, site, spec), calls in sorted(_counted(), key=lambda item: item[0][1:]):
         if spec != NONE:
-            of_spec = calls.setdefault(site, {}).setdefault(spec, {})
-            of_spec[product] = of_spec.get(product, 0) + n
-    return calls
+            of_spec = found.setdefault(site, {}).setdefault(spec, {})
+            for product, n in sorted(calls.items()):
+                of_spec[product] = of_spec.get(product, 0) + n
+    return found
 
 
 def write() -> None:
@@ -118,7 +141,7 @@ def write() -> None:
 
 
 def _write_at_exit() -> None:
-    if _counts:
+    if _counted():
         write()
 
 
@@ -126,7 +149,8 @@ def _forget_parent() -> None:
     """A forked child counts for itself: what it inherited is in its parent's file."""
     global _lock, _next_write, _written
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
-    _counts.clear()
+    for tally in _tallies.values():  # they may be on contexts of forwards from before
+        tally.calls.clear()
     coverage.forget()
     dispatch.computed.clear()
     _next_write = 0.0

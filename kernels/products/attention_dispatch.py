@@ -116,11 +116,11 @@ def fused_context(
                 "quantctl set --attention unfused, or auto, which is unfused where it must be",
             )
         stock_code.say_once(f"attention=auto is unfused here: {reason}")
-        hits.count(SITE, reason, "unfused")
+        hits.tally(SITE, "unfused").add(reason)
         return None
     by = "torch sdpa" if fused_attention.by_library(qk=qk, pv=pv) else "quantctl"
     stock_code.say_once(f"attention={impl} is fused here: {by}")
-    hits.count(SITE, by, "fused")
+    hits.tally(SITE, "fused").add(by)
     # with query-key layer scaling the softmax multiplies by the layer number what softmax_scale was divided by
     scale = module.softmax_scale * (module.scale_mask_softmax.scale or 1.0)
     context = fused_attention.fused_attention(query, key, value, scale=scale, causal=True, qk=qk, pv=pv, layer=layer)

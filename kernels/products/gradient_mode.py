@@ -30,7 +30,7 @@ def refuse_second_gradient(site: str) -> None:
 
     A quantized operand counts as a constant there, so that the result would be wrong in silence.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     if torch._C._current_graph_task_id() != -1:  # within a backward, grad mode is what create_graph was
         raise QuantctlError(

@@ -32,7 +32,7 @@ from quantctl.kernels.products.packed import Packed, dequantize, is_recorded, qu
 from quantctl.kernels.products.plan import plan_of
 from quantctl.kernels.products.reuse import quantized_weight, weight_ahead
 from quantctl.kernels.products.rows import quantized_rows, rows_to_fill, tokens_of, with_rows
-from quantctl.kernels.tables import has_values, table
+from quantctl.kernels.tables import has_values
 from quantctl.spec import literal
 
 
@@ -59,6 +59,7 @@ def fprop_operands(
             f"drop --defer-embedding-wgrad-compute, or set {ctx.quant_site} to none",
         )
     filled = ctx.quant_filled = rows_to_fill(ctx, total_input, weight)
+    ctx.quant_tally = operands.tally_of(ctx.quant_site, ctx.quant_spec, getattr(ctx, "quant_layer", None))
     _count(ctx, "fprop")
     draws = plan.draws or LinearDraws.of(specs)
     ctx.quant_draws, ctx.quant_layout, ctx.quant_packed = draws, None, None
@@ -86,7 +87,11 @@ def fprop_operands(
 
 
 def _count(ctx: Any, product: str) -> None:
-    operands.count(ctx.quant_site, product, ctx.quant_spec, getattr(ctx, "quant_layer", None))
+    tally = ctx.quant_tally
+    if torch.compiler.is_compiling():
+        operands.count(ctx.quant_site, product, ctx.quant_spec, getattr(ctx, "quant_layer", None))
+    elif tally is not None:
+        tally.add(product)
 
 
 def _packable(total_input: Tensor, own_input: Tensor) -> bool:
@@ -104,12 +109,7 @@ def saved(ctx: Any) -> tuple[Tensor, Tensor]:
         own_input, weight = tensors
         return own_input, weight
     ctx.quant_packed = Packed(*tensors[:-1])
-    return _nothing(tensors[0], ctx.quant_layout.dtype).expand(*ctx.quant_leading, 0), tensors[-1]
-
-
-@table
-def _nothing(dtype: torch.dtype) -> Tensor:
-    return torch.empty(0, dtype=dtype, device="cpu")
+    return tensors[0].new_empty((*ctx.quant_leading, 0), dtype=ctx.quant_layout.dtype), tensors[-1]
 
 
 def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None) -> Tensor:

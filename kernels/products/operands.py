@@ -32,28 +32,31 @@ def resolve(text: str, site: str) -> ProductSpecs:
     return products(text, site)
 
 
-@lru_cache(maxsize=256)
-def _counted(text: str, site: str) -> tuple[str, bool]:
-    """What a spec without rules is counted as, and whether it stands for stock products."""
-    return canonical(text, site), resolve(text, site).is_none
+def tally_of(site: str, text: str, layer: Named | str | None = None) -> hits.Tally | None:
+    """Where products in `text`, a spec without rules, are counted; layer: the module that they belong to.
+
+    None where they are not: stock products count where the selector speaks of their module. None under torch.compile,
+    too, where each count is a node of the graph.
+    """
+    return None if torch.compiler.is_compiling() else _tally(site, text, _name(site, layer))
+
+
+def _name(site: str, layer: Named | str | None) -> str | None:
+    return layer.name if isinstance(layer, Named) and site in layer.literals else None
+
+
+@lru_cache(maxsize=4096)
+def _tally(site: str, text: str, name: str | None) -> hits.Tally | None:
+    is_counted = name is not None or not resolve(text, site).is_none
+    return hits.tally(site, canonical(text, site), name) if is_counted else None
 
 
 def count(site: str, product: str, text: str, layer: Named | str | None = None) -> None:
-    """Count a product in `text`, a spec without rules; layer: the module that it belongs to.
-
-    Stock products count where the selector speaks of their module.
-    """
-    name = layer.name if isinstance(layer, Named) and site in layer.literals else None
+    """Count a product in tally_of these."""
     if torch.compiler.is_compiling():
-        _count_operator(site, product, text, name)
-    else:
-        _count(site, product, text, name)
-
-
-def _count(site: str, product: str, text: str, name: str | None) -> None:
-    counted, is_none = _counted(text, site)
-    if name is not None or not is_none:
-        hits.count(site, product, counted, name)
+        _count_operator(site, product, text, _name(site, layer))
+    elif (tally := tally_of(site, text, layer)) is not None:
+        tally.add(product)
 
 
 @torch.library.custom_op(
@@ -62,7 +65,8 @@ def _count(site: str, product: str, text: str, name: str | None) -> None:
 def _count_operator(site: str, product: str, text: str, name: str | None) -> None:
     """`count` as one node of a torch.compile graph."""
     coverage.give_up()
-    _count(site, product, text, name)
+    if (tally := _tally(site, text, name)) is not None:
+        tally.add(product)
 
 
 @_count_operator.register_fake

@@ -218,6 +218,40 @@ def test_gaps_between_rows_change_no_value(text):
             assert same(made.contiguous(), expected)
 
 
+@pytest.fixture
+def all_wait(monkeypatch):
+    """Results that wait go past the caches, however small they are."""
+
+    def forget():
+        qdq._plan.cache_clear()
+        qdq._both.cache_clear()
+
+    monkeypatch.setattr(qdq, "_WAITS", 0)
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.parametrize(
+    "text", ["mxfp8", "mxfp4:scale=floor,round=stochastic,headroom=3/4", "nvfp4", "nvfp4:scale=multiply", "int8"]
+)
+def test_results_past_the_caches(text, all_wait):
+    """Wherever a line of memory begins in their rows; nothing beside them is written."""
+    for dtype, width in ((torch.bfloat16, 8), (torch.bfloat16, 1111), (torch.float32, 300), (torch.float32, 1040)):
+        x = torch.randn(37, width, generator=GENERATOR).to(dtype)
+        axes = (1, 0)
+        expected = reference(x, text, axes)
+        assert all(map(same, compiled(x, text, axes), expected))
+        for offset in (0, 1, 19, 32):
+            around = [torch.full((x.numel() + 64,), 7.0, dtype=dtype) for _ in axes]
+            outs = [memory[offset:][: x.numel()].view(x.shape) for memory in around]
+            qdq.into(outs, x, parse(text), axes, _draws(text, axes))
+            assert all(map(same, outs, expected)), (dtype, width, offset)
+            for memory in around:
+                assert memory[:offset].eq(7).all()
+                assert memory[offset + x.numel() :].eq(7).all()
+
+
 @pytest.mark.parametrize("shape", [(3, 37, 300), (2, 1024), (70,), (5, 2, 1), (0, 32)], ids=str)
 @pytest.mark.parametrize("text", ["mxfp8", "nvfp4", "hifp8", "mxfp4:round=stochastic", "mxfp8:block=32x32", "int8"])
 def test_a_layer_s_operand_both_ways_is_the_reference_s(text, shape, monkeypatch):

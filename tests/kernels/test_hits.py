@@ -64,7 +64,7 @@ def test_counts_are_written_again_after_the_interval(tmp_path) -> None:
 
 
 def test_a_forked_child_counts_for_itself(tmp_path) -> None:
-    body = CALLS + 'if os.fork() == 0:\n    hits.count("qk", "fprop", "hifp8")\n    os._exit(0)\nos.wait()\n'
+    body = CALLS + 'if os.fork() == 0:\n    hits.tally("qk", "hifp8").add("fprop")\n    os._exit(0)\nos.wait()\n'
     done = run(body, tmp_path)
     assert done.returncode == 0, done.stderr
     calls = [proof["calls"] for proof in proofs(tmp_path)]
@@ -108,7 +108,7 @@ def test_a_later_failure_to_write_is_reported_and_training_goes_on(tmp_path) -> 
 def test_counting_from_threads_loses_nothing() -> None:
     body = (
         "import threading\n"
-        'work = lambda: [hits.count("pv", "wgrad", "mxfp8") for _ in range(20000)]\n'
+        'work = lambda: [hits.tally("pv", "mxfp8").add("wgrad") for _ in range(20000)]\n'
         "sys.setswitchinterval(1e-6)\n"
         "threads = [threading.Thread(target=work) for _ in range(4)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
