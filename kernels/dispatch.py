@@ -88,18 +88,18 @@ def _automatic(kind: str) -> str:
     return TRITON if kind == "cuda" and HAS_TRITON else REFERENCE
 
 
-def _why_not(choice: str, device: torch.device) -> tuple[str, str] | None:
-    """Why a forced family cannot compute on `device`, and what to do."""
+def _why_not(choice: str, kind: str) -> tuple[str, str] | None:
+    """Why a forced family cannot compute on a device of this kind, and what to do."""
     unset = f"unset {VARIABLE}"
     if choice == TRITON and not HAS_TRITON:
         return "Triton is not installed", f"pip install triton, or {unset}"
-    if choice == TRITON and device.type != "cuda" and not interpreted():
+    if choice == TRITON and kind != "cuda" and not interpreted():
         return (
-            f"there is a tensor on {device.type}, where Triton has no compiler",
+            f"there is a tensor on {kind}, where Triton has no compiler",
             f"{unset}, or set TRITON_INTERPRET=1 before Python starts to run the kernels in the interpreter",
         )
-    if choice == CPU and device.type != "cpu":
-        return f"there is a tensor on {device.type}", unset
+    if choice == CPU and kind != "cpu":
+        return f"there is a tensor on {kind}", unset
     if choice == CPU and (reason := _why_not_numba()) is not None:
         return reason, f"pip install 'quantctl[cpu]', or {unset}"
     return None
@@ -110,14 +110,18 @@ def family(device: torch.device) -> str:
 
     Raises QuantctlError for an unknown choice, and for one that is forced where it cannot run.
     """
+    return _family(device.type)
+
+
+def _family(kind: str) -> str:
     choice = os.environ.get(VARIABLE) or AUTO
     if choice == AUTO:
-        return _automatic(device.type)
+        return _automatic(kind)
     if choice not in CHOICES:
         raise QuantctlError(f"{VARIABLE}={choice}: no such kernels", f"choose from: {', '.join(CHOICES)}, or unset it")
-    if device.type == "meta":
+    if kind == "meta":
         return REFERENCE
-    if reason := _why_not(choice, device):
+    if reason := _why_not(choice, kind):
         raise QuantctlError(f"{VARIABLE}={choice}: {reason[0]}", reason[1])
     return choice
 
@@ -125,10 +129,12 @@ def family(device: torch.device) -> str:
 def family_of(x: Tensor, spec: FormatSpec | None = None) -> str:
     """family of x's device, where it has kernels for `spec`; a tensor without values, which no kernel can read, goes
     through the reference, as everything does that the family has no kernels for."""
-    device = x.device
-    if device.type == "meta" or is_fake(x):
+    if is_fake(x):
         return REFERENCE
-    found = family(device)
+    kind = "cpu" if x.is_cpu else x.device.type  # a device is an object, and costs as much as all the rest
+    if kind == "meta":
+        return REFERENCE
+    found = _family(kind)
     if spec is not None and not supports(found, spec):
         found = REFERENCE
     if torch.compiler.is_compiling():

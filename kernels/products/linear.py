@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from quantctl.errors import QuantctlError
-from quantctl.kernels.dispatch import REFERENCE, family_of
+from quantctl.kernels.dispatch import CPU, REFERENCE, family_of
 from quantctl.kernels.formats.quantize import quantize_dequantize_along, quantize_dequantize_both
 from quantctl.kernels.measure import recorder
 from quantctl.kernels.products import operands
@@ -75,7 +75,7 @@ def fprop_operands(
         x, packed, ctx.quant_layout = quantize_dequantize_kept(
             total_input, plan.kept, specs, (draws.x, draws.tokens), by
         )
-        ctx.quant_leading = total_input.shape[:-1]
+        ctx.quant_unpacked = _without_columns(total_input, by)
         ctx.save_for_backward(*packed, save[1])
     ctx.quant_place = recorder.place(ctx.quant_site) if recorder.ON else None
     if ctx.quant_place is not None:
@@ -109,7 +109,14 @@ def saved(ctx: Any) -> tuple[Tensor, Tensor]:
         own_input, weight = tensors
         return own_input, weight
     ctx.quant_packed = Packed(*tensors[:-1])
-    return tensors[0].new_empty((*ctx.quant_leading, 0), dtype=ctx.quant_layout.dtype), tensors[-1]
+    return ctx.quant_unpacked, tensors[-1]
+
+
+def _without_columns(x: Tensor, by: str) -> Tensor:
+    """A tensor of x's dtype, device and leading dimensions."""
+    sizes = (*x.shape[:-1], 0)
+    # the call that has just made the rooms of results: all that it takes is in the caches, as it is nowhere else
+    return torch.empty_strided(sizes, sizes, dtype=x.dtype) if by == CPU else x.new_empty(sizes)
 
 
 def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None) -> Tensor:

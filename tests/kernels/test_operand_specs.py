@@ -209,21 +209,19 @@ def test_a_gathered_input(text) -> None:
     check(by_pieces(context(text), save=15), wanted)
 
 
-def test_a_layer_says_what_holds_for_it_once(monkeypatch) -> None:
+def test_a_layer_says_what_holds_for_it_once() -> None:
     """Whatever the selector says; the forward asks, and the backward keeps to its answer."""
-    literals = {"linear": "mxfp4:wgrad.format=mxfp8"}
-    ctx = context("mxfp8; layers 1: mxfp4:wgrad.format=mxfp8", Named("decoder.layers.0.mlp.linear_fc1", literals))
-    counted = []
-    monkeypatch.setattr(hits, "count", lambda *a: counted.append(a))
+    said, name = "mxfp4:wgrad.format=mxfp8", "decoder.layers.0.mlp.asks_once"
+    literals = {"linear": said}
+    ctx = context(f"mxfp8; layers 1: {said}", Named(name, literals))
     x, w, dy = (t.detach() for t in operands())
     y = linear.fprop(ctx, x, w, (x, w))
     literals["linear"] = "none"
     linear.saved(ctx)
     dx = linear.dgrad(ctx, dy, w)
     dy_in, x_in = linear.wgrad_operands(ctx, dy, x)
-    check([y, dx, dy_in.t() @ x_in], expected(LINEAR["mxfp4:wgrad.format=mxfp8"]))
-    name = "decoder.layers.0.mlp.linear_fc1"
-    assert counted == [("linear", product, "mxfp4:wgrad.format=mxfp8", name) for product in ("fprop", "dgrad", "wgrad")]
+    check([y, dx, dy_in.t() @ x_in], expected(LINEAR[said]))
+    assert hits.by_module()[name]["linear"]["calls"] == {said: {"fprop": 1, "dgrad": 1, "wgrad": 1}}
 
 
 NONE_HERE = Named("decoder.layers.0.core", dict.fromkeys(("linear", "qk", "pv"), "none"))
