@@ -27,7 +27,7 @@ from quantctl.kernels.formats.format import Codes
 from quantctl.kernels.formats.rounding import BIAS, MANTISSA_BITS
 from quantctl.spec import FormatSpec
 
-_HIFP8_CODES = hifp8.codes_table(torch.empty(0)).numpy()
+_HIFP8_CODES = hifp8.codes_table(torch.empty(0, device="cpu")).numpy()
 
 
 class Places(NamedTuple):
@@ -170,11 +170,11 @@ def encode(rows: Tensor, spec: FormatSpec, noise: Tensor | None) -> Codes | None
     if shared is None or bool(shared.first.isinf().any()):
         return None
     places, lines = _places(rows.shape, shared.block)
-    elements = torch.empty(rows.shape, dtype=torch.uint8)
+    elements = torch.empty(rows.shape, dtype=torch.uint8, device="cpu")
     e, rule = _grid(spec), RULES[str(spec.round)]
     arguments = (
         rows.float().view(torch.int32).view(-1).numpy(),
-        (torch.empty(0) if noise is None else noise.contiguous().view(-1)).numpy(),
+        (torch.empty(0, device="cpu") if noise is None else noise.contiguous().view(-1)).numpy(),
         elements.view(-1).numpy(),
         shared.first.contiguous().view(-1).numpy(),
         np.float32(shared.second),
@@ -198,7 +198,7 @@ def decode(codes: Codes, spec: FormatSpec, dtype: torch.dtype) -> Tensor | None:
     if factors is None:
         return None
     places, lines = _places(codes.elements.shape, layout_of(spec))
-    out = torch.empty(codes.elements.shape, dtype=torch.float32)
+    out = torch.empty(codes.elements.shape, dtype=torch.float32, device="cpu")
     arguments = (
         codes.elements.contiguous().view(-1).numpy(),
         out.view(-1).numpy(),

@@ -148,7 +148,7 @@ def _everywhere(signs: np.ndarray, rows: int, width: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _constant_signs(spec: FormatSpec, rows: int, width: int) -> np.ndarray:
-    signs = hadamard.signs_of(spec, None, torch.empty(0))
+    signs = hadamard.signs_of(spec, None, torch.empty(0, device="cpu"))
     of_line = np.ones(hadamard.size_of(spec), np.float32) if signs is None else signs.numpy()
     return _everywhere(of_line, rows, width)
 

@@ -83,7 +83,7 @@ def before(rows: Tensor, spec: FormatSpec) -> Before | None:
     """For contiguous rows [..., n] of any dtype; None where the elements themselves decide."""
     if spec.format == "hifp8":
         scale = None if spec.scale == "none" else hifp8.scale_of(finite_amax(rows), spec)
-        return Before(torch.ones(()) if scale is None else scale, 1.0, _ALL, None, scale)
+        return Before(torch.ones((), device="cpu") if scale is None else scale, 1.0, _ALL, None, scale)
     if spec.format not in _BEFORE:
         return None
     block = block_of(spec, FORMATS[spec.format].block)
@@ -107,7 +107,7 @@ def _after_hifp4(codes: Codes, spec: FormatSpec) -> tuple[Tensor, Tensor]:
 
 def _after(codes: Codes, spec: FormatSpec) -> tuple[Tensor, Tensor]:
     factors = FORMATS[spec.format].factors(codes, spec)
-    factors = torch.ones(()) if factors is None else factors
+    factors = torch.ones((), device="cpu") if factors is None else factors
     return torch.ones_like(factors), factors
 
 
@@ -136,6 +136,6 @@ def values_of(spec: FormatSpec, like: Tensor) -> Tensor:
     if (element := element_of(spec)) is not None:
         return element.values(like)
     if spec.format == "int8":
-        return torch.arange(256, dtype=torch.int32).to(torch.int8).float()
-    positive = torch.arange(hifp4.LARGEST + 1)
+        return torch.arange(256, dtype=torch.int32, device="cpu").to(torch.int8).float()
+    positive = torch.arange(hifp4.LARGEST + 1, device="cpu")
     return torch.cat((positive, -positive))

@@ -291,7 +291,7 @@ def _by_reference(
     number: int,
     bits: Bits | None,
 ) -> None:
-    numbers = torch.arange(number, number + x.numel()).view(x.shape)
-    amax = torch.tensor(bits, dtype=torch.int32).view(torch.float32) if isinstance(bits, int) else None
+    numbers = torch.arange(number, number + x.numel(), device="cpu").view(x.shape)
+    amax = torch.tensor(bits, dtype=torch.int32, device="cpu").view(torch.float32) if isinstance(bits, int) else None
     for out, axis, draw in zip(outs, axes, draws, strict=True):
         rest.through(out, x, spec, axis, draw, numbers, amax)

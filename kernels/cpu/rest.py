@@ -72,12 +72,12 @@ class Tiles:
         batch, row, column = place(tile, g)
         rows, columns = slice(row, row + g.rows), slice(column, column + g.columns)
         x = self.x[batch, rows, columns]
-        down, right = (torch.arange(size, dtype=torch.int64) for size in x.shape)
+        down, right = (torch.arange(size, dtype=torch.int64, device="cpu") for size in x.shape)
         first = self.number + batch * g.number_batch + row * g.number_m + column * g.number_n
         numbers = first + down[:, None] * g.number_m + right * g.number_n
         for out, role, draw in zip(self.outs, roles, draws, strict=True):
             axis = 0 if role == "first" else 1
-            amax = None if bits is None else torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+            amax = None if bits is None else torch.tensor(bits, dtype=torch.int32, device="cpu").view(torch.float32)
             if amax is not None and amax.dim():
                 lines = amax.view(g.batch, -1)[batch]
                 amax = lines[rows].view(-1, 1, 1) if axis else lines[columns]

@@ -64,7 +64,7 @@ class Room(NamedTuple):
         return self._replace(sizes=tuple(sizes), strides=here.view(sizes).stride())
 
     def make(self) -> Tensor:
-        result = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype)
+        result = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype, device="cpu")
         if self.is_mapped and (advise := _advise()) is not None:
             start = -(-result.data_ptr() // _HUGE) * _HUGE
             stop = (result.data_ptr() + result.nbytes) // _HUGE * _HUGE

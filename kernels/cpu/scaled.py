@@ -118,7 +118,7 @@ def int8(dtype: torch.dtype, block: int, *, in_squares: bool) -> INT8Numbers:
 
 
 def int8_tensor(amax: np.float32, spec: FormatSpec, dtype: torch.dtype) -> WholeNumbers:
-    scale, kept = (np.float32(t.item()) for t in int8_format.scales_of(torch.tensor(amax), spec, dtype))
+    scale, kept = (np.float32(t.item()) for t in int8_format.scales_of(torch.tensor(amax, device="cpu"), spec, dtype))
     one = np.float32(1.0)
     first = min(one / scale, np.finfo(np.float32).max) if scale else scale
     return WholeNumbers(whole_numbers(torch.finfo(dtype).max), first, kept)

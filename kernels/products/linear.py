@@ -116,7 +116,7 @@ def _without_columns(x: Tensor, by: str) -> Tensor:
     """A tensor of x's dtype, device and leading dimensions."""
     sizes = (*x.shape[:-1], 0)
     # the call that has just made the rooms of results: all that it takes is in the caches, as it is nowhere else
-    return torch.empty_strided(sizes, sizes, dtype=x.dtype) if by == CPU else x.new_empty(sizes)
+    return torch.empty_strided(sizes, sizes, dtype=x.dtype, device="cpu") if by == CPU else x.new_empty(sizes)
 
 
 def fprop(ctx: Any, total_input: Tensor, weight: Tensor, save: tuple[Tensor, Tensor] | None = None) -> Tensor:

@@ -228,10 +228,18 @@ def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(params=["reference", "cpu"])
+def kernels(request, monkeypatch) -> None:
+    monkeypatch.setenv("QUANTCTL_KERNELS", request.param)
+
+
+AMONG_DEFAULTS = ("hifp8", "hifp8:scale=tensor", "nvfp4", "mxfp4:round=stochastic")
+
+
 @by_product
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_the_default_dtype_plays_no_role(name, dtype, default_dtype, same) -> None:
-    for spec in ("hifp8", "hifp8:scale=tensor", "nvfp4", "mxfp4:round=stochastic"):
+def test_the_default_dtype_plays_no_role(name, dtype, default_dtype, kernels, same) -> None:
+    for spec in AMONG_DEFAULTS:
         expected = step(name, spec)
         default_dtype(dtype)
         _forget()
@@ -239,6 +247,24 @@ def test_the_default_dtype_plays_no_role(name, dtype, default_dtype, same) -> No
         default_dtype(torch.float32)
         for a, b in zip(actual, expected, strict=True):
             same(a, b)
+
+
+@by_product
+def test_the_default_device_plays_no_role(name, kernels, same) -> None:
+    for spec in (*AMONG_DEFAULTS, "mxfp8", "int8:block=tensor", "hifp4", "mxfp4:hadamard=16"):
+        try:
+            expected = step(name, spec)
+        except QuantctlError:  # not on this axis
+            continue
+        _forget()
+        torch.manual_seed(0)
+        operands, call = PRODUCTS[name][0](), PRODUCTS[name][1]
+        with torch.device("meta"):
+            output = call(*operands, spec)
+            output.float().sin().sum().backward()
+        for actual, wanted in zip([output.detach(), *(x.grad for x in operands)], expected, strict=True):
+            assert actual.device.type == "cpu"
+            same(actual, wanted)
 
 
 def _forget() -> None:
@@ -288,7 +314,7 @@ def _steps(new: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("first", [_fake, _inference, _meta_context, _default_device, _functorch])
-def test_nothing_kept_from_a_mode_reaches_a_real_step(first, same) -> None:
+def test_nothing_kept_from_a_mode_reaches_a_real_step(first, kernels, same) -> None:
     expected = [step("linear", spec) for spec in ("hifp8", "nvfp4")]
     _forget()
     first()
