@@ -74,6 +74,12 @@ def tally(site: str, spec: str, module: str | None = None) -> Tally:
     return found
 
 
+def forget() -> None:
+    """Count from 0 on, also in the tallies that contexts of earlier forwards have."""
+    for one in _tallies.values():
+        one.calls.clear()
+
+
 def expect(module: str, literals: Mapping[str, str]) -> None:
     """A module of that name is to compute its products, by site, as the literals say."""
     with _lock:
@@ -149,8 +155,7 @@ def _forget_parent() -> None:
     """A forked child counts for itself: what it inherited is in its parent's file."""
     global _lock, _next_write, _written
     _lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
-    for tally in _tallies.values():  # they may be on contexts of forwards from before
-        tally.calls.clear()
+    forget()
     coverage.forget()
     dispatch.computed.clear()
     _next_write = 0.0

@@ -184,7 +184,7 @@ def calls():
     from quantctl.kernels.measure import hits
 
     found = hits.snapshot()
-    hits._counts.clear()
+    hits.forget()
     return found
 
 

@@ -229,7 +229,8 @@ def counted():
         return {"quantctl": any(name.partition(".")[0] == "quantctl" for name in sys.modules)}
     coverage = sys.modules["quantctl.kernels.measure.coverage"]
     found = {"quantctl": True, "hits": hits.snapshot(), "modules": hits.by_module(), "coverage": coverage.report()}
-    for table in (hits._counts, hits._expected, coverage._products, coverage._found, coverage._ran):
+    hits.forget()
+    for table in (hits._expected, coverage._products, coverage._found, coverage._ran):
         table.clear()
     coverage._bypassed.clear()
     coverage._begun = False
