@@ -107,13 +107,14 @@ def command(ctx: click.Context, path: Path, specs: tuple[str, ...], axis: int, k
     operands = {spec: _operands(spec) for spec in specs}
     formats = list(dict.fromkeys(format_ for found in operands.values() for format_ in found))
     require("inspect", needed(path))
+    chosen = _chosen(read(path), key, path)  # what is no such file is said before anything slow is loaded
     import torch
 
     from quantctl.kernels.formats.quantize import DTYPES
     from quantctl.kernels.measure.statistics import for_json, measure
 
     results: list[dict[str, Any]] = []
-    for name, tensor in _chosen(read(path), key, path).items():
+    for name, tensor in chosen.items():
         values = tensor if tensor.dim() else tensor.reshape(1)
         if values.dim() > _MOST_AXES:
             raise QuantctlError(f"{name or path} has {values.dim()} axes, more than are measured", "reshape it")

@@ -36,16 +36,16 @@ def test_json_holds_what_measure_says(saved, quantctl, documented):
         assert {key: row[key] for key in expected} == expected
 
 
-def test_figures_that_json_does_not_know_are_null(quantctl, tmp_path):
+def test_figures_that_json_does_not_know_are_null(called, tmp_path):
     torch.save({"nan": torch.tensor([1.0, torch.nan]), "one": torch.tensor(1.0)}, tmp_path / "x.pt")
-    done = quantctl("--json", "inspect", tmp_path / "x.pt", "--spec", "mxfp8")
+    done = called("--json", "inspect", tmp_path / "x.pt", "--spec", "mxfp8")
     assert done.status == 0, done.err
     bad, exact = json.loads(done.out, parse_constant=pytest.fail)
     assert (bad["amax"], bad["sqnr"], exact["sqnr"], exact["shape"]) == (None, None, None, [])
 
 
-def test_the_text(saved, quantctl):
-    done = quantctl("inspect", saved[0], "--spec", "mxfp8:scale=rceil", "--spec", "mxfp4")
+def test_the_text(saved, called):
+    done = called("inspect", saved[0], "--spec", "mxfp8:scale=rceil", "--spec", "mxfp4")
     assert done.status == 0, done.err
     heading, weight, bias = (re.split(r" {2,}", line) for line in done.out.splitlines()[:3])
     assert heading == ["tensor", "amax", "mxfp8", "mxfp4"]
@@ -53,16 +53,16 @@ def test_the_text(saved, quantctl):
     assert (bias[:3], bias[3:]) == (["bias", "32 float32", "1"], ["no error, 0 %, 0 %"] * 2)
     assert "steps" not in done.out  # integers
     assert "2^" not in done.out
-    one = quantctl("inspect", saved[0], "--spec", "mxfp4", "--key", "bias").out
+    one = called("inspect", saved[0], "--spec", "mxfp4", "--key", "bias").out
     assert "block scales of mxfp4\n    2^-2  1  ###" in one
 
 
-def test_other_files_hold_the_same(saved, quantctl, tmp_path):
+def test_other_files_hold_the_same(saved, called, tmp_path):
     weight = saved[1]["layer"]["weight"].float()
     save_file({"w": weight, "steps": torch.arange(3)}, tmp_path / "w.safetensors")
     numpy.save(tmp_path / "w.npy", weight.numpy().astype(">f4"))
     torch.save(weight, tmp_path / "w.pt")
-    read = [json.loads(quantctl("--json", "inspect", path, "--spec", "mxfp4").out) for path in tmp_path.glob("w.*")]
+    read = [json.loads(called("--json", "inspect", path, "--spec", "mxfp4").out) for path in tmp_path.glob("w.*")]
     assert sorted(row["tensor"] for (row,) in read) == ["w", "w.npy", "w.pt"]
     assert len({json.dumps({**row, "tensor": ""}) for (row,) in read}) == 1
 
@@ -79,10 +79,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(case, saved, quantctl, tmp_path):
+def test_refusals(case, saved, called, tmp_path, monkeypatch):
     (tmp_path / "rubbish.pt").write_bytes(b"rubbish")
     torch.save({"a": "b"}, tmp_path / "words.pt")
     arguments, message = REFUSALS[case]
-    done = quantctl("inspect", *arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = called("inspect", *arguments)
     assert done.status == 2
     assert message in done.err
